@@ -1,0 +1,48 @@
+# From nothing on a machine with Python 3.11: `make demo` and `make test` create .venv, install, and run.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test slow lint benchmark clean
+
+demo: $(VENV)/installed-demo
+	$(BIN)/python examples/which_measurements.py
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+benchmark: $(VENV)/installed-benchmark
+	$(BIN)/python -m benchmarks
+
+# torch first and by its pinned version: a looser range can pull gigabytes of CUDA.
+$(VENV)/torch: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(shell grep '^torch==' constraints.txt)
+	touch $@
+
+$(VENV)/installed-demo: $(VENV)/torch pyproject.toml
+	$(PIP) --editable '.[examples]'
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/torch pyproject.toml
+	$(PIP) --editable '.[dev,examples]'
+	@# Moreau has wheels for Linux x86-64 and macOS arm64 only; its tests are skipped without it.
+	-$(PIP) --editable '.[moreau]'
+	touch $@
+
+$(VENV)/installed-benchmark: $(VENV)/torch pyproject.toml
+	$(PIP) --editable '.[benchmarks]'
+	-$(PIP) --editable '.[moreau]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

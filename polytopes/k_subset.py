@@ -1,0 +1,77 @@
+"""Subsets of size k: X = { x in {0, 1}^n : sum x = k }, conv(X) the hypersimplex { 0 <= x <= 1, sum x = k }.
+
+Paper, section 4.1 ("k-subsets"). Binary entropy: the limited multi-label projection (Amos, Koltun, Kolter 2019).
+All separable regularizers go by one threshold search; the exponential family by elementary symmetric polynomials.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import cvxpy as cp
+import torch
+
+import sst_cvx as sst
+from sst_cvx.count_polynomial import log_elementary_symmetric
+from sst_cvx.thresholding import (
+    BinaryResponse,
+    CategoricalResponse,
+    EuclideanResponse,
+    TsallisResponse,
+    threshold_map,
+)
+from sst_cvx.validation import check_finite, check_size, check_utilities, check_vertex_count
+
+
+class KSubset(sst.Structure, final=True):
+    """k of n items; event shape ``(n,)``.
+
+    Args:
+        n: number of items, at least 1.
+        k: size of the subset, 0 <= k <= n.
+    """
+
+    def __init__(self, n: int, k: int):
+        self.n, self.k = check_size("n", n, 1), check_size("k", k, 0, n)
+        x = cp.Variable(n)
+        super().__init__(x, [x >= 0, x <= 1, cp.sum(x) == k])
+
+    def argmax(self, u: torch.Tensor) -> torch.Tensor:
+        """1 at the k largest utilities, 0 elsewhere (ties broken by ``torch.topk``); on the device of ``u``."""
+        check_utilities(u, self.event_shape)
+        check_finite(u, "utilities")
+        return torch.zeros_like(u).scatter(-1, u.topk(self.k, dim=-1).indices, 1.0)
+
+    def vertices(self) -> torch.Tensor:
+        check_vertex_count(self, math.comb(self.n, self.k))
+        chosen = torch.tensor(list(itertools.combinations(range(self.n), self.k)), dtype=torch.long)
+        rows = torch.zeros(len(chosen), self.n, dtype=torch.float64)
+        return rows.scatter(1, chosen, 1.0) if self.k else rows
+
+    def log_partition(self, u: torch.Tensor) -> torch.Tensor:
+        """log e_k(exp u), the elementary symmetric polynomial; exact at any scale of u."""
+        return log_elementary_symmetric(u, self.k)
+
+    def __repr__(self) -> str:
+        return f"KSubset(n={self.n}, k={self.k})"
+
+
+@sst.fast_path(KSubset, sst.Euclidean)
+def euclidean(structure: KSubset, regularizer: sst.Euclidean, u: torch.Tensor) -> torch.Tensor:
+    return threshold_map(u, structure.k, EuclideanResponse())
+
+
+@sst.fast_path(KSubset, sst.CategoricalEntropy)
+def categorical(structure: KSubset, regularizer: sst.CategoricalEntropy, u: torch.Tensor) -> torch.Tensor:
+    return threshold_map(u, structure.k, CategoricalResponse())
+
+
+@sst.fast_path(KSubset, sst.BinaryEntropy)
+def binary(structure: KSubset, regularizer: sst.BinaryEntropy, u: torch.Tensor) -> torch.Tensor:
+    return threshold_map(u, structure.k, BinaryResponse())
+
+
+@sst.fast_path(KSubset, sst.TsallisEntropy)
+def tsallis(structure: KSubset, regularizer: sst.TsallisEntropy, u: torch.Tensor) -> torch.Tensor:
+    return threshold_map(u, structure.k, TsallisResponse(regularizer.alpha))

@@ -1,0 +1,64 @@
+"""One-hot vectors: X = { e_1, ..., e_n }, conv(X) the probability simplex { x >= 0, sum x = 1 }.
+
+With Gumbel utilities and the categorical entropy the soft argmax is Gumbel-Softmax (paper, section 3; Maddison et al.
+2017; Jang et al. 2017). Euclidean: sparsemax (Martins and Astudillo 2016). Tsallis: alpha-entmax (Peters et al. 2019).
+"""
+
+from __future__ import annotations
+
+import cvxpy as cp
+import torch
+
+import sst_cvx as sst
+from sst_cvx.thresholding import BinaryResponse, EuclideanResponse, TsallisResponse, threshold_map
+from sst_cvx.validation import check_finite, check_size, check_utilities
+
+
+class OneHot(sst.Structure, final=True):
+    """One of n items; event shape ``(n,)``.
+
+    Args:
+        n: number of items, at least 1.
+    """
+
+    def __init__(self, n: int):
+        self.n = check_size("n", n, 1)
+        x = cp.Variable(n)
+        super().__init__(x, [x >= 0, cp.sum(x) == 1])
+
+    def argmax(self, u: torch.Tensor) -> torch.Tensor:
+        """The one-hot vector of a largest utility (the first, in a tie); on the device of ``u``."""
+        check_utilities(u, self.event_shape)
+        check_finite(u, "utilities")
+        return torch.zeros_like(u).scatter(-1, u.argmax(-1, keepdim=True), 1.0)
+
+    def vertices(self) -> torch.Tensor:
+        return torch.eye(self.n, dtype=torch.float64)
+
+    def log_partition(self, u: torch.Tensor) -> torch.Tensor:
+        """logsumexp(u)."""
+        return u.logsumexp(-1)
+
+    def __repr__(self) -> str:
+        return f"OneHot(n={self.n})"
+
+
+@sst.fast_path(OneHot, sst.Euclidean)
+def sparsemax(structure: OneHot, regularizer: sst.Euclidean, u: torch.Tensor) -> torch.Tensor:
+    return threshold_map(u, 1, EuclideanResponse())
+
+
+@sst.fast_path(OneHot, sst.TsallisEntropy)
+def entmax(structure: OneHot, regularizer: sst.TsallisEntropy, u: torch.Tensor) -> torch.Tensor:
+    return threshold_map(u, 1, TsallisResponse(regularizer.alpha))
+
+
+@sst.fast_path(OneHot, sst.BinaryEntropy)
+def binary(structure: OneHot, regularizer: sst.BinaryEntropy, u: torch.Tensor) -> torch.Tensor:
+    return threshold_map(u, 1, BinaryResponse())
+
+
+@sst.fast_path(OneHot, sst.CategoricalEntropy)
+@sst.fast_path(OneHot, sst.ExponentialFamilyEntropy)
+def softmax(structure: OneHot, regularizer: sst.Regularizer, u: torch.Tensor) -> torch.Tensor:
+    return u.softmax(-1)

@@ -1,0 +1,45 @@
+"""sst-cvx: differentiable soft argmax over combinatorial sets, declared by their convex hull.
+
+    import cvxpy as cp, sst_cvx as sst, polytopes
+
+    x = cp.Variable(6)
+    picks = sst.Structure(x, [x >= 0, x <= 1, cp.sum(x) == 2])   # or polytopes.KSubset(6, 2)
+    soft = sst.SoftArgmax(picks, sst.BinaryEntropy())
+    y = soft(u, temperature=0.5)
+
+After Paulus, Choi, Tarlow, Krause, Maddison, "Gradient Estimation with Stochastic Softmax Tricks" (NeurIPS 2020).
+"""
+
+from sst_cvx.checks import Check, CheckFailed, Report, check, checks
+from sst_cvx.fast_paths import fast_path
+from sst_cvx.regularizers import (
+    BinaryEntropy,
+    CategoricalEntropy,
+    Euclidean,
+    ExponentialFamilyEntropy,
+    Regularizer,
+    TsallisEntropy,
+)
+from sst_cvx.soft_argmax import SoftArgmax
+from sst_cvx.structure import Structure
+from sst_cvx.validation import SolveError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BinaryEntropy",
+    "CategoricalEntropy",
+    "Check",
+    "CheckFailed",
+    "Euclidean",
+    "ExponentialFamilyEntropy",
+    "Regularizer",
+    "Report",
+    "SoftArgmax",
+    "SolveError",
+    "Structure",
+    "TsallisEntropy",
+    "check",
+    "checks",
+    "fast_path",
+]

@@ -1,0 +1,146 @@
+"""Checks of a declaration: hull, vertices, argmax, log-partition."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cvxpy as cp
+import numpy as np
+import torch
+
+from sst_cvx.checks.report import Check, NotApplicable
+from sst_cvx.hard_argmax import HardArgmax
+from sst_cvx.hull import violation_by_cvxpy
+from sst_cvx.structure import Structure
+
+_MOST_VERTICES = 20_000  # enumerated in full up to here
+
+
+def sample_utilities(structure: Structure, batch: tuple[int, ...], seed: int) -> torch.Tensor:
+    """Standard normal utilities, float64."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn((*batch, *structure.event_shape), dtype=torch.float64, generator=generator)
+
+
+def degenerate_utilities(structure: Structure, seed: int) -> dict[str, torch.Tensor]:
+    """Named batches of awkward utilities: ties, all equal, a huge range, tiny differences."""
+    u = sample_utilities(structure, (4,), seed)
+    return {
+        "zeros": torch.zeros_like(u[:1]),
+        "ties": u.round(),
+        "two values": torch.sign(u),
+        "range 1e4": u / u.abs().max().clamp(min=1e-9) * 5e3,
+        "differences 1e-9": 1.0 + 1e-9 * u,
+    }
+
+
+def enumerate_vertices(structure: Structure) -> torch.Tensor:
+    """``vertices()``, flat, or NotApplicable."""
+    if not structure.has_vertices():
+        raise NotApplicable("vertices() is not given")
+    points = structure.vertices()
+    if points.shape[1:] != structure.event_shape:
+        raise ValueError(f"vertices() has shape {tuple(points.shape)}, not (count, *{structure.event_shape}).")
+    if len(points) > _MOST_VERTICES:
+        raise NotApplicable(f"{len(points)} vertices are too many: use a smaller instance")
+    return points.reshape(len(points), -1)
+
+
+class _StructureChecks:
+    """The measurements; each method returns (figure, bound)."""
+
+    def __init__(self, structure: Structure, seed: int, parameters: dict[str, torch.Tensor]):
+        self.structure, self.seed, self.parameters = structure, seed, parameters
+        flat = structure.flat_parameters(parameters, torch.Size([1]))
+        self.values = {name: v[0].detach().numpy() for name, v in flat.items()}
+
+    def vertices_in_hull(self) -> tuple[float, float]:
+        points = enumerate_vertices(self.structure)
+        hull = self.structure.hull
+        if hull.auxiliary:
+            chosen = torch.randperm(len(points), generator=torch.Generator().manual_seed(self.seed))[:64]
+            return max(self._distance(points[i].numpy()) for i in chosen), 1e-6
+        shaped = points.reshape(-1, *self.structure.event_shape).numpy()
+        repeated = [np.broadcast_to(v, (len(shaped), *v.shape)) for v in self.values.values()]
+        s = self.structure
+        outside = violation_by_cvxpy([s.variable], s.constraints, s.parameters, [shaped], repeated)
+        return float(outside.max()), 1e-9
+
+    def _distance(self, point: np.ndarray) -> float:
+        """L1 distance of a point to the projection of an extended formulation."""
+        s = self.structure
+        for p in s.parameters:
+            p.value = self.values[p.name()]
+        objective = cp.Minimize(cp.norm1(cp.vec(s.variable, order="C") - point))
+        return float(cp.Problem(objective, s.constraints).solve())  # type: ignore[arg-type]
+
+    def hull_is_tight(self) -> tuple[float, float]:
+        """Support function of the hull against the vertices' in random, sparse and coordinate directions."""
+        size = self.structure.variable.size
+        rng = np.random.default_rng(self.seed)
+        dense = rng.normal(size=(64, size))
+        directions = np.vstack([dense, dense * (rng.random(dense.shape) < 0.3), np.eye(size), -np.eye(size)])
+        best = self._support(directions)
+        if not self.structure.has_vertices():
+            if not self.structure.integral:
+                raise NotApplicable("integral=False: the hull may be loose")
+            return float(np.abs(best - np.round(best)).max()), 1e-6  # its extreme points must be integer
+        points = enumerate_vertices(self.structure).numpy()
+        reached = (directions @ points.T).max(axis=1)
+        excess = np.einsum("ij,ij->i", directions, best) - reached
+        return float((excess / (1 + np.abs(reached))).max()), 1e-6
+
+    def _support(self, directions: np.ndarray) -> np.ndarray:
+        s = self.structure
+        values = [self.values] * len(directions) if s.parameters else None
+        return HardArgmax(s.hull, s.integral)(directions, values)
+
+    def argmax_attains(self) -> tuple[float, float]:
+        """Value of ``argmax`` against brute force (or HiGHS); and it must be an element of X."""
+        worst = 0.0
+        batches = [sample_utilities(self.structure, shape, self.seed) for shape in ((), (1,), (2, 3), (16,))]
+        for u in [*batches, *degenerate_utilities(self.structure, self.seed).values()]:
+            for dtype in (torch.float64, torch.float32):
+                worst = max(worst, self._argmax_loss(u.to(dtype)))
+        return worst, 1e-6
+
+    def _argmax_loss(self, u: torch.Tensor) -> float:
+        x = self.structure.argmax(u, **self.parameters)
+        if x.shape != u.shape or x.dtype != u.dtype:
+            raise ValueError(f"argmax returned {tuple(x.shape)} {x.dtype} for utilities {tuple(u.shape)} {u.dtype}.")
+        flat, x = (v.reshape(-1, self.structure.variable.size).double() for v in (u, x))
+        if self.structure.has_vertices():
+            points = enumerate_vertices(self.structure)
+            best = (flat @ points.T).amax(1)
+            foreign = torch.cdist(x, points).amin(1).max()
+        else:
+            best = (flat * torch.as_tensor(self._support(flat.numpy()))).sum(1)
+            foreign = (x - x.round()).abs().max() if self.structure.integral else torch.zeros(())
+        size = 1 + flat.abs().amax(1)
+        return max(float(((best - (flat * x).sum(1)) / size).max()), float(foreign))
+
+    def log_partition(self) -> tuple[float, float]:
+        """Against log-sum-exp over all vertices, at several scales."""
+        if not self.structure.has_log_partition():
+            raise NotApplicable(self.structure.log_partition_refusal or "log_partition is not given")
+        points = enumerate_vertices(self.structure)
+        worst = 0.0
+        for scale in (0.0, 0.1, 1.0, 10.0, 100.0, 1000.0):
+            u = scale * sample_utilities(self.structure, (2, 3), self.seed)
+            truth = (u.reshape(2, 3, -1) @ points.T).logsumexp(-1)
+            value = self.structure.log_partition(u)
+            if value.shape != (2, 3) or value.dtype != u.dtype:
+                raise ValueError(f"log_partition returned {tuple(value.shape)} {value.dtype} for a (2, 3) batch.")
+            worst = max(worst, float(((value - truth) / (1 + truth.abs())).abs().max()))
+        return worst, 1e-10
+
+
+def checks(structure: Structure, seed: int, parameters: dict[str, Any]) -> list[Check]:
+    """Checks of the declaration itself."""
+    measure = _StructureChecks(structure, seed, parameters)
+    return [
+        Check("vertices lie in the hull", measure.vertices_in_hull),
+        Check("hull is no larger than conv(X)", measure.hull_is_tight),
+        Check("argmax is a best element of X", measure.argmax_attains),
+        Check("log-partition equals enumeration", measure.log_partition),
+    ]

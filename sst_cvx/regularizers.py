@@ -1,0 +1,307 @@
+"""Strongly convex regularizers f: each is a CVXPY expression and a torch function."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import cvxpy as cp
+import numpy as np
+import torch
+
+if TYPE_CHECKING:  # regularizers come before structures in the order of imports
+    from sst_cvx.structure import Structure
+
+
+class Regularizer:
+    """Your own strongly convex f: ``Regularizer(lambda x: cp.sum_squares(x) + cp.sum(cp.exp(x)))``.
+
+    Args:
+        expression: a function of the event variable to a scalar CVXPY expression, or such an expression in the
+            variable of the one structure it is used with.
+        value: the same f in torch, ``(*batch, *event_shape)`` to ``(*batch,)``; used by ``SoftArgmax.gap``.
+
+    The checks (DCP, finite on the hull, strongly convex there) run when it meets a structure, in ``SoftArgmax``.
+    """
+
+    #: Smallest and largest coordinate at which f is finite.
+    domain: tuple[float, float] = (-math.inf, math.inf)
+    #: Whether f is a sum over coordinates of one function (a diagonal Hessian).
+    separable = False
+
+    def __init__(
+        self,
+        expression: Callable[[cp.Variable], cp.Expression] | cp.Expression,
+        value: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ):
+        if not (callable(expression) or isinstance(expression, cp.Expression)):
+            raise TypeError("expression must be a CVXPY expression, or a function of the variable that returns one.")
+        self._expression, self._value = expression, value
+
+    def expression(self, variable: cp.Variable) -> Any:
+        """f as a CVXPY expression of the event variable."""
+        return self._expression if isinstance(self._expression, cp.Expression) else self._expression(variable)
+
+    def program(self, structure: Structure) -> tuple[Any, list[Any]]:
+        """f over the structure's variable, and the constraints of the soft argmax: the declared hull."""
+        return self.expression(structure.variable), structure.constraints
+
+    def value(self, x: torch.Tensor, event_dim: int = 1) -> torch.Tensor:
+        """f(x): ``(*batch, *event_shape)`` to ``(*batch,)``."""
+        if self._value is None:
+            raise NotImplementedError("this regularizer has no torch value: pass value= to sst.Regularizer.")
+        return self._value(x)
+
+    def gradient(self, x: torch.Tensor, event_dim: int = 1) -> torch.Tensor:
+        """grad f(x), shape of x."""
+        with torch.enable_grad():
+            y = x.detach().requires_grad_()
+            (g,) = torch.autograd.grad(self.value(y, event_dim).sum(), y)
+        return g
+
+    def strong_convexity(self, structure: Structure) -> float:
+        """A modulus of strong convexity of f on the hull, in the Euclidean norm; 0 if unknown."""
+        return 0.0
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class SeparableRegularizer(Regularizer):
+    """f(x) = sum_i phi(x_i): subclasses give phi in CVXPY and torch, and its derivative."""
+
+    separable = True
+
+    def __init__(self) -> None:
+        pass
+
+    def program(self, structure: Structure) -> tuple[Any, list[Any]]:
+        """f and the hull; bounds of f's domain that the hull only implies are said aloud.
+
+        Conic derivatives of entropies are right to 1e-4 with these rows, and arbitrarily wrong without.
+        """
+        f, constraints = super().program(structure)
+        x, (low, high) = structure.variable, self.domain
+        if structure.hull.linear and not structure.parameters:
+            hull = structure.hull.at()
+            if math.isfinite(low) and np.isinf(hull.lower[hull.event]).any():
+                constraints = [*constraints, x >= low]
+            if math.isfinite(high) and np.isinf(hull.upper[hull.event]).any():
+                constraints = [*constraints, x <= high]
+        return f, constraints
+
+    def elementwise(self, x: torch.Tensor) -> torch.Tensor:
+        """phi(x_i), shape of x."""
+        raise NotImplementedError
+
+    def value(self, x: torch.Tensor, event_dim: int = 1) -> torch.Tensor:
+        phi = self.elementwise(x)
+        return phi.sum(dim=tuple(range(-event_dim, 0))) if event_dim else phi
+
+
+class Euclidean(SeparableRegularizer):
+    """f = 1/2 |x|^2: the soft argmax is the Euclidean projection of u / t."""
+
+    def expression(self, variable: cp.Variable) -> Any:
+        return cp.sum_squares(variable) / 2
+
+    def elementwise(self, x: torch.Tensor) -> torch.Tensor:
+        return 0.5 * x * x
+
+    def gradient(self, x: torch.Tensor, event_dim: int = 1) -> torch.Tensor:
+        return x
+
+    def strong_convexity(self, structure: Structure) -> float:
+        return 1.0
+
+
+class CategoricalEntropy(SeparableRegularizer):
+    """f = sum_i x_i log x_i, the negative entropy, on x >= 0."""
+
+    domain = (0.0, math.inf)
+
+    def expression(self, variable: cp.Variable) -> Any:
+        return cp.sum(-cp.entr(variable))
+
+    def elementwise(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.special.xlogy(x, x)
+
+    def gradient(self, x: torch.Tensor, event_dim: int = 1) -> torch.Tensor:
+        return x.clamp(min=_TINY).log() + 1
+
+    def strong_convexity(self, structure: Structure) -> float:
+        return 1.0 / _largest_coordinate(structure)
+
+
+class BinaryEntropy(SeparableRegularizer):
+    """f = sum_i x_i log x_i + (1 - x_i) log(1 - x_i), on 0 <= x <= 1."""
+
+    domain = (0.0, 1.0)
+
+    def expression(self, variable: cp.Variable) -> Any:
+        return cp.sum(-cp.entr(variable) - cp.entr(1 - variable))
+
+    def elementwise(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.special.xlogy(x, x) + torch.special.xlog1py(1 - x, -x)
+
+    def gradient(self, x: torch.Tensor, event_dim: int = 1) -> torch.Tensor:
+        return x.clamp(min=_TINY).log() - (1 - x).clamp(min=_TINY).log()
+
+    def strong_convexity(self, structure: Structure) -> float:
+        return 4.0
+
+
+class TsallisEntropy(SeparableRegularizer):
+    """f = sum_i (x_i^alpha - x_i) / (alpha (alpha - 1)) with 1 < alpha <= 2, on x >= 0.
+
+    Peters, Niculae and Martins, "Sparse sequence-to-sequence models" (ACL 2019), with the sign turned. alpha = 2 is
+    Euclidean up to a linear term that is constant where sum x is; alpha -> 1 is the categorical entropy.
+    """
+
+    domain = (0.0, math.inf)
+
+    def __init__(self, alpha: float = 1.5):
+        if not (isinstance(alpha, (int, float)) and 1 < alpha <= 2):
+            raise ValueError(f"alpha must be in (1, 2], got {alpha!r}; for alpha = 1 use CategoricalEntropy().")
+        self.alpha = float(alpha)
+
+    def expression(self, variable: cp.Variable) -> Any:
+        a = self.alpha
+        return cp.sum(cp.power(variable, a) - variable) / (a * (a - 1))
+
+    def elementwise(self, x: torch.Tensor) -> torch.Tensor:
+        return (x.clamp(min=0).pow(self.alpha) - x) / (self.alpha * (self.alpha - 1))
+
+    def gradient(self, x: torch.Tensor, event_dim: int = 1) -> torch.Tensor:
+        a = self.alpha
+        return (a * x.clamp(min=0).pow(a - 1) - 1) / (a * (a - 1))
+
+    def strong_convexity(self, structure: Structure) -> float:
+        return _largest_coordinate(structure) ** (self.alpha - 2)
+
+    def __repr__(self) -> str:
+        return f"TsallisEntropy(alpha={self.alpha:g})"
+
+
+class ExponentialFamilyEntropy(Regularizer):
+    """f = A*, the convex conjugate of the log-partition: the soft argmax is the marginals grad A(u / t).
+
+    Paper, section 4.2. As a convex program: A*(x) = min { sum_v p_v log p_v : sum_v p_v v = x, p a distribution over
+    the vertices v }, so its reference needs ``vertices()``; their mixtures take the place of the declared hull.
+    """
+
+    def __init__(self) -> None:
+        pass
+
+    def expression(self, variable: cp.Variable) -> Any:
+        raise NotImplementedError("A* depends on the structure: use program(structure).")
+
+    def program(self, structure: Structure) -> tuple[Any, list[Any]]:
+        vertices = structure.vertices().reshape(-1, structure.variable.size).numpy()
+        if len(vertices) > 5000:
+            raise ValueError(
+                f"the reference of ExponentialFamilyEntropy weighs all vertices, and {structure!r} has "
+                f"{len(vertices)}: use a smaller instance."
+            )
+        weights = cp.Variable(len(vertices))
+        means = vertices.T @ weights
+        event = cp.reshape(structure.variable, (structure.variable.size,), order="C")
+        return cp.sum(-cp.entr(weights)), [event == means, cp.sum(weights) == 1, weights >= 0]
+
+    def strong_convexity(self, structure: Structure) -> float:
+        """The Hessian of A is a covariance over the vertices, at most a quarter of their squared diameter."""
+        points = structure.vertices().reshape(-1, structure.variable.size)
+        diameter = float(torch.cdist(points, points).max())
+        return 4.0 / diameter**2 if diameter else 0.0
+
+    def value(self, x: torch.Tensor, event_dim: int = 1) -> torch.Tensor:
+        raise NotImplementedError("A* has no closed form in x: compare with enumeration over vertices() instead.")
+
+
+_TINY = np.finfo(np.float64).tiny  # log of an entry that underflowed to 0
+
+
+def _largest_coordinate(structure: Structure) -> float:
+    """Of the hull; infinite, for a modulus of 0, where it depends on parameters."""
+    reach = structure.coordinate_range()
+    return math.inf if reach is None else max(float(reach[1].max()), 1e-12)
+
+
+def check_regularizer(regularizer: Regularizer, structure: Structure) -> None:
+    """Raise unless f is DCP convex in the structure's variable alone, finite on its hull and strongly convex there.
+
+    Raises:
+        TypeError: not a Regularizer. ValueError: any of the others, with the reason.
+    """
+    if not isinstance(regularizer, Regularizer):
+        hint = " (an instance: add parentheses)" if isinstance(regularizer, type) else ""
+        raise TypeError(f"regularizer must be an sst.Regularizer, got {regularizer!r}{hint}.")
+    if isinstance(regularizer, ExponentialFamilyEntropy):
+        return
+    _check_domain(regularizer, structure)
+    if type(regularizer) is not Regularizer and isinstance(regularizer, SeparableRegularizer):
+        return
+    f = regularizer.expression(structure.variable)
+    if not (isinstance(f, cp.Expression) and f.is_scalar()):
+        raise ValueError(f"the regularizer's expression must be a scalar CVXPY expression, got {f!r}.")
+    if not f.is_dcp() or not f.is_convex():
+        raise ValueError(f"regularizer {f} is not convex by CVXPY's rules (DCP): rewrite it with convex atoms.")
+    if f.parameters():
+        raise ValueError(f"regularizer {f} contains parameters, which temperature * f would make non-DPP.")
+    others = [v.name() for v in f.variables() if v.id != structure.variable.id]
+    if others:
+        raise ValueError(f"regularizer {f} contains other variables than the event: {others}.")
+    _check_strongly_convex(f, structure)
+
+
+def _check_domain(regularizer: Regularizer, structure: Structure) -> None:
+    low, high = regularizer.domain
+    reach = structure.coordinate_range() if (math.isfinite(low) or math.isfinite(high)) else None
+    if reach is None:
+        return
+    if reach[0].min() < low or reach[1].max() > high:  # declared bounds may be loose
+        reach = structure.coordinate_range(tight=True)
+    if reach is None:
+        return
+    lower, upper = reach
+    if lower.min() < low - 1e-7 or upper.max() > high + 1e-7:
+        raise ValueError(
+            f"{regularizer!r} is finite only for coordinates in [{low:g}, {high:g}], but the hull of {structure!r} "
+            f"reaches from {lower.min():g} to {upper.max():g}: use Euclidean(), or shift and scale the structure."
+        )
+
+
+def _check_strongly_convex(f: cp.Expression, structure: Structure, pairs: int = 32) -> None:
+    """Midpoint test on random pairs of points of the hull: (f(x) + f(y)) / 2 - f((x + y) / 2) >= m / 8 |x - y|^2."""
+    if structure.parameters:
+        return
+    rng = np.random.default_rng(0)
+    directions = torch.as_tensor(rng.normal(size=(2 * pairs, *structure.event_shape)))
+    corners = structure.argmax(directions).numpy()
+    mixed = np.einsum("pq,q...->p...", rng.dirichlet(np.full(len(corners), 0.05), size=2 * pairs), corners)
+    variable, saved = structure.variable, structure.variable.value
+
+    def evaluate(point: np.ndarray) -> float:
+        variable.save_value(point)
+        value = f.value
+        return math.inf if value is None or not np.isfinite(value) else float(value)
+
+    try:
+        for x, y in [
+            *zip(corners[:pairs], corners[pairs:], strict=True),
+            *zip(mixed[:pairs], mixed[pairs:], strict=True),
+        ]:
+            distance = float(((x - y) ** 2).sum())
+            if distance < 1e-12:
+                continue
+            ends = 0.5 * (evaluate(x) + evaluate(y))
+            if not math.isfinite(ends):
+                raise ValueError(f"regularizer {f} is not finite on the whole hull of {structure!r}.")
+            if ends - evaluate((x + y) / 2) <= 1e-9 * distance:
+                raise ValueError(
+                    f"regularizer {f} is not strongly convex on the hull of {structure!r} (it is flat between two of "
+                    "its points), so the soft argmax is not unique: add a multiple of cp.sum_squares(x)."
+                )
+    finally:
+        variable.save_value(saved)

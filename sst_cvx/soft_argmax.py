@@ -1,0 +1,216 @@
+"""SoftArgmax: the one door to X_t(u). Selects a path once, guards every answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sst_cvx.convex_layer import ConvexLayer, check_violation, make_solver
+from sst_cvx.fast_paths import describe, find_fast_path
+from sst_cvx.hull import violation_by_cvxpy
+from sst_cvx.regularizers import ExponentialFamilyEntropy, Regularizer, check_regularizer
+from sst_cvx.structure import Structure
+from sst_cvx.validation import SolveError, check_finite, check_temperature, check_utilities
+
+PATHS = ("auto", "fast", "interior_point", "layer")
+_GUARD = {torch.float64: 1e-6, torch.float32: 1e-5}  # accepted violation of the hull, relative to its bounds
+
+
+class SoftArgmax(torch.nn.Module):
+    """X_t(u) = argmax { <u, x> - t f(x) : x in conv(X) }, differentiable in u, t and the hull's parameters.
+
+    Args:
+        structure: the set X.
+        regularizer: the strongly convex f.
+        path: "auto" takes the first that applies of "fast" (a registered closed-form or combinatorial algorithm),
+            "interior_point" (not in this release) and "layer" (the CvxpyLayer). By name, it must apply.
+        solver: engine of the layer (and of ``reference()``): "DIFFCP" (default), "MOREAU", or a cvxpylayers
+            ``SolverInterface``. Fast paths have no engine.
+        solver_options: settings of that engine.
+
+    Attributes:
+        path: the path that answers.
+
+    Raises:
+        TypeError, ValueError: no structure or regularizer, f not convex or not finite on the hull, or a pair that no
+            path supports.
+
+    Example:
+        >>> soft = SoftArgmax(polytopes.KSubset(6, 2), BinaryEntropy())
+        >>> soft(torch.randn(3, 6), temperature=0.5).sum(-1)
+        tensor([2., 2., 2.])
+    """
+
+    def __init__(
+        self,
+        structure: Structure,
+        regularizer: Regularizer,
+        *,
+        path: str = "auto",
+        solver: Any = None,
+        solver_options: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        if not isinstance(structure, Structure):
+            hint = " (an instance, not the class)" if isinstance(structure, type) else ""
+            raise TypeError(f"structure must be an sst.Structure, got {structure!r}{hint}.")
+        if path not in PATHS:
+            raise ValueError(f"path must be one of {PATHS}, got {path!r}.")
+        if path == "interior_point":
+            raise ValueError("path='interior_point' is not in this release: use 'auto', 'fast' or 'layer'.")
+        make_solver(solver, solver_options)  # a wrong name is an error on every path
+        check_regularizer(regularizer, structure)
+        self.structure, self.regularizer = structure, regularizer
+        self._solver, self._solver_options = solver, solver_options
+        function, reason = find_fast_path(structure, regularizer)
+        if path == "fast" and function is None:
+            raise ValueError(f"path='fast' does not apply: {reason}. Use path='auto' or 'layer'.")
+        self._layer: ConvexLayer | None = None
+        if function is not None and path != "layer":
+            self.path, self._function, self._why = "fast", function, reason
+        else:
+            self.path, self._layer = "layer", self._compile(reason)
+            asked = "asked for by name" if path == "layer" else reason
+            self._why = f"{asked}; solver {type(self._layer.solver).__name__}"
+
+    def _compile(self, reason: str) -> ConvexLayer:
+        exponential, refusal = (
+            isinstance(self.regularizer, ExponentialFamilyEntropy),
+            self.structure.log_partition_refusal,
+        )
+        if exponential and refusal:
+            raise ValueError(f"{refusal}.")
+        if exponential and not self.structure.has_vertices():
+            raise ValueError(
+                f"ExponentialFamilyEntropy over {self.structure!r} has no path: {reason}, and the layer needs "
+                "vertices(). Override log_partition(u) or vertices() in a subclass of sst.Structure."
+            )
+        return ConvexLayer(self.structure, self.regularizer, self._solver, self._solver_options)
+
+    def forward(
+        self, u: torch.Tensor, temperature: float | torch.Tensor = 1.0, **parameters: torch.Tensor
+    ) -> torch.Tensor:
+        """The soft argmax, same shape, dtype and device as ``u``.
+
+        Args:
+            u: utilities ``(*batch, *event_shape)``, any floating dtype and device.
+            temperature: positive; a number, a scalar tensor, or one that broadcasts to ``batch``. Differentiable.
+            parameters: the hull's parameters by name, each of its own shape, with or without leading batch dimensions.
+
+        Raises:
+            TypeError, ValueError: arguments of a wrong type, shape or range, naming the argument.
+            SolveError: a failed solve, or an answer outside the hull, naming the batch elements.
+        """
+        batch_shape = check_utilities(u, self.structure.event_shape)
+        wide = u if u.dtype in _GUARD else u.float()
+        t, t_event = check_temperature(temperature, wide, batch_shape, len(self.structure.event_shape))
+        values = self.structure.flat_parameters(parameters, batch_shape)
+        if self._layer is not None:
+            x = self._by_layer(self._layer, wide, t, batch_shape, values)
+        else:
+            x = self._fast(u, wide, t_event, batch_shape, values)
+        return x if x.dtype == u.dtype else x.to(u.dtype)
+
+    def _fast(
+        self,
+        u: torch.Tensor,
+        wide: torch.Tensor,
+        t_event: torch.Tensor | float,
+        batch_shape: torch.Size,
+        values: dict[str, torch.Tensor],
+    ) -> torch.Tensor:
+        scaled = wide / t_event
+        if not bool(torch.isfinite(scaled).all()):
+            check_finite(u, "utilities")
+            raise ValueError(f"utilities / temperature overflows {wide.dtype}: scale the utilities, or use float64.")
+        if not scaled.numel():
+            return scaled * 0
+        shaped = {name: v.reshape(*batch_shape, *v.shape[1:]) for name, v in values.items()}
+        try:
+            x = self._function(self.structure, self.regularizer, scaled, **shaped)
+        except SolveError as error:
+            raise error.in_batch(batch_shape) from error.__cause__
+        if x.shape != u.shape or x.dtype != wide.dtype or x.device != u.device:
+            raise SolveError(
+                f"fast path {describe(self._function)} returned {tuple(x.shape)} {x.dtype} {x.device} for utilities "
+                f"{tuple(u.shape)} {wide.dtype} {u.device}: it must keep shape, dtype and device."
+            )
+        self._guard(x, batch_shape, values)
+        return x
+
+    def _guard(self, x: torch.Tensor, batch_shape: torch.Size, values: dict[str, torch.Tensor]) -> None:
+        """The fast path's answer against the hull; rows with auxiliary variables cannot be checked from x alone."""
+        flat = x.detach().reshape(batch_shape.numel(), self.structure.variable.size)
+        violation = self.structure.violation(flat)
+        if violation is None:
+            if self.structure.hull.auxiliary:
+                violation = torch.where(torch.isfinite(flat).all(-1), 0.0, torch.inf)
+            else:
+                points = flat.cpu().double().reshape(-1, *self.structure.event_shape).numpy()
+                numbers = [v.detach().numpy() for v in values.values()]
+                s = self.structure
+                violation = torch.as_tensor(
+                    violation_by_cvxpy([s.variable], s.constraints, s.parameters, [points], numbers)
+                )
+        if bool((violation <= _GUARD[x.dtype]).all()):
+            return
+        try:
+            check_violation(violation.cpu().numpy(), _GUARD[x.dtype], f"fast path {describe(self._function)}")
+        except SolveError as error:
+            raise error.in_batch(batch_shape) from None
+
+    def _by_layer(
+        self,
+        layer: ConvexLayer,
+        u: torch.Tensor,
+        t: torch.Tensor | float,
+        batch_shape: torch.Size,
+        values: dict[str, torch.Tensor],
+    ) -> torch.Tensor:
+        check_finite(u, "utilities")
+        batch = batch_shape.numel()
+        flat = u.to("cpu", torch.float64).reshape(batch, *self.structure.event_shape)
+        if not batch:
+            return u * 0
+        temperatures = torch.as_tensor(t).to("cpu", torch.float64).expand(batch_shape).reshape(batch)
+        try:
+            x = layer(flat, temperatures, values, batch_shape)
+        except SolveError as error:
+            raise error.in_batch(batch_shape) from error.__cause__
+        return x.reshape(u.shape).to(u.device, u.dtype)
+
+    @torch.no_grad()
+    def gap(
+        self, u: torch.Tensor, x: torch.Tensor, temperature: float | torch.Tensor = 1.0, **parameters: torch.Tensor
+    ) -> torch.Tensor:
+        """Frank-Wolfe gap max_{v in X} <u - t grad f(x), v - x>, ``(*batch,)``, float64: zero exactly at X_t(u).
+
+        A certificate that trusts no soft solver, one hard argmax away; if f is m-strongly convex,
+        t m / 2 |x - X_t(u)|^2 <= gap. Entropies are evaluated at the smallest positive number where x is 0.
+
+        Raises:
+            NotImplementedError: the regularizer has no torch value (or is exponential-family).
+        """
+        batch_shape = check_utilities(u, self.structure.event_shape)
+        event_dim = len(self.structure.event_shape)
+        wide, point = u.detach().double(), x.detach().double()
+        if point.shape != u.shape:
+            raise ValueError(f"x must have the shape of the utilities, {tuple(u.shape)}, got {tuple(x.shape)}.")
+        _, t = check_temperature(temperature, wide, batch_shape, event_dim)
+        direction = wide - t * self.regularizer.gradient(point, event_dim)
+        best = self.structure.argmax(direction, **parameters)
+        return (direction * (best - point)).reshape(*batch_shape, self.structure.variable.size).sum(-1)
+
+    def reference(self) -> SoftArgmax:
+        """The same map by the CvxpyLayer."""
+        return SoftArgmax(
+            self.structure, self.regularizer, path="layer", solver=self._solver, solver_options=self._solver_options
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SoftArgmax:
+        """Nothing to copy: a SoftArgmax has no state of its own, and CVXPY objects must keep their identity."""
+        return self
+
+    def __repr__(self) -> str:
+        return f"SoftArgmax({self.structure!r}, {self.regularizer!r}, path={self.path!r}: {self._why})"

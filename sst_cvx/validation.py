@@ -1,0 +1,127 @@
+"""What is refused, and with which words: the errors of the package and the checks of arguments."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+
+class SolveError(RuntimeError):
+    """A solve failed, or its answer did not pass the guard.
+
+    Args:
+        message: may contain ``{elements}``, which is replaced by their names.
+        elements: indices of the failed batch elements; integers stand for a flat batch.
+        status: what the solver said, one string an element (may be empty).
+
+    Attributes:
+        elements: tuples of indices in the caller's batch shape.
+        status: as given.
+    """
+
+    def __init__(self, message: str, elements: Sequence[Any] = (), status: Sequence[str] = ()):
+        self.elements = tuple(e if isinstance(e, tuple) else (int(e),) for e in elements)
+        self.status = tuple(status)
+        self._message = message
+        super().__init__(message.replace("{elements}", _name_elements(self.elements)))
+
+    def in_batch(self, batch_shape: Sequence[int]) -> SolveError:
+        """The same error, with the numbers of a flattened batch turned into indices of ``batch_shape``."""
+        shaped = [
+            tuple(int(i) for i in np.unravel_index(e[0], tuple(batch_shape))) if len(batch_shape) else ()
+            for e in self.elements
+        ]
+        error = SolveError(self._message, shaped, self.status)
+        error.__cause__ = self.__cause__
+        return error
+
+
+def _name_elements(elements: Sequence[tuple[int, ...]], limit: int = 5) -> str:
+    """Readable list of batch elements: ``batch elements (0, 3), (1, 2), ... (7 in all)``."""
+    if list(elements) == [()]:
+        return "the (unbatched) problem"
+    shown = ", ".join(str(e[0] if len(e) == 1 else e) for e in elements[:limit])
+    more = f", ... ({len(elements)} in all)" if len(elements) > limit else ""
+    return f"batch element{'s' if len(elements) > 1 else ''} {shown}{more}"
+
+
+def check_utilities(u: Any, event_shape: tuple[int, ...], name: str = "utilities") -> torch.Size:
+    """Batch shape of utilities ``u``: ``(*batch, *event_shape)``.
+
+    Raises:
+        TypeError: not a real floating-point tensor.
+        ValueError: the trailing dimensions are not ``event_shape``.
+    """
+    if not isinstance(u, torch.Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(u).__name__}: use torch.as_tensor(...).")
+    if not u.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor, got {u.dtype}: convert with .float() or .double().")
+    split = u.dim() - len(event_shape)
+    if split < 0 or tuple(u.shape[split:]) != event_shape:
+        raise ValueError(
+            f"{name} must have shape (*batch, {', '.join(map(str, event_shape))}), got {tuple(u.shape)}: "
+            f"the last {len(event_shape)} dimension(s) are the event, everything before them the batch."
+        )
+    return u.shape[:split]
+
+
+def check_finite(x: torch.Tensor, name: str, hint: str = "") -> None:
+    """Raise ValueError, with the place of the first offender, unless every entry is finite."""
+    finite = torch.isfinite(x)
+    if not bool(finite.all()):
+        first = tuple(int(i) for i in torch.nonzero(~finite)[0])
+        raise ValueError(f"{name} must be finite, but entry {first} is {x[first].item()}.{' ' + hint if hint else ''}")
+
+
+def check_temperature(
+    temperature: Any, u: torch.Tensor, batch_shape: torch.Size, event_dim: int
+) -> tuple[torch.Tensor | float, torch.Tensor | float]:
+    """The temperature as given, and a version that divides ``(*batch, *event)`` utilities.
+
+    Accepts a positive number, or a positive tensor of shape ``()`` or one that broadcasts to ``batch_shape``.
+
+    Raises:
+        TypeError: not a number or tensor. ValueError: not positive and finite, or a shape that does not broadcast.
+    """
+    if isinstance(temperature, (bool, np.bool_)) or not isinstance(temperature, (int, float, np.number, torch.Tensor)):
+        raise TypeError(f"temperature must be a positive number or tensor, got {type(temperature).__name__}.")
+    if not isinstance(temperature, torch.Tensor):
+        t = float(temperature)
+        if not (math.isfinite(t) and t > 0):
+            raise ValueError(f"temperature must be positive and finite, got {t}; for t = 0 use structure.argmax(u).")
+        return t, t
+    if temperature.is_complex() or temperature.dtype == torch.bool:
+        raise TypeError(f"temperature must be real, got {temperature.dtype}.")
+    if not bool((torch.isfinite(temperature) & (temperature > 0)).all()):
+        raise ValueError("temperature must be positive and finite everywhere; for t = 0 use structure.argmax(u).")
+    try:
+        fits = torch.broadcast_shapes(temperature.shape, batch_shape) == batch_shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"temperature has shape {tuple(temperature.shape)}, which does not broadcast to the batch shape "
+            f"{tuple(batch_shape)}: give a number, a scalar tensor, or one temperature a batch element."
+        )
+    t = temperature.to(dtype=u.dtype, device=u.device)
+    return t, t.reshape(*t.shape, *([1] * event_dim))
+
+
+def check_size(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """An integer in a range, or TypeError, ValueError."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an integer, got {value!r}.")
+    if value < least or (most is not None and value > most):
+        limits = f"at least {least}" if most is None else f"between {least} and {most}"
+        raise ValueError(f"{name} must be {limits}, got {value}.")
+    return int(value)
+
+
+def check_vertex_count(structure: Any, count: int, limit: int = 200_000) -> None:
+    """Refuse to list more vertices than fit in memory."""
+    if count > limit:
+        raise ValueError(f"{structure!r} has {count} vertices, too many to list (limit {limit}).")

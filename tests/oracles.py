@@ -1,0 +1,105 @@
+"""Slow, plain references that share no code with the library: bisection, dense Newton, enumeration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cvxpy as cp
+import torch
+
+import polytopes
+import sst_cvx as sst
+
+RESPONSES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "Euclidean": lambda s: s.clamp(0, 1),
+    "CategoricalEntropy": lambda s: s.clamp(max=0).exp(),
+    "BinaryEntropy": lambda s: 1 / (1 + (-s).exp()),
+    "TsallisEntropy": lambda s: (0.5 * s).clamp(0, 1) ** 2,  # alpha = 1.5
+}
+SLOPES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "Euclidean": lambda x: ((x > 0) & (x < 1)).double(),
+    "CategoricalEntropy": lambda x: x * (x < 1),
+    "BinaryEntropy": lambda x: x * (1 - x),
+    "TsallisEntropy": lambda x: x.sqrt() * (x < 1),
+}
+
+
+def bisection(u: torch.Tensor, k: int, name: str) -> torch.Tensor:
+    """x_i = g(u_i - nu) with sum k, for utilities divided by the temperature, (batch, n), float64.
+
+    Centred at the k-th largest entry and cut at +-2000, which moves no entry of x by more than exp(-1000).
+    """
+    g = RESPONSES[name]
+    if k in (0, u.shape[-1]):
+        return torch.full_like(u, float(k > 0))
+    u = (u - u.topk(k, -1).values[..., -1:]).clamp(-2000, 2000)
+    low, high = u.amin(-1, keepdim=True) - 50, u.amax(-1, keepdim=True) + 50
+    for _ in range(120):
+        middle = 0.5 * (low + high)
+        over = g(u - middle).sum(-1, keepdim=True) > k
+        low, high = torch.where(over, middle, low), torch.where(over, high, middle)
+    return g(u - 0.5 * (low + high))
+
+
+def pullback(x: torch.Tensor, v: torch.Tensor, name: str) -> torch.Tensor:
+    """(diag(w) - w w' / sum w) v at the solution x."""
+    w = SLOPES[name](x)
+    mass = w.sum(-1, keepdim=True)
+    return w * (v - (w * v).sum(-1, keepdim=True) / torch.where(mass > 0, mass, 1.0))
+
+
+def sinkhorn(u: torch.Tensor) -> torch.Tensor:
+    """Doubly stochastic exp(u - a - b): plain Sinkhorn, then dense Newton steps on all 2n multipliers by lstsq."""
+    n = u.shape[-1]
+    b = torch.zeros_like(u[..., :1, :])
+    for _ in range(2000):
+        a = (u - b).logsumexp(-1, keepdim=True)
+        b = (u - a).logsumexp(-2, keepdim=True)
+    for _ in range(30):
+        x = (u - a - b).exp()
+        rows, columns = x.sum(-1), x.sum(-2)
+        jacobian = torch.cat(
+            [torch.cat([torch.diag_embed(rows), x], -1), torch.cat([x.mT, torch.diag_embed(columns)], -1)], -2
+        )
+        step = (
+            torch.linalg.pinv(jacobian, rtol=1e-15, hermitian=True) @ torch.cat([rows - 1, columns - 1], -1)[..., None]
+        )
+        a, b = a + step[..., :n, :], b + step[..., n:, :].mT
+    return (u - a - b).exp()
+
+
+def marginals(structure: sst.Structure, u: torch.Tensor) -> torch.Tensor:
+    """Expected vertex under p(v) proportional to exp <u, v>."""
+    points = structure.vertices().flatten(1)
+    weights = (u.flatten(-len(structure.event_shape)) @ points.T).softmax(-1)
+    return (weights @ points).reshape(u.shape)
+
+
+def truth(structure: sst.Structure, regularizer: sst.Regularizer, u: torch.Tensor) -> torch.Tensor:
+    """The soft argmax at temperature 1 for every fast path of the library, ``(batch, *event_shape)``."""
+    name = type(regularizer).__name__
+    if name == "ExponentialFamilyEntropy":
+        return marginals(structure, u)
+    if isinstance(structure, polytopes.Matching):
+        return sinkhorn(u)
+    return bisection(u, structure.k if isinstance(structure, polytopes.KSubset) else 1, name)
+
+
+def fast_pairs() -> list[tuple[sst.Structure, sst.Regularizer]]:
+    """All pairs of an example with a regularizer that have a fast path."""
+    regularizers = (
+        sst.Euclidean(),
+        sst.CategoricalEntropy(),
+        sst.BinaryEntropy(),
+        sst.TsallisEntropy(1.5),
+        sst.ExponentialFamilyEntropy(),
+    )
+    structures = (*polytopes.EXAMPLES, polytopes.KSubset(20, 5))
+    pairs = [(s, f) for s in structures for f in regularizers]
+    return [(s, f) for s, f in pairs if sst.SoftArgmax(s, f).path == "fast"]
+
+
+def pairs_structure(n: int = 6, k: int = 2) -> sst.Structure:
+    """A declared structure without a fast path: k of n items, at most one of each pair (0, 1), (2, 3), ..."""
+    x = cp.Variable(n, name="x")
+    return sst.Structure(x, [x >= 0, x[0::2] + x[1::2] <= 1, cp.sum(x) == k])

@@ -1,0 +1,133 @@
+"""The contract: every check of every example."""
+
+import cvxpy as cp
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+
+import polytopes
+import sst_cvx as sst
+from tests.oracles import pairs_structure
+
+CONTRACT = [
+    pytest.param(check, id=f"{structure!r}: {check}")
+    for structure in (*polytopes.EXAMPLES, pairs_structure())
+    for check in sst.checks(structure)
+]
+
+
+@pytest.mark.parametrize("check", CONTRACT)
+def test_contract(check):
+    check()
+
+
+def test_contract_is_not_vacuous():
+    report = sst.check(polytopes.KSubset(5, 2), verbose=False)
+    assert [r.name for r in report.results if r.ok is None] == []
+    assert len(report.results) > 80
+
+
+@pytest.mark.parametrize("structure", polytopes.EXAMPLES, ids=repr)
+def test_log_partition_is_invariant_to_what_is_constant_on_the_set(structure):
+    u = torch.randn(3, *structure.event_shape, dtype=torch.float64)
+    ones = torch.ones(structure.event_shape, dtype=torch.float64)
+    size = float(structure.vertices()[0].sum())  # the same for every vertex of these structures
+    assert torch.allclose(structure.log_partition(u + 7 * ones), structure.log_partition(u) + 7 * size)
+
+
+def test_matching_argmax_is_scipys():
+    u = torch.randn(20, 7, 7, dtype=torch.float64)
+    x = polytopes.Matching(7).argmax(u)
+    for matrix, chosen in zip(u.numpy(), x.numpy(), strict=True):
+        rows, columns = linear_sum_assignment(matrix, maximize=True)
+        assert np.isclose((matrix * chosen).sum(), matrix[rows, columns].sum())
+
+
+def test_log_permanent_of_ones():
+    """per(ones) = n!"""
+    n = 10
+    assert torch.isclose(
+        polytopes.Matching(n).log_partition(torch.zeros(n, n, dtype=torch.float64)),
+        torch.lgamma(torch.tensor(n + 1.0, dtype=torch.float64)),
+    )
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0, 100.0, 1000.0])
+@pytest.mark.parametrize(("n", "k"), [(40, 7), (333, 50), (1000, 100)])
+def test_k_subset_marginals_against_the_recursion(n, k, scale):
+    """The textbook recursion over items, in log-space, float64; float32 answers within 1e-5."""
+    u = scale * torch.randn(2, n, dtype=torch.float64)
+    v = u.clone().requires_grad_()
+    table = torch.full((2, k + 1), -1e30, dtype=torch.float64)
+    table[:, 0] = 0
+    for i in range(n):
+        joined = torch.logaddexp(table[:, 1:], table[:, :-1] + v[:, i : i + 1])
+        table = torch.cat([table[:, :1], joined], dim=1)
+    (expected,) = torch.autograd.grad(table[:, k].sum(), v)
+    soft = sst.SoftArgmax(polytopes.KSubset(n, k), sst.ExponentialFamilyEntropy())
+    assert torch.allclose(soft(u), expected, atol=1e-9)
+    assert torch.allclose(soft(u.float()).double(), soft(u.float().double()), atol=1e-5)
+
+
+class TestDeclared:
+    """Argmax of declared structures by HiGHS."""
+
+    def test_against_enumeration(self):
+        structure = pairs_structure(8, 3)
+        grid = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * 8)
+        points = grid[(grid.sum(1) == 3) & ((grid[:, 0::2] + grid[:, 1::2]) <= 1).all(1)]
+        u = torch.randn(5, 6, 8, dtype=torch.float64)
+        x = structure.argmax(u)
+        assert x.shape == u.shape
+        assert torch.allclose((u * x).sum(-1), (u @ points.T).amax(-1))
+
+    def test_loose_hull_needs_integers(self):
+        """The odd cycle: pairwise constraints have the vertex (1/2, ..., 1/2); an integer optimum picks two."""
+        x = cp.Variable(5)
+        cycle = [x[i] + x[(i + 1) % 5] <= 1 for i in range(5)]
+        u = torch.ones(5, dtype=torch.float64)
+        loose, whole = (sst.Structure(x, [x >= 0, *cycle], integral=flag) for flag in (True, False))
+        assert torch.allclose(loose.argmax(u), torch.full((5,), 0.5, dtype=torch.float64))
+        assert whole.argmax(u).sum() == 2
+        failed = sst.check(loose, [sst.Euclidean()], verbose=False).failures
+        assert any("hull" in r.name for r in failed)
+
+    def test_matrix_variable_keeps_its_layout(self):
+        x = cp.Variable((2, 3))
+        structure = sst.Structure(x, [x >= 0, cp.sum(x) == 1])
+        u = torch.zeros(2, 3)
+        u[0, 2] = 1
+        assert torch.equal(structure.argmax(u), u)
+
+    def test_auxiliary_variables(self):
+        """Path of 3 edges in parallel, through a flow variable: x = flow."""
+        x, flow = cp.Variable(3), cp.Variable(3)
+        structure = sst.Structure(x, [flow >= 0, cp.sum(flow) == 1, x == flow])
+        sst.check(structure, [sst.Euclidean(), sst.CategoricalEntropy()], verbose=False).raise_if_failed()
+
+    def test_parameters_change_the_argmax(self):
+        x, capacity = cp.Variable(4), cp.Parameter(nonneg=True, name="capacity")
+        structure = sst.Structure(x, [x >= 0, x <= 1, cp.sum(x) <= capacity])
+        u = torch.tensor([4.0, 3.0, 2.0, -1.0])
+        several = structure.argmax(u.expand(2, 4), capacity=torch.tensor([1.0, 2.0]))
+        assert several.tolist() == [[1, 0, 0, 0], [1, 1, 0, 0]]
+
+    def test_other_cones(self):
+        """The unit ball: argmax u / |u|."""
+        x = cp.Variable(3)
+        ball = sst.Structure(x, [cp.norm(x) <= 1])
+        u = torch.randn(2, 3, dtype=torch.float64)
+        assert torch.allclose(ball.argmax(u), u / u.norm(dim=-1, keepdim=True), atol=1e-6)
+
+    def test_semidefinite(self):
+        """The spectraplex: argmax is the projector on the leading eigenvector."""
+        x = cp.Variable((3, 3), PSD=True)
+        structure = sst.Structure(x, [cp.trace(x) == 1])
+        u = torch.randn(3, 3, dtype=torch.float64)
+        leading = torch.linalg.eigh(0.5 * (u + u.T)).eigenvectors[:, -1]
+        assert torch.allclose(structure.argmax(u), torch.outer(leading, leading), atol=1e-5)
+
+    def test_repr(self):
+        assert repr(pairs_structure()) == "Structure(event_shape=(6,), 3 constraints)"
+        assert repr(polytopes.KSubset(6, 2)) == "KSubset(n=6, k=2)"
