@@ -18,7 +18,7 @@ slow: $(VENV)/installed-test
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 benchmark: $(VENV)/installed-benchmark
 	$(BIN)/python -m benchmarks

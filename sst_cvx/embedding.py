@@ -136,11 +136,22 @@ class Embedding:
             self._solver = _Factor(self._derivative(), self._z())
         return self._solver.solve(rhs, transposed)
 
-    def _derivative(self) -> sp.csc_matrix:
-        """DN at the point."""
-        blocks = [sp.identity(self.x.size), projection_derivative(self.y, self.s, self.program.cones), sp.identity(1)]
-        identity = sp.identity(self.x.size + self.y.size + 1, format="csc")
-        return ((self._Q - identity) @ sp.block_diag(blocks, format="csc") + identity).tocsc()
+    def _derivative(self) -> np.ndarray | sp.csc_matrix:
+        """DN = (Q - I) DPi + I at the point, dense if small."""
+        n, size = self.x.size, self.x.size + self.y.size + 1
+        diagonal, blocks = projection_derivative(self.y, self.s, self.program.cones)
+        diagonal = np.concatenate([np.ones(n), diagonal, [1.0]])
+        if size > _DENSE_LIMIT:
+            identity = sp.identity(size, format="csc")
+            return sp.csc_matrix((self._Q - identity) @ _block_diagonal(diagonal, blocks, n) + identity)
+        W = self._Q.toarray()
+        W.flat[:: size + 1] -= 1.0
+        M = W * diagonal
+        for at, block in blocks:
+            columns = slice(n + at, n + at + len(block))
+            M[:, columns] = W[:, columns] @ block
+        M.flat[:: size + 1] += 1.0
+        return M
 
 
 class _Factor:
@@ -149,17 +160,17 @@ class _Factor:
     Small systems are factorised densely, larger ones bordered and sparse.
     """
 
-    def __init__(self, M: sp.csc_matrix, z: np.ndarray):
+    def __init__(self, M: np.ndarray | sp.csc_matrix, z: np.ndarray):
         z = z / np.linalg.norm(z)
-        self._dense = z.size <= _DENSE_LIMIT
+        self._dense = isinstance(M, np.ndarray)
         self._lu: Any = None
         self._M: Any = None
-        if not np.isfinite(M.data).all():  # SuperLU crashes on these; solve returns NaN
+        if not np.isfinite(M if isinstance(M, np.ndarray) else M.data).all():  # SuperLU crashes; solve returns NaN
             return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # singular: seen by solve
-            if self._dense:
-                self._M = M.toarray() + np.outer(z, z)
+            if isinstance(M, np.ndarray):
+                self._M = M + np.outer(z, z)
                 self._lu = scipy.linalg.lu_factor(self._M, check_finite=False)
             else:
                 border = sp.csc_matrix(z[:, None])
@@ -193,26 +204,46 @@ class _Factor:
         return self._lu.solve(rhs, trans="T" if transposed else "N")
 
 
-def projection_derivative(y: np.ndarray, s: np.ndarray, cones: dict[str, Any]) -> sp.csc_matrix:
-    """Derivative of the projection onto K* at y - s, from the complementary pair (s in K, y in K*)."""
+def projection_derivative(
+    y: np.ndarray, s: np.ndarray, cones: dict[str, Any]
+) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
+    """Derivative of the projection onto K* at y - s, from the complementary pair (s in K, y in K*).
+
+    Returns:
+        Its diagonal where it is diagonal (zero elsewhere), and (first row, dense block) for the other cones.
+    """
+    diagonal = np.zeros(y.size)
     at = cones.get("z", 0)
-    blocks: list[Any] = [sp.identity(at)]
-    if cones.get("l"):
-        part = slice(at, at + cones["l"])
-        blocks.append(sp.diags((y[part] > s[part]).astype(float)))
-        at = part.stop
+    diagonal[:at] = 1.0
+    part = slice(at, at + cones.get("l", 0))
+    diagonal[part] = y[part] > s[part]
+    at, blocks = part.stop, []
     for size in cones.get("q", []):
-        blocks.append(_second_order(y[at : at + size] - s[at : at + size]))
+        blocks.append((at, _second_order(y[at : at + size] - s[at : at + size])))
         at += size
-    if cones.get("s"):
-        sizes = [k * (k + 1) // 2 for k in cones["s"]]
-        v = y[at : at + sum(sizes)] - s[at : at + sum(sizes)]
-        operator = _diffcp.dprojection(v, cone_library.parse_cone_dict_cpp([("s", cones["s"])]), True)
-        blocks.append(np.column_stack([operator.matvec(e) for e in np.eye(v.size)]))
-        at += v.size
+    for order in cones.get("s", []):
+        size = order * (order + 1) // 2
+        operator = _diffcp.dprojection(
+            y[at : at + size] - s[at : at + size], cone_library.parse_cone_dict_cpp([("s", [order])]), True
+        )
+        blocks.append((at, np.column_stack([operator.matvec(e) for e in np.eye(size)])))
+        at += size
     for i in range(at, at + 3 * cones.get("ep", 0), 3):
-        blocks.append(exponential_cone.derivative(s[i : i + 3], y[i : i + 3]))
-    return sp.csc_matrix(sp.block_diag(blocks))
+        blocks.append((i, exponential_cone.derivative(s[i : i + 3], y[i : i + 3])))
+    return diagonal, blocks
+
+
+def _block_diagonal(diagonal: np.ndarray, blocks: list[tuple[int, np.ndarray]], offset: int) -> sp.csc_matrix:
+    """The same as one sparse matrix."""
+    everywhere = np.arange(diagonal.size)
+    values, rows, columns = [diagonal], [everywhere], [everywhere]
+    for at, block in blocks:
+        i, j = np.indices(block.shape).reshape(2, -1) + offset + at
+        values.append(block.ravel())
+        rows.append(i)
+        columns.append(j)
+    triplets = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
+    return sp.csc_matrix(triplets, shape=(diagonal.size, diagonal.size))
 
 
 def _second_order(v: np.ndarray) -> np.ndarray:

@@ -130,26 +130,29 @@ class ViolationOfLinearHull:
             other[hull.event] = False
             keep = np.flatnonzero(np.asarray(abs(rows) @ other.astype(float)).ravel() == 0)
         dense = rows[keep][:, columns].toarray()
-        self._numpy = (hull.lower[columns], hull.upper[columns], dense.T, hull.row_lower[keep], hull.row_upper[keep])
+        bounds = _bounds(hull.lower[columns], hull.upper[columns])
+        self._numpy = (dense.T.copy(), bounds, _bounds(hull.row_lower[keep], hull.row_upper[keep]))
         self._cache: dict[tuple[torch.dtype, torch.device], tuple[torch.Tensor, ...]] = {}
 
     def __call__(self, w: torch.Tensor) -> torch.Tensor:
-        """``(batch, columns)`` to the largest violation ``(batch,)``, relative to 1 + the size of the bound."""
+        """Largest violation of points ``(batch, columns)``, relative to 1 + the size of the bound; <= 0 inside."""
         key = (w.dtype, w.device)
         if key not in self._cache:
-            tensors = tuple(torch.as_tensor(a, dtype=w.dtype, device=w.device) for a in self._numpy)
-            self._cache[key] = tensors
-        lower, upper, rows, row_lower, row_upper = self._cache[key]
-        worst = _excess(w, lower, upper)
-        if rows.shape[1]:
-            worst = torch.maximum(worst, _excess(w @ rows, row_lower, row_upper))
-        return worst
+            self._cache[key] = tuple(torch.as_tensor(a, dtype=w.dtype, device=w.device) for a in self._numpy)
+        rows, bounds, row_bounds = self._cache[key]
+        worst = _excess(w, bounds)
+        return torch.maximum(worst, _excess(w @ rows, row_bounds)) if rows.shape[1] else worst
 
 
-def _excess(w: torch.Tensor, lower: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:
-    below = (lower - w) / (1 + lower.abs()).nan_to_num(posinf=1.0)
-    above = (w - upper) / (1 + upper.abs()).nan_to_num(posinf=1.0)
-    return torch.maximum(below, above).amax(-1).clamp(min=0)
+def _bounds(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """Lower and upper bounds and the scales of their violations, (4, columns)."""
+    scales = [1 / (1 + np.where(np.isfinite(end), np.abs(end), 0.0)) for end in (lower, upper)]
+    return np.stack([lower, upper, *scales])
+
+
+def _excess(w: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
+    lower, upper, lower_scale, upper_scale = bounds.unbind()
+    return torch.maximum((lower - w) * lower_scale, (w - upper) * upper_scale).amax(-1)
 
 
 def violation_by_cvxpy(

@@ -92,10 +92,13 @@ class MoreauSolver(ConicSolver):
 
     def _differentiate(self, dx, dy, state):
         x, y, inputs = state
-        gradients: Any = torch.autograd.grad(
-            [x, y], inputs, [torch.from_numpy(dx.copy()), torch.from_numpy(dy.copy())], allow_unused=True,
-            retain_graph=True,
-        )  # fmt: skip
+        cotangents = [torch.from_numpy(dx.copy()), torch.from_numpy(dy.copy())]
+        try:
+            gradients = torch.autograd.grad([x, y], inputs, cotangents, allow_unused=True, retain_graph=True)
+        except BaseException as error:  # its Rust panics derive from BaseException only
+            if type(error).__name__ != "PanicException":
+                raise
+            raise SolveError(f"Moreau's backward panicked ({error}): use solver='DIFFCP'.") from None
         dP, dA, dc, db = (
             (torch.zeros_like(v) if g is None else g).numpy() for g, v in zip(gradients, inputs, strict=True)
         )

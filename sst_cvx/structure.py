@@ -168,6 +168,8 @@ class Structure:
         Raises:
             TypeError: a missing or unknown name. ValueError: a wrong shape, non-finite or wrongly signed values.
         """
+        if not self.parameters and not given:
+            return {}
         names = [p.name() for p in self.parameters]
         missing, unknown = set(names) - set(given), set(given) - set(names)
         if missing or unknown:

@@ -7,7 +7,7 @@ import torch
 
 import polytopes
 import sst_cvx as sst
-from tests.oracles import fast_pairs, pairs_structure
+from tests.oracles import bisection, fast_pairs, pairs_structure
 
 SOME = [
     (polytopes.OneHot(5), sst.Euclidean()),
@@ -38,6 +38,15 @@ def test_float32_at_any_scale(structure, regularizer, scale):
     u = scale * torch.randn(16, *structure.event_shape)
     soft = sst.SoftArgmax(structure, regularizer)
     assert (soft(u).double() - soft(u.double())).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("n", [20, 200])
+@pytest.mark.parametrize("name", ["Euclidean", "CategoricalEntropy", "BinaryEntropy", "TsallisEntropy"])
+def test_float32_of_a_large_and_a_fine_scale(name, n):
+    """Some utilities far above and below a group of near ties: what decides is the fine scale."""
+    u = torch.cat([1e4 * torch.rand(8, 4) + 10, 0.3 * torch.randn(8, n - 8), -1e4 * torch.rand(8, 4) - 10], dim=1)
+    soft = sst.SoftArgmax(polytopes.KSubset(n, 8), getattr(sst, name)())
+    assert (soft(u).double() - bisection(u.double(), 8, name)).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(("structure", "regularizer"), SOME, ids=repr)
@@ -71,7 +80,7 @@ def test_values_of_cvxpy_variables_are_left_alone():
 def test_non_contiguous_utilities(structure, regularizer):
     u = torch.randn(*structure.event_shape, 4, dtype=torch.float64).movedim(-1, 0)
     soft = sst.SoftArgmax(structure, regularizer)
-    assert torch.equal(soft(u), soft(u.contiguous()))
+    assert torch.allclose(soft(u), soft(u.contiguous()), atol=1e-12)
 
 
 @pytest.mark.parametrize(
