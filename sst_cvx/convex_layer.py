@@ -69,10 +69,11 @@ class ConvexLayer:
             variables=[structure.variable, *self._auxiliary],
             solver=self.solver,
         )
-        complete = len(self._auxiliary) == len(hull.auxiliary)
+        # The exponential family's program leaves auxiliary variables out: then only rows without them are checked.
+        self._complete = len(self._auxiliary) == len(hull.auxiliary)
         self._violation = None
-        if hull.linear and not structure.parameters and (hull.observed or not complete):
-            self._violation = ViolationOfLinearHull(hull.at(), event_only=not complete)
+        if hull.linear and not structure.parameters and (hull.observed or not self._complete):
+            self._violation = ViolationOfLinearHull(hull.at(), event_only=not self._complete)
         self._modulus = regularizer.strong_convexity(structure)
 
     def __call__(
@@ -110,12 +111,13 @@ class ConvexLayer:
             hull = self._structure.hull
             if self._violation is not None:
                 flat = x.reshape(len(x), -1)
-                violation = self._violation(hull.join(flat, auxiliary) if hull.observed else flat).numpy()
+                violation = self._violation(hull.join(flat, auxiliary) if self._complete else flat).numpy()
             else:
+                structure, known = self._structure, {v.id for v in (self._structure.variable, *self._auxiliary)}
                 violation = violation_by_cvxpy(
-                    [self._structure.variable, *self._auxiliary],
-                    self._structure.constraints,
-                    self._structure.parameters,
+                    [structure.variable, *self._auxiliary],
+                    [c for c in structure.constraints if all(v.id in known for v in c.variables())],
+                    structure.parameters,
                     [v.detach().numpy() for v in (x, *auxiliary)],
                     [p.detach().numpy() for p in parameters.values()],
                 )

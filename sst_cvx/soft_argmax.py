@@ -75,17 +75,14 @@ class SoftArgmax(torch.nn.Module):
             self._why = f"{asked}; solver {type(self._layer.solver).__name__}"
 
     def _compile(self, reason: str) -> ConvexLayer:
-        exponential, refusal = (
-            isinstance(self.regularizer, ExponentialFamilyEntropy),
-            self.structure.log_partition_refusal,
-        )
-        if exponential and refusal:
-            raise ValueError(f"{refusal}.")
-        if exponential and not self.structure.has_vertices():
-            raise ValueError(
-                f"ExponentialFamilyEntropy over {self.structure!r} has no path: {reason}, and the layer needs "
-                "vertices(). Override log_partition(u) or vertices() in a subclass of sst.Structure."
-            )
+        if isinstance(self.regularizer, ExponentialFamilyEntropy):
+            if self.structure.log_partition_refusal:
+                raise ValueError(f"{self.structure.log_partition_refusal}.")
+            if not self.structure.has_vertices():
+                raise ValueError(
+                    f"ExponentialFamilyEntropy over {self.structure!r} has no path: {reason}, and the layer needs "
+                    "vertices(). Override log_partition(u) or vertices() in a subclass of sst.Structure."
+                )
         return ConvexLayer(self.structure, self.regularizer, self._solver, self._solver_options)
 
     def forward(

@@ -181,3 +181,18 @@ class TestPaths:
         sparse = sst.SoftArgmax(polytopes.OneHot(3), sst.Euclidean())(values)
         expected = vectors @ torch.diag_embed(sparse) @ vectors.mT
         assert torch.allclose(sst.SoftArgmax(spectraplex, sst.Euclidean())(s), expected, atol=1e-5)
+
+    def test_exponential_family_by_the_layer_with_auxiliary_variables(self):
+        """The program over vertices leaves the flow variable out; linear hull and second-order cone alike."""
+
+        class Simplex(sst.Structure):
+            def vertices(self):
+                return torch.eye(3, dtype=torch.float64)
+
+        u = torch.randn(4, 3, dtype=torch.float64)
+        x, flow = cp.Variable(3), cp.Variable(3)
+        simplex = [flow >= 0, cp.sum(flow) == 1, x == flow]
+        for extra in ([], [cp.norm(x) <= 1, cp.norm(flow) <= 1]):
+            soft = sst.SoftArgmax(Simplex(x, simplex + extra), sst.ExponentialFamilyEntropy())
+            assert soft.path == "layer"
+            assert torch.allclose(soft(u), u.softmax(-1), atol=1e-6)
