@@ -24,7 +24,7 @@ import torch
 from sst_cvx.validation import SolveError
 
 _RIDGE = 1e-14  # below this, a direction of b moves no entry of X by more than rounding
-_FIRST_RANGE = 8.0  # range of the utilities at the first stage
+_FIRST_RANGE = 16.0  # range of the utilities at the first stage
 _STAGE = 4.0  # growth of the scale from one stage to the next
 _LARGEST_RANGE = 1e6  # column sums are then right to about 1e-9
 _MAX_STEPS = 300
@@ -81,11 +81,10 @@ def _apply_jacobian(x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 
 
 def _laplacian(x: torch.Tensor) -> torch.Tensor:
-    """diag(X'1) - X'X + 11'/n + ridge, positive definite; its diagonal from the off-diagonal, without cancellation."""
-    n = x.shape[-1]
-    gram = x.mT @ x
-    off = gram - torch.diag_embed(gram.diagonal(dim1=-2, dim2=-1))
-    return torch.diag_embed(off.sum(-1) + _RIDGE) - off + 1.0 / n
+    """diag(X'1) - X'X + 11'/n + ridge: positive definite, L plus what fills its null space."""
+    L = 1.0 / x.shape[-1] - x.mT @ x
+    L.diagonal(dim1=-2, dim2=-1).add_(x.sum(-2) + _RIDGE)
+    return L
 
 
 def _solve(u: torch.Tensor) -> torch.Tensor:
@@ -100,33 +99,34 @@ def _solve(u: torch.Tensor) -> torch.Tensor:
             "float64 rounding would show in the answer: raise the temperature, or use argmax.",
             torch.nonzero(too_far).flatten().tolist(),
         )
-    scale = _FIRST_RANGE / spread.clamp(min=_FIRST_RANGE)
-    b = torch.zeros_like(u[:, 0])
-    x = torch.empty_like(u)
+    x, error = torch.empty_like(u), torch.zeros_like(spread)
     active = torch.arange(len(u), device=u.device)
     # Rounding of u - b limits what the column sums can reach at a large range of utilities.
     tolerance = 4 * torch.finfo(u.dtype).eps * (u.shape[-1] + spread)
+    scale = _FIRST_RANGE / spread.clamp(min=_FIRST_RANGE)
+    b = torch.zeros_like(u[:, 0])
     for step in range(_MAX_STEPS):
-        s, here = scale[active, None, None], u[active]
-        logits = s * here - b[active, None]
-        current = logits.softmax(-1)
+        scaled = u if bool((scale == 1).all()) else scale[:, None, None] * u
+        current = (scaled - b[:, None]).softmax(-1)
         column = current.sum(-2)
         error = (column - 1).abs().amax(-1)
-        done = (s.flatten() == 1) & (error <= tolerance[active])
-        x[active] = current
-        active = active[~done]
-        if not len(active):
-            return x
-        s, here, current, column, error = s[~done], here[~done], current[~done], column[~done], error[~done]
-        advance = (error <= 0.1) & (s.flatten() < 1)
-        b[active] = _step(s * here, b[active], current, column, error, sinkhorn=step < 3)
-        grown = torch.where(advance, (s.flatten() * _STAGE).clamp(max=1.0), s.flatten())
-        b[active] *= (grown / s.flatten())[:, None]
-        scale[active] = grown
+        done = (scale == 1) & (error <= tolerance)
+        finished = int(done.sum())
+        if 2 * finished >= len(done):  # store what is done, and go on with the others
+            x[active] = current
+            if finished == len(done):
+                return x
+            keep = ~done
+            active, u, scaled, b, current, column = (v[keep] for v in (active, u, scaled, b, current, column))
+            tolerance, scale, error, done = tolerance[keep], scale[keep], error[keep], done[keep]
+        following = _step(scaled, b, current, column, error, sinkhorn=step < 3)
+        b = torch.where(done[:, None], b, following)
+        grown = torch.where(error <= 0.1, (scale * _STAGE).clamp(max=1.0), scale)
+        b, scale = b * (grown / scale)[:, None], grown
     raise SolveError(
         "Newton's method for doubly stochastic matrices did not converge for {elements} "
         f"(column sums off by up to {float(error.max()):.1e}): raise the temperature.",
-        active.tolist(),
+        active[error > tolerance].tolist(),
     )
 
 
@@ -140,18 +140,27 @@ def _step(
     factor, failed = torch.linalg.cholesky_ex(_laplacian(x))
     direction = torch.cholesky_solve((column - 1).unsqueeze(-1), factor).squeeze(-1)
     direction = direction * (4.0 / direction.abs().amax(-1, keepdim=True).clamp(min=4.0))
-    near = error <= 1e-3
-    value = _semi_dual(u, b)
-    slope = ((1 - column) * direction).sum(-1)
-    length = torch.ones_like(error)
+    good = error <= 1e-3
+    trial = b + direction
+    if not bool(good.all()):
+        trial, good = _search(u, b, direction, (1 - column), good)
+    usable = good & (failed == 0) & torch.isfinite(direction).all(-1)
+    return torch.where(usable[:, None], trial, by_sinkhorn)
+
+
+def _search(
+    u: torch.Tensor, b: torch.Tensor, direction: torch.Tensor, gradient: torch.Tensor, near: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Backtracking along Newton's direction until phi falls enough; whole steps where ``near``."""
+    value, slope = _semi_dual(u, b), (gradient * direction).sum(-1)
+    length = torch.ones_like(value)
     for _ in range(8):
         trial = b + length[:, None] * direction
         good = near | (_semi_dual(u, trial) <= value + 1e-4 * length * slope)
         if bool(good.all()):
             break
         length = torch.where(good, length, 0.5 * length)
-    usable = (good & (failed == 0) & torch.isfinite(direction).all(-1))[:, None]
-    return torch.where(usable, trial, by_sinkhorn)
+    return trial, good
 
 
 def _semi_dual(u: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
