@@ -13,7 +13,8 @@ from cvxpylayers.torch.cvxpylayer import CvxpyLayer
 from sst_cvx.diffcp_solver import DiffcpSolver
 from sst_cvx.hull import ViolationOfLinearHull, violation_by_cvxpy
 from sst_cvx.moreau import MoreauSolver
-from sst_cvx.regularizers import Regularizer
+from sst_cvx.presolve import presolve
+from sst_cvx.regularizers import Regularizer, SeparableRegularizer
 from sst_cvx.structure import Structure
 from sst_cvx.validation import SolveError
 
@@ -53,23 +54,25 @@ class ConvexLayer:
     ):
         self._structure = structure
         self.solver = make_solver(solver, solver_options)
-        f, constraints = regularizer.program(structure)
-        utilities = cp.Parameter(structure.variable.shape)
+        program = degenerate_program(structure, regularizer)
+        event, f, constraints = program or (structure.variable, *regularizer.program(structure))
+        utilities = cp.Parameter(event.shape)
         temperature = cp.Parameter(nonneg=True)
         # t * f(x), not f(x) with u / t: valid DPP, and more accurate at low temperatures.
-        objective = temperature * f - cp.sum(cp.multiply(utilities, structure.variable))
+        objective = temperature * f - cp.sum(cp.multiply(utilities, event))
         problem = cp.Problem(cp.Minimize(objective), constraints)
         if not problem.is_dpp():
             raise ValueError(f"the problem with {regularizer!r} over {structure!r} is not DPP.")
+        self._shape = tuple(event.shape)
         hull, known = structure.hull, {v.id for v in problem.variables()}
         self._auxiliary = [v for v in hull.auxiliary if v.id in known]
         self._layer = CvxpyLayer(
             problem,
             parameters=[utilities, temperature, *structure.parameters],
-            variables=[structure.variable, *self._auxiliary],
+            variables=[event, *self._auxiliary],
             solver=self.solver,
         )
-        # The exponential family's program leaves auxiliary variables out: then only rows without them are checked.
+        # Some programs leave the hull's auxiliary variables out: then only rows without them are checked.
         self._complete = len(self._auxiliary) == len(hull.auxiliary)
         self._violation = None
         if hull.linear and not structure.parameters and (hull.observed or not self._complete):
@@ -102,7 +105,9 @@ class ConvexLayer:
         # X depends on u and t through u / t only, so t's gradient comes from u's: better than the solver's own.
         u = guard.input(u * (t.detach() / t).reshape(-1, *event_dims))
         # The same problem in units that suit the solver's tolerances.
-        x, *auxiliary = self._layer(u / scale.reshape(-1, *event_dims), t.detach() / scale, *parameters.values())
+        scaled = (u / scale.reshape(-1, *event_dims)).reshape(len(u), *self._shape)
+        x, *auxiliary = self._layer(scaled, t.detach() / scale, *parameters.values())
+        x = x.reshape(u.shape)
         self._check_hull(x, auxiliary, parameters)
         return guard.output(x)
 
@@ -122,6 +127,35 @@ class ConvexLayer:
                     [p.detach().numpy() for p in parameters.values()],
                 )
         check_violation(violation, 1e-6, f"the layer's solver ({type(self.solver).__name__})")
+
+
+def degenerate_program(structure: Structure, regularizer: Regularizer) -> tuple[Any, Any, list[Any]] | None:
+    """(event, f, constraints) with implicit equalities said aloud, for hulls that have some; else None.
+
+    The event is then a vector, in row-major order.
+    """
+    if structure.parameters or not structure.hull.linear or not isinstance(regularizer, SeparableRegularizer):
+        return None
+    linear = structure.hull.at()
+    low, high = regularizer.domain
+    linear.lower[linear.event] = np.maximum(linear.lower[linear.event], low)
+    linear.upper[linear.event] = np.minimum(linear.upper[linear.event], high)
+    hull = presolve(linear)
+    free = linear.event[~hull.fixed[linear.event]]
+    if not hull.degenerate:
+        return None
+    event = cp.Variable(linear.event.size)
+    w: Any = event
+    if linear.lower.size > event.size or not np.array_equal(linear.event, np.arange(event.size)):
+        w = cp.Variable(linear.lower.size)
+    constraints: list[Any] = [] if w is event else [event == w[linear.event]]
+    if hull.right.size:
+        constraints.append(hull.equalities @ w == hull.right)
+    if hull.bound.size:
+        constraints.append(hull.inequalities @ w <= hull.bound)
+    # f of fixed coordinates is a constant, and entropies have no derivative at the edge of their domain.
+    f = regularizer.expression(w[free]) if free.size else cp.sum_squares(event)
+    return event, f, constraints
 
 
 def check_violation(violation: np.ndarray, tolerance: float, who: str) -> None:

@@ -86,6 +86,8 @@ class CompiledHull:
         self.linear = not (dims.exp or dims.soc or dims.psd or dims.p3d or getattr(dims, "pnd", None))
         self._equalities, self._matrix = dims.zero, compiled.reduced_A.reduced_mat.tocsr()
         self._pattern = compiled.reduced_A.problem_data_index
+        if self._pattern is None:
+            raise ValueError("the hull is unbounded (it has no constraints): add bounds on the event variable.")
         self._columns = self._pattern[2][1] - 1
         known = event.size + sum(0 if c is None else c.size for c in self._auxiliary_columns)
         self.observed = self.linear and known == self._columns

@@ -82,6 +82,10 @@ class TestHull:
         with pytest.raises(ValueError, match="the hull is unbounded"):
             sst.Structure(x, make(x))
 
+    def test_no_constraints(self):
+        with pytest.raises(ValueError, match="the hull is unbounded"):
+            sst.Structure(cp.Variable(3), [])
+
     def test_not_dcp(self):
         x = cp.Variable(3)
         with pytest.raises(ValueError, match="not DCP"):

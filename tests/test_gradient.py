@@ -123,6 +123,36 @@ class TestLayer:
         fast = sst.SoftArgmax(polytopes.Matching(3), sst.CategoricalEntropy())
         assert (vector_jacobian(layer, u, v, 1.0) - vector_jacobian(fast, u, v, 1.0)).abs().max() < 1e-5
 
+    @pytest.mark.parametrize("regularizer", SEPARABLE, ids=repr)
+    def test_implicit_equalities(self, regularizer):
+        """sum x = 1 said twice by inequalities, and x_0 = 0 by x_0 <= 0: the simplex of the others."""
+        x = cp.Variable(4)
+        hull = [x >= 0, x <= 1, cp.sum(x) <= 1, cp.sum(x) >= 1, x[0] <= 0, 2 * cp.sum(x) <= 2]
+        layer = sst.SoftArgmax(sst.Structure(x, hull), regularizer)
+        fast = sst.SoftArgmax(polytopes.OneHot(3), regularizer)
+        u, v = torch.randn(2, 8, 4, dtype=torch.float64)
+        for t in (1.0, 0.3):
+            y = layer(u, t)
+            assert (y[:, 0].abs() < 1e-9).all()
+            assert (y[:, 1:] - fast(u[:, 1:], t)).abs().max() < 1e-6
+            g = vector_jacobian(layer, u, v, t)
+            assert (g[:, 0].abs() < 1e-6).all()
+            assert (g[:, 1:] - vector_jacobian(fast, u[:, 1:], v[:, 1:], t)).abs().max() < 1e-4
+
+    def test_implicit_equalities_of_a_matrix_with_auxiliary_variables(self):
+        """Doubly stochastic through a flow, by inequalities alone; a forbidden entry."""
+        x, flow = cp.Variable((3, 3)), cp.Variable((3, 3))
+        hull = [flow >= 0, x == flow, x[0, 2] <= 0]
+        hull += [sum_ <= 1 for sum_ in (cp.sum(flow, axis=0), cp.sum(flow, axis=1))] + [cp.sum(flow) >= 3]
+        layer = sst.SoftArgmax(sst.Structure(x, hull), sst.CategoricalEntropy())
+        u, v = torch.randn(2, 4, 3, 3, dtype=torch.float64)
+        forbidden = torch.zeros(3, 3, dtype=torch.float64)
+        forbidden[0, 2] = -200
+        fast = sst.SoftArgmax(polytopes.Matching(3), sst.CategoricalEntropy())
+        assert (layer(u) - fast(u + forbidden)).abs().max() < 1e-6
+        difference = vector_jacobian(layer, u, v, 1.0) - vector_jacobian(fast, u + forbidden, v, 1.0)
+        assert difference.abs().max() < 1e-5
+
     def test_hull_parameter(self):
         """sum x <= capacity, Euclidean, active, no bound active: dx_i / dcapacity = 1 / n."""
         x, capacity = cp.Variable(4), cp.Parameter(nonneg=True, name="capacity")

@@ -41,8 +41,9 @@ class _PathChecks:
     def reference(self) -> SoftArgmax:
         if self.soft.path == "layer":
             raise NotApplicable("answered by the layer itself")
-        if self.structure.has_vertices() and len(self.structure.vertices()) == 1:
-            raise NotApplicable("X has one element")
+        exponential = isinstance(self.regularizer, ExponentialFamilyEntropy)
+        if exponential and self.structure.has_vertices() and len(self.structure.vertices()) == 1:
+            raise NotApplicable("X has one element, and its program one weight")
         if self.structure.variable.size > 200:
             raise NotApplicable("too large for the layer: use a smaller instance")
         try:
