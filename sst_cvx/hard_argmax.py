@@ -90,7 +90,10 @@ class HardArgmax:
             cost.value = direction.reshape(variable.shape)
             for p in self._hull.parameters:
                 p.value = at[p.name()]
-            problem.solve(solver="CLARABEL", tol_gap_abs=1e-10, tol_gap_rel=1e-10, tol_feas=1e-10)
+            for tolerance in (1e-10, 1e-8):  # ties may keep it from the tighter one
+                problem.solve(solver="CLARABEL", tol_gap_abs=tolerance, tol_gap_rel=tolerance, tol_feas=tolerance)
+                if problem.status != cp.OPTIMAL_INACCURATE:
+                    break
             answer = None if variable.value is None else np.asarray(variable.value).ravel()
         finally:
             for leaf, value in zip(leaves, saved, strict=True):

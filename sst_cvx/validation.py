@@ -58,6 +58,11 @@ def check_utilities(u: Any, event_shape: tuple[int, ...], name: str = "utilities
     """
     if not isinstance(u, torch.Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(u).__name__}: use torch.as_tensor(...).")
+    if torch._C._functorch.is_batchedtensor(u):  # pyright: ignore[reportAttributeAccessIssue]
+        raise NotImplementedError(
+            f"{name} are inside torch.func.vmap, under which input and answer cannot be checked: call on the whole "
+            "tensor instead, any leading dimensions are the batch."
+        )
     if not u.is_floating_point():
         raise TypeError(f"{name} must be a floating-point tensor, got {u.dtype}: convert with .float() or .double().")
     split = u.dim() - len(event_shape)
