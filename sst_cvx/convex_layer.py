@@ -101,7 +101,7 @@ class ConvexLayer:
                 "solver cannot resolve the regularizer there. Raise the temperature, or use structure.argmax(u).",
                 torch.nonzero(too_cold).flatten().tolist(),
             )
-        guard = _GradientGuard(self._modulus, t.detach(), batch_shape)
+        guard = GradientGuard(self._modulus, t.detach(), batch_shape)
         # X depends on u and t through u / t only, so t's gradient comes from u's: better than the solver's own.
         u = guard.input(u * (t.detach() / t).reshape(-1, *event_dims))
         # The same problem in units that suit the solver's tolerances.
@@ -140,21 +140,30 @@ def degenerate_program(structure: Structure, regularizer: Regularizer) -> tuple[
     low, high = regularizer.domain
     linear.lower[linear.event] = np.maximum(linear.lower[linear.event], low)
     linear.upper[linear.event] = np.minimum(linear.upper[linear.event], high)
-    hull = presolve(linear)
-    free = linear.event[~hull.fixed[linear.event]]
-    if not hull.degenerate:
+    presolved = presolve(linear)
+    if not presolved.degenerate:
         return None
-    event = cp.Variable(linear.event.size)
+    hull = presolved.hull
+    fixed = hull.lower == hull.upper
+    event_free = np.flatnonzero(~fixed[hull.event])
+    free = hull.event[event_free]
+    event = cp.Variable(hull.event.size)
     w: Any = event
-    if linear.lower.size > event.size or not np.array_equal(linear.event, np.arange(event.size)):
-        w = cp.Variable(linear.lower.size)
-    constraints: list[Any] = [] if w is event else [event == w[linear.event]]
-    if hull.right.size:
-        constraints.append(hull.equalities @ w == hull.right)
-    if hull.bound.size:
-        constraints.append(hull.inequalities @ w <= hull.bound)
+    if hull.lower.size > event.size or not np.array_equal(hull.event, np.arange(event.size)):
+        w = cp.Variable(hull.lower.size)
+    constraints: list[Any] = [] if w is event else [event == w[hull.event]]
+    equal = hull.row_lower == hull.row_upper
+    below, above = (np.isfinite(ends) & ~fixed for ends in (hull.lower, hull.upper))
+    for columns, relation, ends in ((fixed, cp.Zero, hull.lower), (above, cp.NonPos, hull.upper)):
+        if columns.any():
+            constraints.append(relation(w[np.flatnonzero(columns)] - ends[columns]))
+    if below.any():
+        constraints.append(w[np.flatnonzero(below)] >= hull.lower[below])
+    for rows, relation in ((equal, cp.Zero), (~equal, cp.NonPos)):
+        if rows.any():
+            constraints.append(relation(hull.rows[rows] @ w - hull.row_upper[rows]))
     # f of fixed coordinates is a constant, and entropies have no derivative at the edge of their domain.
-    f = regularizer.expression(w[free]) if free.size else cp.sum_squares(event)
+    f = regularizer.expression_of(w, event_free, free, structure.event_shape) if free.size else cp.sum_squares(event)
     return event, f, constraints
 
 
@@ -172,7 +181,7 @@ def check_violation(violation: np.ndarray, tolerance: float, who: str) -> None:
         )
 
 
-class _GradientGuard:
+class GradientGuard:
     """Checks a computed vector-Jacobian product g = J v against co-coercivity: |t m g|^2 <= <v, t m g>.
 
     J = dX_t/du is symmetric positive semidefinite with norm at most 1 / (t m), m the modulus of strong convexity.
@@ -212,7 +221,7 @@ class _GradientGuard:
         wrong = ~(excess <= self.tolerance * (v * v).sum(1))
         if bool(wrong.any()):
             raise SolveError(
-                "the layer's gradient is wrong for {elements}: it breaks the bound |dX/du| <= 1/(t m). Conic "
+                "the gradient is wrong for {elements}: it breaks the bound |dX/du| <= 1/(t m). Conic "
                 "derivatives lose accuracy near vertices: raise the temperature, use the default solver if you chose "
                 "another, or a structure and regularizer with a fast path.",
                 torch.nonzero(wrong).flatten().tolist(),

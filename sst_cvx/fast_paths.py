@@ -67,6 +67,8 @@ def fast_path(
 def find_fast_path(structure: Structure, regularizer: Regularizer) -> tuple[FastPathFunction | None, str]:
     """The function that answers for this pair, or None; and the reason, in words."""
     names = f"({type(structure).__name__}, {type(regularizer).__name__})"
+    if getattr(regularizer, "weights", None) is not None:
+        return None, "fast paths take no weights"
     entry = _REGISTRY.get((type(structure), type(regularizer)))
     if entry is not None:
         if structure.parameters and not entry.supports_parameters:

@@ -69,12 +69,47 @@ class Regularizer:
 
 
 class SeparableRegularizer(Regularizer):
-    """f(x) = sum_i phi(x_i): subclasses give phi in CVXPY and torch, and its derivative."""
+    """f(x) = sum_i a_i phi(x_i): subclasses give phi in CVXPY (``terms``) and in torch (``elementwise``).
+
+    Subclass it for a phi of your own. Its derivatives come from autograd unless ``slope`` and ``curvature`` are given.
+
+    Args:
+        weights: the a_i, positive, a number or an array of the event's shape (or one that broadcasts to it).
+
+    Raises:
+        ValueError: weights that are not positive and finite.
+    """
 
     separable = True
+    #: Whether phi' is infinite at the lower, upper end of the domain: then no solution touches that end.
+    steep = (False, False)
 
-    def __init__(self) -> None:
-        pass
+    def __init__(self, weights: Any = None) -> None:
+        self.weights: torch.Tensor | None = None
+        if weights is not None:
+            self.weights = torch.as_tensor(weights, dtype=torch.float64, device="cpu").detach().clone()
+            if not bool((torch.isfinite(self.weights) & (self.weights > 0)).all()):
+                raise ValueError("weights must be positive and finite: f is strongly convex in every coordinate.")
+
+    def terms(self, variable: Any) -> Any:
+        """phi(x_i) as a CVXPY expression, shape of the variable."""
+        raise NotImplementedError(f"{type(self).__name__} must override terms(variable).")
+
+    def expression(self, variable: cp.Variable) -> Any:
+        if self.weights is None:
+            return cp.sum(self.terms(variable))
+        return cp.sum(cp.multiply(np.broadcast_to(self.weights.numpy(), variable.shape), self.terms(variable)))
+
+    def expression_of(
+        self, w: cp.Variable, coordinates: np.ndarray, columns: np.ndarray, shape: tuple[int, ...]
+    ) -> Any:
+        """The part of f of some (row-major) event coordinates that are columns of the vector ``w``."""
+        return cp.sum(cp.multiply(self.flat_weights(shape).numpy()[coordinates], self.terms(w[columns])))
+
+    def flat_weights(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """The a_i of an event of this shape, flat, float64."""
+        weights = torch.ones(()).double() if self.weights is None else self.weights
+        return weights.broadcast_to(shape).reshape(-1)
 
     def program(self, structure: Structure) -> tuple[Any, list[Any]]:
         """f and the hull; bounds of f's domain that the hull only implies are said aloud.
@@ -95,65 +130,129 @@ class SeparableRegularizer(Regularizer):
         """phi(x_i), shape of x."""
         raise NotImplementedError
 
+    def slope(self, x: torch.Tensor) -> torch.Tensor:
+        """phi'(x_i)."""
+        with torch.enable_grad():
+            y = x if x.requires_grad else x.detach().requires_grad_()
+            return torch.autograd.grad(self.elementwise(y).sum(), y, create_graph=x.requires_grad)[0]
+
+    def curvature(self, x: torch.Tensor) -> torch.Tensor:
+        """phi''(x_i); differentiable."""
+        with torch.enable_grad():
+            y = x if x.requires_grad else x.detach().requires_grad_()
+            (first,) = torch.autograd.grad(self.elementwise(y).sum(), y, create_graph=True)
+            return torch.autograd.grad(first.sum(), y, create_graph=x.requires_grad)[0]
+
+    def compliance(self, x: torch.Tensor) -> torch.Tensor:
+        """1 / phi''(x_i); differentiable."""
+        return self.curvature(x).reciprocal()
+
+    def inverse_slope(self, s: torch.Tensor) -> torch.Tensor:
+        """The x with phi'(x) = s; needed only where phi is steep, and used by Newton steps elsewhere if given."""
+        raise NotImplementedError
+
     def value(self, x: torch.Tensor, event_dim: int = 1) -> torch.Tensor:
         phi = self.elementwise(x)
+        phi = phi if self.weights is None else phi * self.weights.to(x.device, x.dtype)
         return phi.sum(dim=tuple(range(-event_dim, 0))) if event_dim else phi
+
+    def gradient(self, x: torch.Tensor, event_dim: int = 1) -> torch.Tensor:
+        slope = self.slope(x)
+        return slope if self.weights is None else slope * self.weights.to(x.device, x.dtype)
+
+    def strong_convexity(self, structure: Structure) -> float:
+        modulus = self.modulus(structure)
+        return modulus if self.weights is None else modulus * float(self.weights.min())
+
+    def modulus(self, structure: Structure) -> float:
+        """Smallest phi'' on the hull; 0 if unknown."""
+        return 0.0
+
+    def __repr__(self) -> str:
+        weighted = "" if self.weights is None else f"weights={tuple(self.weights.shape)}"
+        return f"{type(self).__name__}({weighted})"
 
 
 class Euclidean(SeparableRegularizer):
-    """f = 1/2 |x|^2: the soft argmax is the Euclidean projection of u / t."""
+    """f = 1/2 sum a_i x_i^2: the soft argmax is the Euclidean projection of u / t."""
+
+    def terms(self, variable: Any) -> Any:
+        return cp.square(variable) / 2
 
     def expression(self, variable: cp.Variable) -> Any:
-        return cp.sum_squares(variable) / 2
+        return cp.sum_squares(variable) / 2 if self.weights is None else super().expression(variable)
 
     def elementwise(self, x: torch.Tensor) -> torch.Tensor:
         return 0.5 * x * x
 
-    def gradient(self, x: torch.Tensor, event_dim: int = 1) -> torch.Tensor:
+    def slope(self, x: torch.Tensor) -> torch.Tensor:
         return x
 
-    def strong_convexity(self, structure: Structure) -> float:
+    def curvature(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ones_like(x)
+
+    def modulus(self, structure: Structure) -> float:
         return 1.0
 
 
 class CategoricalEntropy(SeparableRegularizer):
-    """f = sum_i x_i log x_i, the negative entropy, on x >= 0."""
+    """f = sum_i a_i x_i log x_i, the negative entropy, on x >= 0."""
 
     domain = (0.0, math.inf)
+    steep = (True, False)
 
-    def expression(self, variable: cp.Variable) -> Any:
-        return cp.sum(-cp.entr(variable))
+    def terms(self, variable: Any) -> Any:
+        return -cp.entr(variable)
 
     def elementwise(self, x: torch.Tensor) -> torch.Tensor:
         return torch.special.xlogy(x, x)
 
-    def gradient(self, x: torch.Tensor, event_dim: int = 1) -> torch.Tensor:
+    def slope(self, x: torch.Tensor) -> torch.Tensor:
         return x.clamp(min=_TINY).log() + 1
 
-    def strong_convexity(self, structure: Structure) -> float:
+    def curvature(self, x: torch.Tensor) -> torch.Tensor:
+        return x.clamp(min=_TINY).reciprocal()
+
+    def compliance(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    def inverse_slope(self, s: torch.Tensor) -> torch.Tensor:
+        return (s - 1).exp()
+
+    def modulus(self, structure: Structure) -> float:
         return 1.0 / _largest_coordinate(structure)
 
 
 class BinaryEntropy(SeparableRegularizer):
-    """f = sum_i x_i log x_i + (1 - x_i) log(1 - x_i), on 0 <= x <= 1."""
+    """f = sum_i a_i (x_i log x_i + (1 - x_i) log(1 - x_i)), on 0 <= x <= 1."""
 
     domain = (0.0, 1.0)
+    steep = (True, True)
 
-    def expression(self, variable: cp.Variable) -> Any:
-        return cp.sum(-cp.entr(variable) - cp.entr(1 - variable))
+    def terms(self, variable: Any) -> Any:
+        return -cp.entr(variable) - cp.entr(1 - variable)
 
     def elementwise(self, x: torch.Tensor) -> torch.Tensor:
         return torch.special.xlogy(x, x) + torch.special.xlog1py(1 - x, -x)
 
-    def gradient(self, x: torch.Tensor, event_dim: int = 1) -> torch.Tensor:
+    def slope(self, x: torch.Tensor) -> torch.Tensor:
         return x.clamp(min=_TINY).log() - (1 - x).clamp(min=_TINY).log()
 
-    def strong_convexity(self, structure: Structure) -> float:
+    def curvature(self, x: torch.Tensor) -> torch.Tensor:
+        return (x * (1 - x)).clamp(min=_TINY).reciprocal()
+
+    def compliance(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (1 - x)
+
+    def inverse_slope(self, s: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(s)
+
+    def modulus(self, structure: Structure) -> float:
         return 4.0
 
 
 class TsallisEntropy(SeparableRegularizer):
-    """f = sum_i (x_i^alpha - x_i) / (alpha (alpha - 1)) with 1 < alpha <= 2, on x >= 0.
+    """f = sum_i a_i (x_i^alpha - x_i) / (alpha (alpha - 1)) with 1 < alpha <= 2, on x >= 0.
 
     Peters, Niculae and Martins, "Sparse sequence-to-sequence models" (ACL 2019), with the sign turned. alpha = 2 is
     Euclidean up to a linear term that is constant where sum x is; alpha -> 1 is the categorical entropy.
@@ -161,27 +260,40 @@ class TsallisEntropy(SeparableRegularizer):
 
     domain = (0.0, math.inf)
 
-    def __init__(self, alpha: float = 1.5):
+    def __init__(self, alpha: float = 1.5, weights: Any = None):
         if not (isinstance(alpha, (int, float)) and 1 < alpha <= 2):
             raise ValueError(f"alpha must be in (1, 2], got {alpha!r}; for alpha = 1 use CategoricalEntropy().")
+        super().__init__(weights)
         self.alpha = float(alpha)
 
-    def expression(self, variable: cp.Variable) -> Any:
+    def terms(self, variable: Any) -> Any:
         a = self.alpha
-        return cp.sum(cp.power(variable, a) - variable) / (a * (a - 1))
+        return (cp.power(variable, a) - variable) / (a * (a - 1))
 
     def elementwise(self, x: torch.Tensor) -> torch.Tensor:
         return (x.clamp(min=0).pow(self.alpha) - x) / (self.alpha * (self.alpha - 1))
 
-    def gradient(self, x: torch.Tensor, event_dim: int = 1) -> torch.Tensor:
+    def slope(self, x: torch.Tensor) -> torch.Tensor:
         a = self.alpha
         return (a * x.clamp(min=0).pow(a - 1) - 1) / (a * (a - 1))
 
-    def strong_convexity(self, structure: Structure) -> float:
+    def curvature(self, x: torch.Tensor) -> torch.Tensor:
+        return x.clamp(min=_TINY).pow(self.alpha - 2)
+
+    def compliance(self, x: torch.Tensor) -> torch.Tensor:
+        inside = x > 0
+        return torch.where(inside, x, 1.0).pow(2 - self.alpha) * inside  # finite derivatives at x = 0
+
+    def inverse_slope(self, s: torch.Tensor) -> torch.Tensor:
+        a = self.alpha
+        return ((a - 1) * s + 1 / a).clamp(min=0).pow(1 / (a - 1))
+
+    def modulus(self, structure: Structure) -> float:
         return _largest_coordinate(structure) ** (self.alpha - 2)
 
     def __repr__(self) -> str:
-        return f"TsallisEntropy(alpha={self.alpha:g})"
+        weighted = "" if self.weights is None else f", weights={tuple(self.weights.shape)}"
+        return f"TsallisEntropy(alpha={self.alpha:g}{weighted})"
 
 
 class ExponentialFamilyEntropy(Regularizer):
@@ -240,8 +352,10 @@ def check_regularizer(regularizer: Regularizer, structure: Structure) -> None:
     if isinstance(regularizer, ExponentialFamilyEntropy):
         return
     _check_domain(regularizer, structure)
-    if type(regularizer) is not Regularizer and isinstance(regularizer, SeparableRegularizer):
-        return
+    if isinstance(regularizer, SeparableRegularizer):
+        _check_weights(regularizer, structure)
+        if type(regularizer).__module__ == __name__:
+            return
     f = regularizer.expression(structure.variable)
     if not (isinstance(f, cp.Expression) and f.is_scalar()):
         raise ValueError(f"the regularizer's expression must be a scalar CVXPY expression, got {f!r}.")
@@ -253,6 +367,18 @@ def check_regularizer(regularizer: Regularizer, structure: Structure) -> None:
     if others:
         raise ValueError(f"regularizer {f} contains other variables than the event: {others}.")
     _check_strongly_convex(f, structure)
+
+
+def _check_weights(regularizer: SeparableRegularizer, structure: Structure) -> None:
+    if regularizer.weights is None:
+        return
+    shape = tuple(regularizer.weights.shape)
+    try:
+        fits = torch.broadcast_shapes(shape, structure.event_shape) == torch.Size(structure.event_shape)
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(f"weights have shape {shape}, which does not broadcast to the event {structure.event_shape}.")
 
 
 def _check_domain(regularizer: Regularizer, structure: Structure) -> None:

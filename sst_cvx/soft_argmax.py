@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
-from sst_cvx.convex_layer import ConvexLayer, check_violation, make_solver
+from sst_cvx.convex_layer import ConvexLayer, GradientGuard, check_violation, make_solver
 from sst_cvx.fast_paths import describe, find_fast_path
 from sst_cvx.hull import violation_by_cvxpy
-from sst_cvx.regularizers import ExponentialFamilyEntropy, Regularizer, check_regularizer
+from sst_cvx.interior_path import InteriorPath, refusal
+from sst_cvx.regularizers import ExponentialFamilyEntropy, Regularizer, SeparableRegularizer, check_regularizer
 from sst_cvx.structure import Structure
 from sst_cvx.validation import SolveError, check_finite, check_temperature, check_utilities
 
@@ -24,9 +25,11 @@ class SoftArgmax(torch.nn.Module):
         structure: the set X.
         regularizer: the strongly convex f.
         path: "auto" takes the first that applies of "fast" (a registered closed-form or combinatorial algorithm),
-            "interior_point" (not in this release) and "layer" (the CvxpyLayer). By name, it must apply.
+            "interior_point" (a linear hull and a separable f: one batched solve, differentiated exactly) and "layer"
+            (the CvxpyLayer: any cone, any convex f). By name, it must apply.
         solver: engine of the layer (and of ``reference()``): "DIFFCP" (default), "MOREAU", or a cvxpylayers
-            ``SolverInterface``. Fast paths have no engine.
+            ``SolverInterface``. Other paths have no engine, but elements that the interior-point solver gives up go
+            to the layer.
         solver_options: settings of that engine.
 
     Attributes:
@@ -57,22 +60,33 @@ class SoftArgmax(torch.nn.Module):
             raise TypeError(f"structure must be an sst.Structure, got {structure!r}{hint}.")
         if path not in PATHS:
             raise ValueError(f"path must be one of {PATHS}, got {path!r}.")
-        if path == "interior_point":
-            raise ValueError("path='interior_point' is not in this release: use 'auto', 'fast' or 'layer'.")
         make_solver(solver, solver_options)  # a wrong name is an error on every path
         check_regularizer(regularizer, structure)
         self.structure, self.regularizer = structure, regularizer
         self._solver, self._solver_options = solver, solver_options
         function, reason = find_fast_path(structure, regularizer)
         if path == "fast" and function is None:
-            raise ValueError(f"path='fast' does not apply: {reason}. Use path='auto' or 'layer'.")
+            raise ValueError(f"path='fast' does not apply: {reason}. Use path='auto', 'interior_point' or 'layer'.")
         self._layer: ConvexLayer | None = None
-        if function is not None and path != "layer":
+        if function is not None and path in ("auto", "fast"):
             self.path, self._function, self._why = "fast", function, reason
-        else:
+        elif path == "layer" or not self._try_interior_point(reason, insist=path == "interior_point"):
             self.path, self._layer = "layer", self._compile(reason)
-            asked = "asked for by name" if path == "layer" else reason
+            asked = "asked for by name" if path == "layer" else self._why
             self._why = f"{asked}; solver {type(self._layer.solver).__name__}"
+
+    def _try_interior_point(self, reason: str, insist: bool) -> bool:
+        """Whether the interior-point path takes this pair; ``insist`` raises where it does not."""
+        refused = refusal(self.structure, self.regularizer)
+        if refused and insist:
+            raise ValueError(f"path='interior_point' does not apply: {refused}. Use path='auto' or 'layer'.")
+        self._why = f"{reason}; {refused}" if refused else reason
+        if refused:
+            return False
+        assert isinstance(self.regularizer, SeparableRegularizer)  # what refusal() made sure of
+        self.path, self._interior = "interior_point", InteriorPath(self.structure, self.regularizer)
+        self._modulus = self.regularizer.strong_convexity(self.structure)
+        return True
 
     def _compile(self, reason: str) -> ConvexLayer:
         if isinstance(self.regularizer, ExponentialFamilyEntropy):
@@ -103,10 +117,12 @@ class SoftArgmax(torch.nn.Module):
         wide = u if u.dtype in _GUARD else u.float()
         t, t_event = check_temperature(temperature, wide, batch_shape, len(self.structure.event_shape))
         values = self.structure.flat_parameters(parameters, batch_shape)
-        if self._layer is not None:
-            x = self._by_layer(self._layer, wide, t, batch_shape, values)
-        else:
+        if self.path == "fast":
             x = self._fast(u, wide, t_event, batch_shape, values)
+        elif self.path == "interior_point":
+            x = self._by_interior_point(wide, t, batch_shape)
+        else:
+            x = self._by_layer(wide, t, batch_shape, values)
         return x if x.dtype == u.dtype else x.to(u.dtype)
 
     def _fast(
@@ -133,11 +149,11 @@ class SoftArgmax(torch.nn.Module):
                 f"fast path {describe(self._function)} returned {tuple(x.shape)} {x.dtype} {x.device} for utilities "
                 f"{tuple(u.shape)} {wide.dtype} {u.device}: it must keep shape, dtype and device."
             )
-        self._guard(x, batch_shape, values)
+        self._guard(x, batch_shape, values, f"fast path {describe(self._function)}")
         return x
 
-    def _guard(self, x: torch.Tensor, batch_shape: torch.Size, values: dict[str, torch.Tensor]) -> None:
-        """The fast path's answer against the hull; rows with auxiliary variables cannot be checked from x alone."""
+    def _guard(self, x: torch.Tensor, batch_shape: torch.Size, values: dict[str, torch.Tensor], who: str) -> None:
+        """The answer against the hull; rows with auxiliary variables cannot be checked from x alone."""
         flat = x.detach().reshape(batch_shape.numel(), self.structure.variable.size)
         violation = self.structure.violation(flat)
         if violation is None:
@@ -153,18 +169,48 @@ class SoftArgmax(torch.nn.Module):
         if bool((violation <= _GUARD[x.dtype]).all()):
             return
         try:
-            check_violation(violation.cpu().numpy(), _GUARD[x.dtype], f"fast path {describe(self._function)}")
+            check_violation(violation.cpu().numpy(), _GUARD[x.dtype], who)
         except SolveError as error:
             raise error.in_batch(batch_shape) from None
 
-    def _by_layer(
-        self,
-        layer: ConvexLayer,
-        u: torch.Tensor,
-        t: torch.Tensor | float,
-        batch_shape: torch.Size,
-        values: dict[str, torch.Tensor],
+    def _by_interior_point(self, u: torch.Tensor, t: torch.Tensor | float, batch_shape: torch.Size) -> torch.Tensor:
+        check_finite(u, "utilities")
+        batch = batch_shape.numel()
+        if not batch:
+            return u * 0
+        flat = u.reshape(batch, self.structure.variable.size).double()
+        temperatures = torch.as_tensor(t, dtype=torch.float64, device=u.device).expand(batch_shape).reshape(batch)
+        guard = GradientGuard(self._modulus, temperatures.detach(), batch_shape)
+        # X depends on u and t through u / t only.
+        inputs = guard.input(flat * (temperatures.detach() / temperatures)[:, None])
+        try:
+            x, right = self._interior(inputs, temperatures.detach())
+        except SolveError as error:
+            raise error.in_batch(batch_shape) from error.__cause__
+        x = guard.output(x)
+        if not bool(right.all()):
+            x = self._give_up(flat, temperatures, x, right, batch_shape)
+        self._guard(x, batch_shape, {}, "the interior-point path")
+        return x.reshape(u.shape).to(u.dtype)
+
+    def _give_up(
+        self, u: torch.Tensor, t: torch.Tensor, x: torch.Tensor, right: torch.Tensor, batch_shape: torch.Size
     ) -> torch.Tensor:
+        """Elements that did not converge go to the layer."""
+        if self._layer is None:
+            self._layer = self._compile(self._why)
+        rest = torch.nonzero(~right).flatten()
+        try:
+            answer = self._by_layer(u[rest].reshape(-1, *self.structure.event_shape), t[rest], rest.shape, {})
+        except SolveError as error:
+            elements = [int(rest[e[0]]) for e in error.elements]
+            raise SolveError(error.args[0], elements, error.status).in_batch(batch_shape) from error
+        return x.index_copy(0, rest, answer.reshape(len(rest), -1))
+
+    def _by_layer(
+        self, u: torch.Tensor, t: torch.Tensor | float, batch_shape: torch.Size, values: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        assert self._layer is not None
         check_finite(u, "utilities")
         batch = batch_shape.numel()
         flat = u.to("cpu", torch.float64).reshape(batch, *self.structure.event_shape)
@@ -172,7 +218,7 @@ class SoftArgmax(torch.nn.Module):
             return u * 0
         temperatures = torch.as_tensor(t).to("cpu", torch.float64).expand(batch_shape).reshape(batch)
         try:
-            x = layer(flat, temperatures, values, batch_shape)
+            x = self._layer(flat, temperatures, values, batch_shape)
         except SolveError as error:
             raise error.in_batch(batch_shape) from error.__cause__
         return x.reshape(u.shape).to(u.device, u.dtype)

@@ -216,15 +216,18 @@ class TestSelection:
             sst.SoftArgmax(SUBSET, sst.Euclidean(), path="quick")
         with pytest.raises(ValueError, match="path='fast' does not apply: no fast path is registered"):
             sst.SoftArgmax(pairs_structure(), sst.Euclidean(), path="fast")
-        with pytest.raises(ValueError, match="'interior_point' is not in this release"):
-            sst.SoftArgmax(SUBSET, sst.Euclidean(), path="interior_point")
+        with pytest.raises(ValueError, match=r"path='interior_point' does not apply: .* is not separable"):
+            sst.SoftArgmax(SUBSET, sst.ExponentialFamilyEntropy(), path="interior_point")
+        x = cp.Variable(3)
+        with pytest.raises(ValueError, match="path='interior_point' does not apply: the hull has other cones"):
+            sst.SoftArgmax(sst.Structure(x, [cp.norm(x) <= 1]), sst.Euclidean(), path="interior_point")
 
     def test_solver(self):
         with pytest.raises(ValueError, match="solver must be 'DIFFCP', 'MOREAU'"):
             sst.SoftArgmax(pairs_structure(), sst.Euclidean(), solver="GUROBI")
 
     def test_unknown_solver_option(self):
-        soft = sst.SoftArgmax(pairs_structure(), sst.Euclidean(), solver_options={"tolerence": 1e-3})
+        soft = sst.SoftArgmax(pairs_structure(), sst.Euclidean(), path="layer", solver_options={"tolerence": 1e-3})
         with pytest.raises((sst.SolveError, AttributeError, TypeError), match="tolerence"):
             soft(torch.zeros(6))
 
@@ -300,7 +303,7 @@ class _Garbage(SolverInterface):
 class TestGuard:
     @pytest.mark.parametrize("value", [0.0, 7.0, float("nan"), float("inf")])
     def test_solver_that_returns_garbage(self, value):
-        soft = sst.SoftArgmax(pairs_structure(), sst.Euclidean(), solver=_Garbage(value))
+        soft = sst.SoftArgmax(pairs_structure(), sst.Euclidean(), path="layer", solver=_Garbage(value))
         with pytest.raises(sst.SolveError, match="outside the hull") as caught:
             soft(torch.randn(2, 3, 6))
         assert len(caught.value.elements) == 6
@@ -309,7 +312,7 @@ class TestGuard:
     def test_garbage_with_parameters_and_cones(self, value):
         x, radius = cp.Variable(3), cp.Parameter(nonneg=True, name="radius")
         soft = sst.SoftArgmax(
-            sst.Structure(x, [cp.norm(x) <= radius, x >= 0.5]), sst.Euclidean(), solver=_Garbage(value)
+            sst.Structure(x, [cp.norm(x) <= radius, x >= 0.5]), sst.Euclidean(), path="layer", solver=_Garbage(value)
         )
         with pytest.raises(sst.SolveError, match="outside the hull"):
             soft(torch.zeros(3), radius=torch.tensor(2.0))
@@ -317,14 +320,19 @@ class TestGuard:
     def test_capped_solver(self):
         for method, limit in (("Clarabel", "max_iter"), ("SCS", "max_iters")):
             soft = sst.SoftArgmax(
-                pairs_structure(), sst.BinaryEntropy(), solver_options={"solve_method": method, limit: 2, "refine": 0}
+                pairs_structure(),
+                sst.BinaryEntropy(),
+                path="layer",
+                solver_options={"solve_method": method, limit: 2, "refine": 0},
             )
             with pytest.raises(sst.SolveError):
                 soft(torch.randn(2, 6, dtype=torch.float64))
 
     def test_capped_moreau(self):
         pytest.importorskip("moreau")
-        soft = sst.SoftArgmax(pairs_structure(), sst.BinaryEntropy(), solver="MOREAU", solver_options={"max_iter": 2})
+        soft = sst.SoftArgmax(
+            pairs_structure(), sst.BinaryEntropy(), path="layer", solver="MOREAU", solver_options={"max_iter": 2}
+        )
         with pytest.raises(sst.SolveError, match="Moreau did not solve batch elements 0, 1"):
             soft(torch.randn(2, 6))
 
@@ -340,7 +348,7 @@ class TestGuard:
                 own_fast_path(wrong)(torch.zeros(2, 3))
 
     def test_wrong_gradient_of_the_layer(self, monkeypatch):
-        soft = sst.SoftArgmax(pairs_structure(), sst.Euclidean())
+        soft = sst.SoftArgmax(pairs_structure(), sst.Euclidean(), path="layer")
         true = DiffcpSolver._differentiate
 
         def wrong(self, dx, dy, state):
@@ -354,7 +362,7 @@ class TestGuard:
             soft(u).square().sum().backward()
 
     def test_message_names_the_unbatched_problem(self):
-        soft = sst.SoftArgmax(pairs_structure(), sst.Euclidean(), solver=_Garbage(np.nan))
+        soft = sst.SoftArgmax(pairs_structure(), sst.Euclidean(), path="layer", solver=_Garbage(np.nan))
         with pytest.raises(sst.SolveError) as caught:
             soft(torch.zeros(6))
         assert caught.value.elements == ((),)

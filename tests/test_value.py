@@ -125,10 +125,20 @@ class TestPaths:
         with mock.patch("polytopes.k_subset.threshold_map", side_effect=AssertionError("fast path called")):
             sst.SoftArgmax(polytopes.KSubset(6, 2), sst.Euclidean(), path="layer")(torch.randn(6))
 
-    def test_declared_structures_go_by_the_layer(self):
+    def test_declared_polytopes_go_by_the_interior_point_path(self):
         soft = sst.SoftArgmax(pairs_structure(), sst.Euclidean())
-        assert soft.path == "layer"
+        assert soft.path == "interior_point"
         assert "no fast path is registered for (Structure, Euclidean)" in repr(soft)
+        with mock.patch.object(ConvexLayer, "__init__", side_effect=AssertionError("layer compiled")):
+            soft(torch.randn(6))
+
+    def test_other_pairs_go_by_the_layer(self):
+        own = sst.Regularizer(lambda x: cp.sum_squares(x) + cp.sum(cp.exp(x)))
+        soft = sst.SoftArgmax(pairs_structure(), own)
+        assert soft.path == "layer"
+        assert "is not separable" in repr(soft)
+        x = cp.Variable(3)
+        assert "other cones" in repr(sst.SoftArgmax(sst.Structure(x, [cp.norm(x) <= 1]), sst.Euclidean()))
 
     def test_reference_is_the_layer(self):
         soft = sst.SoftArgmax(polytopes.KSubset(6, 2), sst.Euclidean())

@@ -1,4 +1,4 @@
-"""Checks of the soft argmax: every fast path against the layer, enumeration and central differences."""
+"""Checks of the soft argmax: all paths of a pair against each other, enumeration and central differences."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import torch
 
 from sst_cvx.checks.report import Check, Measurement, NotApplicable
 from sst_cvx.checks.structure_checks import degenerate_utilities, enumerate_vertices, sample_utilities
+from sst_cvx.interior_path import refusal
 from sst_cvx.regularizers import ExponentialFamilyEntropy, Regularizer, TsallisEntropy
 from sst_cvx.soft_argmax import SoftArgmax
 from sst_cvx.structure import Structure
 
 _BATCH = 4
-# Bounds by path: a fast path is exact; the layer loses accuracy at low temperatures (the measured worst, rounded up).
-_GAP = {"fast": 1e-9, "layer": 1e-4}
-_DIFFERENCE = {"fast": 1e-7, "layer": 1e-4}
+# Bounds by path: two are exact; the layer loses accuracy at low temperatures (the measured worst, rounded up).
+_GAP = {"fast": 1e-9, "interior_point": 1e-9, "layer": 1e-4}
+_DIFFERENCE = {"fast": 1e-7, "interior_point": 1e-7, "layer": 1e-4}
+_BATCHES = {"fast": 1e-10, "interior_point": 1e-9, "layer": 1e-6}
 
 
 def _layer_bounds(regularizer: Regularizer, t: float) -> tuple[float, float]:
@@ -36,6 +38,7 @@ class _PathChecks:
     def __init__(self, structure: Structure, regularizer: Regularizer, seed: int, parameters: dict[str, torch.Tensor]):
         self.structure, self.regularizer, self.seed, self.parameters = structure, regularizer, seed, parameters
         self.soft = SoftArgmax(structure, regularizer)
+        self.exact = self.soft.path != "layer"
 
     @cached_property
     def reference(self) -> SoftArgmax:
@@ -50,6 +53,13 @@ class _PathChecks:
             return self.soft.reference()
         except (ValueError, NotImplementedError) as reason:
             raise NotApplicable(str(reason)) from None
+
+    @cached_property
+    def interior(self) -> SoftArgmax:
+        refused = refusal(self.structure, self.regularizer)
+        if refused:
+            raise NotApplicable(refused)
+        return SoftArgmax(self.structure, self.regularizer, path="interior_point")
 
     def answer(self, u: torch.Tensor, t: float | torch.Tensor, soft: SoftArgmax | None = None) -> torch.Tensor:
         return (soft or self.soft)(u, t, **self.parameters)
@@ -72,6 +82,10 @@ class _PathChecks:
         u = self.utilities()
         return _largest(self.answer(u, t) - self.answer(u, t, self.reference)), _layer_bounds(self.regularizer, t)[0]
 
+    def forward_against_interior_point(self, t: float) -> tuple[float, float]:
+        u = self.utilities()
+        return _largest(self.answer(u, t) - self.answer(u, t, self.interior)), 1e-8
+
     def forward_against_enumeration(self, t: float) -> tuple[float, float]:
         u = self.utilities()
         return _largest(_flat(self.answer(u, t)) - self._marginals(u / t)), 1e-9 if t >= 1 else 1e-8
@@ -89,7 +103,7 @@ class _PathChecks:
         """0 <= <u, v - X_t> <= t (f(v) - f(X_t)) for the argmax v: what X_t loses vanishes with t."""
         u = self.utilities()
         v = self.structure.argmax(u, **self.parameters)
-        temperatures = (0.1, 0.01, 0.001) if self.soft.path == "fast" else (0.3, 0.1)
+        temperatures = (0.1, 0.01, 0.001) if self.exact else (0.3, 0.1)
         return max(self._loss_beyond(u, v, t) for t in temperatures), _GAP[self.soft.path]
 
     def _loss_beyond(self, u: torch.Tensor, v: torch.Tensor, t: float) -> float:
@@ -108,6 +122,9 @@ class _PathChecks:
     def gradient_against_layer(self, t: float) -> tuple[float, float]:
         return t * _largest(self.pullback(t) - self.pullback(t, self.reference)), _layer_bounds(self.regularizer, t)[1]
 
+    def gradient_against_interior_point(self, t: float) -> tuple[float, float]:
+        return t * _largest(self.pullback(t) - self.pullback(t, self.interior)), 1e-7
+
     def gradient_against_differences(self, t: float) -> tuple[float, float]:
         """Along random directions, by Richardson's extrapolation at two step sizes.
 
@@ -118,7 +135,7 @@ class _PathChecks:
         bound = _DIFFERENCE[self.soft.path]
         if self.soft.path == "layer":
             bound = max(bound, _layer_bounds(self.regularizer, t)[1])
-        step = t * (4e-3 if self.soft.path == "fast" else 4e-2)
+        step = t * (4e-3 if self.exact else 4e-2)
         worst, smooth, count = 0.0, 0, 0
         for k in range(6):
             d = sample_utilities(self.structure, (_BATCH,), self.seed + 10 + k)
@@ -146,7 +163,7 @@ class _PathChecks:
 
     def second_derivative(self) -> tuple[float, float]:
         """Double backward against central differences of the gradient."""
-        if self.soft.path != "fast":
+        if not self.exact:
             raise NotApplicable("the layer differentiates once")
         d = sample_utilities(self.structure, (_BATCH,), self.seed + 3)
 
@@ -179,7 +196,7 @@ class _PathChecks:
         empty = u[:0]
         if whole.shape != u.shape or self.answer(empty, t).shape != empty.shape:
             raise ValueError(f"shape {tuple(whole.shape)} came back for utilities of shape {tuple(u.shape)}.")
-        return _largest(whole.reshape(singles.shape) - singles), 1e-10 if self.soft.path == "fast" else 1e-6
+        return _largest(whole.reshape(singles.shape) - singles), _BATCHES[self.soft.path]
 
     def dtypes(self) -> tuple[float, float]:
         u = self.utilities()
@@ -251,6 +268,11 @@ def checks(
         if measure.soft.path != "layer":
             found.append((f"value = layer, t={t:g}", lambda t=t: measure.forward_against_layer(t)))
             found.append((f"gradient = layer, t={t:g}", lambda t=t: measure.gradient_against_layer(t)))
+        if measure.soft.path == "fast" and not exponential:
+            found.append((f"value = interior point, t={t:g}", lambda t=t: measure.forward_against_interior_point(t)))
+            found.append(
+                (f"gradient = interior point, t={t:g}", lambda t=t: measure.gradient_against_interior_point(t))
+            )
         found.append((f"gradient = differences, t={t:g}", lambda t=t: measure.gradient_against_differences(t)))
     found += [
         ("temperature gradient", measure.temperature_gradient),

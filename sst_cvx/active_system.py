@@ -1,0 +1,223 @@
+"""Newton's method on the KKT system of the active set: the last digits of a solution, and its derivative.
+
+With the active bounds fixed, t f(x) - <u, x> over M w = r has the optimality conditions
+
+    t f'(x) + M' y = u   (free columns),     M w = r,
+
+and their linearisation at the solution is both the Newton step and, by the implicit function theorem, the derivative:
+
+    [ H  M' ] [ dw ]   [ du ]
+    [ M  0  ] [ dy ] = [ dr ],    H = diag(t f''(x)) on event coordinates, 0 on auxiliary columns and slacks,
+
+restricted to free columns. It is solved by the Schur complement with a small curvature added where H has none and a
+floor under its diagonal, and iterative refinement takes both out again: proximal steps, that converge for any
+consistent system, dependent active rows (tree polytopes, vertices) included.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from sst_cvx.interior_point import Barriers, Iterate, Problem
+from sst_cvx.normal_equations import Rows, SchurFactor
+from sst_cvx.regularizers import Euclidean, SeparableRegularizer
+
+_WEAK = 1e-2  # multipliers below this may turn out to be zero
+_NEARBY = 1e-3  # how far an answer may be from the interior-point solution
+_EXACT, _ACCEPTED = 1e-12, 3e-10  # errors, in units of x
+_ROUNDS, _MANY_ROUNDS = 5, 40  # of Newton steps with one active set
+_CHANGES = 8  # of the active set
+_REFINEMENTS = 10
+_FLOOR = 1e-14  # under the diagonal of the Schur complement, over t
+_PROXIMAL = 1e-4  # curvature of auxiliary columns, times t
+_FREE = 1e20  # inverse curvature of free slacks, whose rows it takes out
+_RATIO = 1e4  # of multiplier and gap, for an active bound; one fixed too few costs one more solve, one too many several
+
+
+@dataclass
+class Solution:
+    """Columns w, row multipliers y, and for each column -1, 0, 1: at its lower bound, free, at its upper bound."""
+
+    w: torch.Tensor
+    y: torch.Tensor
+    side: torch.Tensor
+    accepted: torch.Tensor
+
+    def take(self, index: torch.Tensor) -> Solution:
+        return Solution(self.w[index], self.y[index], self.side[index], self.accepted[index])
+
+    def put(self, index: torch.Tensor, other: Solution) -> None:
+        self.w[index], self.y[index] = other.w, other.y
+        self.side[index], self.accepted[index] = other.side, other.accepted
+
+
+class ActiveSystem:
+    """The linearised KKT system of a batch, with its factor.
+
+    Args:
+        rows: M.
+        compliance: 1 / (t f'') of the event's columns, ``(batch, curved)``.
+        t: temperature, ``(batch, 1)``.
+        free: columns that are not at a bound, ``(batch, columns)``.
+    """
+
+    def __init__(self, rows: Rows, compliance: torch.Tensor, t: torch.Tensor, free: torch.Tensor):
+        curved, structural = compliance.shape[1], free.shape[1] - rows.slacks
+        self._rows, self._curved = rows, curved
+        d = torch.full_like(free, _FREE, dtype=torch.float64)
+        d[:, :curved] = compliance
+        d[:, curved:structural] = 1 / (_PROXIMAL * t)
+        self._d = torch.where(free, d, 0.0)
+        self._free = self._d > 0
+        self._proximal = torch.where(self._free, 1 / self._d, 0.0)
+        self._proximal[:, :curved] = 0.0
+        self._factor = SchurFactor(rows, self._d, _FLOOR / t)
+
+    def solve(
+        self, p: torch.Tensor, q: torch.Tensor, unit: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """dw, dy for right sides p ``(batch, columns)``, q ``(batch, rows)``; and the error left, ``(batch,)``.
+
+        Entries of p at active columns do not count. The error is relative to the larger of ``unit`` and dw.
+        """
+        p = torch.where(self._free, p, 0.0)
+        ahead, dy = self._factor.solve(p, q)
+        dw, size = ahead, torch.maximum(ahead.abs().amax(1), unit).clamp(min=1e-200)
+        for _ in range(_REFINEMENTS):
+            # Event columns satisfy their equations for any dy; of others, the last step's added curvature is left.
+            ahead, dy_ahead = self._factor.solve(self._proximal * ahead, q - self._rows.times(dw))
+            dw, dy = dw + ahead, dy + dy_ahead
+            error = ahead.abs().amax(1) / size
+            if bool((error <= _EXACT).all()):
+                break
+        return dw, dy, error
+
+    def solve_surely(
+        self, p: torch.Tensor, q: torch.Tensor, unit: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As ``solve``, with a dense least-squares solution for elements whose refinement does not converge."""
+        dw, dy, error = self.solve(p, q, unit)
+        for i in torch.nonzero(~(error <= 1e-9)).flatten().tolist():
+            dw[i], dy[i], error[i] = self._least_squares(i, p[i], q[i], unit[i])
+        return dw, dy, error
+
+    def _least_squares(
+        self, i: int, p: torch.Tensor, q: torch.Tensor, unit: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """In v = D^(-1/2) dw, the matrix [[I or 0, (M D^(1/2))'], [M D^(1/2), 0]]; its event part is unique."""
+        free, rows = self._free[i], len(q)
+        root = self._d[i][free].sqrt()
+        columns = torch.eye(len(free), dtype=p.dtype, device=p.device)[free]
+        scaled = self._rows.times(columns * root[:, None])  # (free, rows)
+        curved = torch.nonzero(free).flatten() < self._curved
+        matrix = torch.cat(
+            [
+                torch.cat([torch.diag(curved.to(p.dtype)), scaled], 1),
+                torch.cat([scaled.T, torch.zeros(rows, rows, dtype=p.dtype, device=p.device)], 1),
+            ]
+        )
+        right = torch.cat([p[free] * root, q])
+        solution = (torch.linalg.pinv(matrix, hermitian=True, rtol=1e-13) @ right[:, None])[:, 0]
+        error = (matrix @ solution - right).abs().max() / (right.abs().max() + unit)
+        dw = torch.zeros_like(p)
+        dw[free] = root * solution[: len(root)]
+        return dw, solution[len(root) :], error
+
+
+class Polish:
+    """From an interior-point solution to the exact one."""
+
+    def __init__(self, rows: Rows, barriers: Barriers, regularizer: SeparableRegularizer, curved: int):
+        self._rows, self._barriers, self._f, self._curved = rows, barriers, regularizer, curved
+        inverts = type(regularizer).inverse_slope is not SeparableRegularizer.inverse_slope
+        self._shortens = inverts and not isinstance(regularizer, Euclidean)
+
+    def __call__(self, problem: Problem, near: Iterate) -> Solution:
+        """``accepted`` says where the answer satisfies the optimality conditions and is near the one it came from."""
+        solution = self._guess(problem, near)
+        b = self._barriers
+        weak = torch.zeros_like(near.w).index_add(1, b.column, near.z) < _WEAK
+        todo = torch.arange(len(near.w), device=near.w.device)
+        for _ in range(_CHANGES):
+            part, there = solution.take(todo), problem.take(todo)
+            self._newton(there, part)
+            changed = self._change(there, part, weak[todo], near.w[todo])
+            solution.put(todo, part)
+            if not bool(changed.any()):
+                break
+            todo = todo[changed]
+        slow = torch.nonzero(~solution.accepted).flatten()
+        if slow.numel():
+            part = solution.take(slow)
+            self._newton(problem.take(slow), part, _MANY_ROUNDS)
+            solution.put(slow, part)
+        distance = (solution.w - near.w)[:, : self._curved].abs().amax(1)
+        lower, upper = problem.bounds.unbind(1)
+        outside = torch.maximum(lower - solution.w, solution.w - upper).amax(1)
+        nearby = distance <= _NEARBY * (1 + near.w[:, : self._curved].abs().amax(1))
+        solution.accepted &= nearby & (outside <= 1e-10)
+        return solution
+
+    def _guess(self, problem: Problem, near: Iterate) -> Solution:
+        b = self._barriers
+        closer = near.z > _RATIO * b.gaps(near.w, problem.bounds)
+        votes = torch.zeros_like(near.w)
+        votes = votes.index_add(1, b.column, torch.where(closer, -b.sign, 0.0)).sign()
+        solution = Solution(near.w.clone(), near.y.clone(), votes, torch.zeros(len(votes), dtype=torch.bool))
+        solution.accepted = solution.accepted.to(votes.device)
+        self._pin(problem, solution)
+        return solution
+
+    def _pin(self, problem: Problem, solution: Solution) -> None:
+        lower, upper = problem.bounds.unbind(1)
+        solution.w = torch.where(solution.side < 0, lower, torch.where(solution.side > 0, upper, solution.w))
+
+    def _force(self, problem: Problem, solution: Solution) -> torch.Tensor:
+        """u - t f'(x) - M' y: zero on free columns, the multiplier of the bound on others."""
+        force = problem.linear - self._rows.transposed(solution.y)
+        force[:, : self._curved] -= problem.temperature * self._f.slope(solution.w[:, : self._curved])
+        return force
+
+    def _newton(self, problem: Problem, solution: Solution, rounds: int = _ROUNDS) -> None:
+        """Solve with the active set as it is, in place; judges the residuals."""
+        t, curved = problem.temperature, self._curved
+        free = solution.side == 0
+        unit, coldest = torch.ones_like(t[:, 0]), t.amin(1, keepdim=True)
+        for attempt in range(rounds + 1):
+            x = solution.w[:, :curved]
+            compliance = self._f.compliance(x) / t
+            p = torch.where(free, self._force(problem, solution), 0.0)
+            q = problem.right - self._rows.times(solution.w)
+            error = p.abs()
+            error[:, :curved] *= compliance
+            error[:, curved:] /= coldest
+            worst = torch.maximum(error.amax(1), q.abs().amax(1) / (1 + problem.right.abs().amax(1)))
+            solution.accepted = worst <= _ACCEPTED
+            if attempt == rounds or (attempt and bool((worst <= 10 * _EXACT).all())):
+                break
+            dw, dy, _ = ActiveSystem(self._rows, compliance, coldest, free).solve(p, q, unit)
+            if self._shortens:
+                dw[:, :curved] = self._shorter(dw[:, :curved], x) - x
+            solution.w, solution.y = solution.w + dw, solution.y + dy
+
+    def _shorter(self, dx: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        newton, curved = x + dx, self._f.inverse_slope(self._f.slope(x) + self._f.curvature(x) * dx)
+        return torch.where(dx < 0, torch.maximum(newton, curved), torch.minimum(newton, curved))
+
+    def _change(self, problem: Problem, solution: Solution, weak: torch.Tensor, near: torch.Tensor) -> torch.Tensor:
+        """Fix columns that left the bounds, release those that pull inwards; which elements changed."""
+        lower, upper = problem.bounds.unbind(1)
+        free = solution.side == 0
+        below, above = free & (solution.w < lower), free & (solution.w > upper)
+        inwards = -solution.side * self._force(problem, solution) > 1e-11
+        released = ~free & weak & inwards
+        outside = torch.maximum(lower - solution.w, solution.w - upper).amax(1) > 1e-12
+        changed = outside | released.any(1)
+        side = torch.where(below, -1.0, torch.where(above, 1.0, torch.where(released, 0.0, solution.side)))
+        solution.side = torch.where((changed[:, None] | below | above), side, solution.side)
+        solution.w = torch.where(released, near, solution.w)  # not from the bound, where the curvature may be infinite
+        self._pin(problem, solution)
+        solution.accepted &= ~changed
+        return changed

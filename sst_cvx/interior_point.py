@@ -1,0 +1,241 @@
+"""A batched primal-dual interior-point solver for t f(x) - <u, x> over { M w = r, lower <= w <= upper }.
+
+Mehrotra's predictor-corrector (SIAM J. Optim. 2, 1992), one Newton system shared by predictor and corrector, every
+element of the batch with its own step, barrier and end. Three things are particular to entropies, where the plain
+method stalls at low temperatures:
+
+- Coordinates at whose bound phi' is infinite need no barrier: the solution never touches it.
+- They move by the shorter of the Newton step in x and the Newton step in phi'(x): 0.5 to 1e-40 in one step, and
+  never across the bound. Feasibility, which such steps break, is restored by the next ones.
+- The temperature is lowered to its target as fast as the residuals allow, and the barrier no faster.
+
+Utilities are centred and divided by their range first, so all tolerances are relative to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+
+from sst_cvx.normal_equations import Rows
+from sst_cvx.regularizers import SeparableRegularizer
+from sst_cvx.standard_form import StandardForm
+
+_START = 0.5  # temperature to start entropies at, relative to the range of the utilities
+_FLOOR = 0.05  # of the barrier, relative to the temperature, until the target temperature is reached
+_FLOOR_INFEASIBLE = 0.01  # the same, times the infeasibility, always
+_PROXIMAL = 1e-9  # curvature of auxiliary columns in the Newton system only
+_NEAREST = 1e-16  # distance that coordinates keep from a bound where phi' is infinite
+_STEP = 0.995  # fraction of the way to the boundary
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How patient a run is: iterations, factor on the temperature, and infeasibility up to which it is lowered."""
+
+    iterations: int
+    cooling: float
+    gate: float
+
+
+BRISK, GENTLE = Schedule(50, 0.4, 0.1), Schedule(150, 0.7, 1e-3)
+
+
+@dataclass
+class Problem:
+    """A batch in scaled units.
+
+    ``linear``: c ``(batch, columns)``, zero beyond the event; ``temperature``: ``(batch, curved)``, times the
+    regularizer's weights; ``right``: r ``(batch, rows)``; ``bounds``: lower and upper ``(batch, 2, columns)``.
+    """
+
+    linear: torch.Tensor
+    temperature: torch.Tensor
+    right: torch.Tensor
+    bounds: torch.Tensor
+
+    def take(self, index: torch.Tensor) -> Problem:
+        return Problem(*(getattr(self, f.name)[index] for f in fields(self)))
+
+
+@dataclass
+class Iterate:
+    """Columns w, multipliers y of rows and z of barriers, and the factor on the target temperature."""
+
+    w: torch.Tensor
+    y: torch.Tensor
+    z: torch.Tensor
+    heat: torch.Tensor
+
+    def take(self, index: torch.Tensor) -> Iterate:
+        return Iterate(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    def put(self, index: torch.Tensor, other: Iterate) -> None:
+        for f in fields(self):
+            getattr(self, f.name)[index] = getattr(other, f.name)
+
+
+class Barriers:
+    """The bounds that get a barrier, as flat lists: all finite ones but those where phi' is infinite."""
+
+    def __init__(self, form: StandardForm, regularizer: SeparableRegularizer, device: torch.device):
+        ends = np.stack([form.lower, form.upper])
+        present = np.isfinite(ends)
+        for side, (end, steep) in enumerate(zip(regularizer.domain, regularizer.steep, strict=True)):
+            if steep:
+                present[side, : form.curved] &= ends[side, : form.curved] != end
+        self.side, self.column = torch.nonzero(torch.as_tensor(present, device=device), as_tuple=True)
+        self.sign = 1.0 - 2.0 * self.side.double()
+        self.count = self.column.numel()
+
+    def gaps(self, w: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
+        """Distances to the bounds, ``(batch, count)``, positive inside."""
+        return self.sign * (w[:, self.column] - bounds[:, self.side, self.column])
+
+    def along(self, dw: torch.Tensor) -> torch.Tensor:
+        """Change of the gaps with w."""
+        return self.sign * dw[:, self.column]
+
+    def add(self, w: torch.Tensor, values: torch.Tensor, signed: bool = True) -> torch.Tensor:
+        """w plus values (times their sign) in their columns."""
+        return w.index_add(1, self.column, self.sign * values if signed else values)
+
+
+class InteriorPoint:
+    """The solver for one presolved hull and regularizer, on one device."""
+
+    def __init__(self, form: StandardForm, regularizer: SeparableRegularizer, device: torch.device):
+        self.rows = Rows(form, device)
+        self.barriers = Barriers(form, regularizer, device)
+        self._f, self._curved = regularizer, form.curved
+        self._refine = form.auxiliary > 0  # where the Newton system is worst conditioned
+        self._steep = any(regularizer.steep)
+        # Steep ends are not touched but approached: from nearer than this, a coordinate takes too long to come back.
+        ends = zip(regularizer.domain, regularizer.steep, (_NEAREST, -_NEAREST), strict=True)
+        self._inside = tuple(end + distance if steep else end for end, steep, distance in ends)
+
+    def solve(self, problem: Problem, start: torch.Tensor) -> tuple[Iterate, torch.Tensor]:
+        """Solutions to about the root of machine precision, for Newton to finish; and which elements got there."""
+        answer, converged = self._run(problem, start, BRISK)
+        if self._steep and not bool(converged.all()):
+            again = torch.nonzero(~converged).flatten()
+            answer_again, converged[again] = self._run(problem.take(again), start[again], GENTLE)
+            answer.put(again, answer_again)
+        return answer, converged
+
+    def _run(self, problem: Problem, start: torch.Tensor, schedule: Schedule) -> tuple[Iterate, torch.Tensor]:
+        """Elements leave the batch as they arrive."""
+        answer = self._first(problem, start)
+        converged = torch.zeros(len(start), dtype=torch.bool, device=start.device)
+        todo = torch.arange(len(start), device=start.device)
+        now = answer
+        for iteration in range(schedule.iterations):
+            before, late = now, iteration > 0.6 * schedule.iterations
+            now, arrived = self._iterate(problem, before, schedule, 1e-8 if late else 1e-10)
+            if not bool(arrived.any()):
+                continue
+            rest = torch.nonzero(~arrived).flatten()
+            answer.put(todo[arrived], before.take(arrived))
+            converged[todo[arrived]] = True
+            if not rest.numel():
+                return answer, converged
+            todo, now, problem = todo[rest], now.take(rest), problem.take(rest)
+        return answer, converged
+
+    def _first(self, problem: Problem, start: torch.Tensor) -> Iterate:
+        gaps = self.barriers.gaps(start, problem.bounds)
+        target = problem.temperature.amax(1, keepdim=True)
+        heat = (_START / target).clamp(min=1.0) if self._steep else torch.ones_like(target)
+        return Iterate(start.clone(), torch.zeros_like(problem.right), 0.3 / gaps, heat)
+
+    def _iterate(
+        self, problem: Problem, now: Iterate, schedule: Schedule, tolerance: float
+    ) -> tuple[Iterate, torch.Tensor]:
+        """One predictor-corrector step, and which elements had arrived before it."""
+        curved, b = self._curved, self.barriers
+        x, t = now.w[:, :curved], problem.temperature * now.heat
+        slope, curvature = self._f.slope(x), self._f.curvature(x)
+        # base: minus the gradient of the Lagrangian, without barriers
+        base = problem.linear - self.rows.transposed(now.y)
+        base[:, :curved] -= t * slope
+        hessian = torch.full_like(base, _PROXIMAL)
+        hessian[:, :curved] += t * curvature
+        primal = problem.right - self.rows.times(now.w)
+        infeasible = primal.abs().amax(1, keepdim=True) if primal.shape[1] else torch.zeros_like(now.heat)
+
+        gaps = b.gaps(now.w, problem.bounds)
+        inverse = gaps.reciprocal()
+        pairs = gaps * now.z
+        d = b.add(hessian, now.z * inverse, signed=False).reciprocal()
+        dual = b.add(base, now.z)
+        arrived = self._arrived(problem, now, dual, curvature, infeasible, pairs, tolerance)
+        if bool(arrived.all()):
+            return now, arrived
+
+        factor = self.rows.factor(d)
+        if b.count:
+            dw, dy = factor.solve(base, primal)
+            relative = b.along(dw) * inverse
+            center = self._center(pairs, relative, now, t, infeasible) * inverse
+            dw, dy = factor.solve(b.add(base, center), primal)
+            if self._refine:
+                more, dy_more = factor.solve(torch.zeros_like(dw), primal - self.rows.times(dw))
+                dw, dy = dw + more, dy + dy_more
+            relative = b.along(dw) * inverse
+            dz = center - now.z * (1 + relative)
+            furthest = torch.maximum(-relative, -dz / now.z).amax(1, keepdim=True)
+            step = (_STEP / furthest.clamp(min=1e-30)).clamp(max=1.0)
+        else:
+            dw, dy = factor.solve(base, primal)
+            dz, step = now.z, torch.ones_like(now.heat)
+
+        w = now.w + step * dw
+        if self._steep:
+            w[:, :curved] = self._shorter(step * dw[:, :curved], x, slope, curvature)
+        heat = torch.where(infeasible < schedule.gate, (now.heat * schedule.cooling).clamp(min=1.0), now.heat)
+        return Iterate(w, now.y + step * dy, now.z + step * dz, heat if self._steep else now.heat), arrived
+
+    def _center(
+        self, pairs: torch.Tensor, relative: torch.Tensor, now: Iterate, t: torch.Tensor, infeasible: torch.Tensor
+    ) -> torch.Tensor:
+        """Mehrotra's corrected target for the products of gaps and multipliers."""
+        mu = pairs.mean(1, keepdim=True)
+        low, high = relative.aminmax(dim=1, keepdim=True)
+        step = torch.maximum(-low, 1 + high).clamp(min=1.0).reciprocal()
+        reached = (pairs * (1 + step * relative) * (1 - step * (1 + relative))).mean(1, keepdim=True)
+        target = (reached / mu).clamp(0, 1) ** 3 * mu
+        if self._steep:
+            floor = torch.maximum(_FLOOR_INFEASIBLE * infeasible.clamp(max=1.0), _FLOOR * (now.heat > 1))
+            target = torch.maximum(target, t.amax(1, keepdim=True) * floor)
+        target = torch.maximum(target, 1e-15 * t.amin(1, keepdim=True))
+        return target + pairs * relative * (1 + relative)
+
+    def _shorter(self, dx: torch.Tensor, x: torch.Tensor, slope: torch.Tensor, curvature: torch.Tensor) -> torch.Tensor:
+        """x moved by the shorter of the Newton steps in x and in phi'(x), which have the same sign."""
+        newton, curved = x + dx, self._f.inverse_slope(slope + curvature * dx)
+        moved = torch.where(dx < 0, torch.maximum(newton, curved), torch.minimum(newton, curved))
+        low, high = self._inside
+        return moved.clamp(low, high)
+
+    def _arrived(
+        self,
+        problem: Problem,
+        now: Iterate,
+        dual: torch.Tensor,
+        curvature: torch.Tensor,
+        infeasible: torch.Tensor,
+        pairs: torch.Tensor,
+        tolerance: float,
+    ) -> torch.Tensor:
+        """Residuals small enough for the active set to be known, ``(batch,)``."""
+        t = problem.temperature.amin(1)
+        error = dual.abs()
+        error[:, : self._curved] /= curvature.clamp(min=1.0)  # what the residual means for x
+        arrived = (
+            (error.amax(1) <= (1e-6 * t).clamp(min=1e-13))
+            & (infeasible[:, 0] <= 10 * tolerance)
+            & (now.heat[:, 0] == 1)
+        )
+        return arrived & (pairs.sum(1) <= (tolerance * t).clamp(min=1e-13))

@@ -1,0 +1,142 @@
+"""A linear hull as the interior-point path wants it: { w : M w = r, lower <= w <= upper }, presolved.
+
+Columns are the event's free coordinates, the auxiliary variables, and one slack per inequality row, in this order.
+Inequality rows come after the equalities, so M = [[A, 0], [G, I]].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse as sp
+
+from sst_cvx.hull import LinearHull
+from sst_cvx.presolve import presolve
+
+_DENSE_RANK = 3000  # rows or columns up to which dependent equalities are sought by a pivoted QR
+
+
+@dataclass
+class StandardForm:
+    """The core [A; G], right sides and bounds; arrays in float64.
+
+    Attributes:
+        core: rows without the slack columns, ``(equalities + inequalities, curved + auxiliary)``.
+        right: r, lower and upper: bounds of all columns, slacks included.
+        equalities: number of rows of A.
+        curved: number of event coordinates that are columns (those that are not fixed).
+        free: their places in the flat event, ``(curved,)``.
+        constant: the flat event, with the values of its fixed coordinates and 0 elsewhere.
+        start: columns of a point in the relative interior.
+    """
+
+    core: sp.csr_array
+    right: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    equalities: int
+    curved: int
+    free: np.ndarray
+    constant: np.ndarray
+    start: np.ndarray
+
+    @property
+    def slacks(self) -> int:
+        """Number of inequality rows."""
+        return self.right.size - self.equalities
+
+    @property
+    def auxiliary(self) -> int:
+        """Number of columns that are neither event coordinates nor slacks."""
+        return self.lower.size - self.curved - self.slacks
+
+
+def standard_form(hull: LinearHull, domain: tuple[float, float]) -> StandardForm:
+    """Presolve a hull whose event coordinates must also lie in ``domain``.
+
+    Implicit equalities are stated and fixed columns eliminated, rows scaled to unit size, rows that the bounds imply
+    and repeated rows dropped, and so are equalities that depend on others.
+
+    Raises:
+        ValueError: no point of the relative interior was found (the hull is empty within the domain).
+    """
+    lower, upper = hull.lower.copy(), hull.upper.copy()
+    lower[hull.event] = np.maximum(lower[hull.event], domain[0])
+    upper[hull.event] = np.minimum(upper[hull.event], domain[1])
+    presolved = presolve(LinearHull(lower, upper, hull.rows, hull.row_lower, hull.row_upper, hull.event))
+    hull = presolved.hull
+    if presolved.inside is None:
+        raise ValueError("the hull has no point within the regularizer's domain: check its constraints.")
+
+    fixed = hull.lower == hull.upper
+    in_rows = np.diff(sp.csc_array(hull.rows).indptr) > 0
+    is_event = np.zeros(fixed.size, bool)
+    is_event[hull.event] = True
+    free = np.flatnonzero(~fixed[hull.event])
+    auxiliary = np.flatnonzero(~is_event & ~fixed & in_rows)
+    order = np.concatenate([hull.event[free], auxiliary])
+
+    rows, row_lower, row_upper = _substitute(hull, fixed, order)
+    equal = row_lower == row_upper
+    bounds = hull.lower[order], hull.upper[order]
+    A, b = _independent(rows[np.flatnonzero(equal)], row_upper[equal])
+    G, h = _not_implied(rows[np.flatnonzero(~equal)], row_upper[~equal], *bounds)
+    inside = presolved.inside[order]
+    constant = np.where(fixed[hull.event], hull.lower[hull.event], 0.0)
+    return StandardForm(
+        sp.csr_array(sp.vstack([A, G])),
+        np.concatenate([b, h]),
+        np.concatenate([bounds[0], np.zeros(h.size)]) + 0.0,  # no negative zeros
+        np.concatenate([bounds[1], np.full(h.size, np.inf)]),
+        b.size,
+        free.size,
+        free,
+        constant,
+        np.concatenate([inside, h - G @ inside]),
+    )
+
+
+def _substitute(hull: LinearHull, fixed: np.ndarray, order: np.ndarray) -> tuple[sp.csr_array, np.ndarray, np.ndarray]:
+    """Rows over the columns ``order`` with fixed columns moved to the right, scaled to a largest entry of 1."""
+    moved = hull.rows @ np.where(fixed, hull.lower, 0.0) if fixed.any() else 0.0
+    rows: Any = hull.rows[:, order]
+    size = abs(rows).max(axis=1).toarray().ravel() if order.size and rows.shape[0] else np.zeros(rows.shape[0])
+    keep = np.flatnonzero(size > 0)
+    scale = 1 / size[keep]
+    rows = sp.csr_array(sp.diags_array(scale) @ rows[keep])
+    return rows, ((hull.row_lower - moved)[keep]) * scale, ((hull.row_upper - moved)[keep]) * scale
+
+
+def _independent(A: sp.csr_array, b: np.ndarray) -> tuple[sp.csr_array, np.ndarray]:
+    """A largest set of independent rows, by QR with pivoting; large systems are left to regularisation."""
+    if b.size < 2 or max(b.size, A.indices.max(initial=0)) > _DENSE_RANK:
+        return A, b
+    triangle, pivots = cast(Any, scipy.linalg.qr(A.toarray().T, mode="r", pivoting=True))
+    diagonal = np.abs(np.diag(triangle))
+    chosen = np.sort(pivots[: int((diagonal > 1e-10 * diagonal[0]).sum())])
+    return A[chosen], b[chosen]
+
+
+def _not_implied(
+    G: sp.csr_array, h: np.ndarray, lower: np.ndarray, upper: np.ndarray
+) -> tuple[sp.csr_array, np.ndarray]:
+    """Without rows that cannot be violated within the bounds, and without the weaker of two equal rows."""
+    up, down = G.maximum(0), (-G).maximum(0)
+    with np.errstate(invalid="ignore"):
+        open_ended = up @ np.isinf(upper).astype(float) + down @ np.isinf(lower).astype(float) > 0
+        most = up @ np.where(np.isinf(upper), 0.0, upper) - down @ np.where(np.isinf(lower), 0.0, lower)
+    rows = np.flatnonzero(open_ended | (most > h + 1e-12 * (1 + np.abs(h))))
+    rows = rows[np.argsort(h[rows], kind="stable")]
+    seen: set[bytes] = set()
+    keep = []
+    for i in rows:
+        part = slice(G.indptr[i], G.indptr[i + 1])
+        key = G.indices[part].tobytes() + np.round(G.data[part], 12).tobytes()
+        if key not in seen:
+            seen.add(key)
+            keep.append(i)
+    kept = np.sort(np.array(keep, dtype=int))
+    return G[kept], h[kept]
