@@ -132,7 +132,8 @@ class Polish:
     def __init__(self, rows: Rows, barriers: Barriers, regularizer: SeparableRegularizer, curved: int):
         self._rows, self._barriers, self._f, self._curved = rows, barriers, regularizer, curved
         inverts = type(regularizer).inverse_slope is not SeparableRegularizer.inverse_slope
-        self._shortens = inverts and not isinstance(regularizer, Euclidean)
+        self._inverts = inverts and not isinstance(regularizer, Euclidean)
+        self._steep = inverts and all(regularizer.steep)
 
     def __call__(self, problem: Problem, near: Iterate) -> Solution:
         """``accepted`` says where the answer satisfies the optimality conditions and is near the one it came from."""
@@ -186,25 +187,33 @@ class Polish:
         free = solution.side == 0
         unit, coldest = torch.ones_like(t[:, 0]), t.amin(1, keepdim=True)
         for attempt in range(rounds + 1):
-            x = solution.w[:, :curved]
-            compliance = self._f.compliance(x) / t
             p = torch.where(free, self._force(problem, solution), 0.0)
+            if self._inverts:  # what x would be with these multipliers: where x is tiny, that may be far away
+                x = solution.w[:, :curved]
+                implied = self._f.inverse_slope(self._f.slope(x) + p[:, :curved] / t)
+                distance = (implied - x).abs()
+                if self._steep:  # no coordinate sticks to an end where its curvature is infinite
+                    solution.w[:, :curved] = torch.where(free[:, :curved], implied, x)
+                    p[:, :curved] = 0.0
+                    distance = torch.zeros_like(distance)
+            compliance = self._f.compliance(solution.w[:, :curved]) / t
+            if not self._inverts:
+                distance = (p[:, :curved] * compliance).abs()
             q = problem.right - self._rows.times(solution.w)
-            error = p.abs()
-            error[:, :curved] *= compliance
-            error[:, curved:] /= coldest
+            error = torch.cat([distance, p[:, curved:].abs() / coldest], 1)
             worst = torch.maximum(error.amax(1), q.abs().amax(1) / (1 + problem.right.abs().amax(1)))
             solution.accepted = worst <= _ACCEPTED
             if attempt == rounds or (attempt and bool((worst <= 10 * _EXACT).all())):
                 break
             dw, dy, _ = ActiveSystem(self._rows, compliance, coldest, free).solve(p, q, unit)
-            if self._shortens:
-                dw[:, :curved] = self._shorter(dw[:, :curved], x) - x
+            if self._inverts and not self._steep:
+                dw[:, :curved] = self._shorter(dw[:, :curved], solution.w[:, :curved])
             solution.w, solution.y = solution.w + dw, solution.y + dy
 
     def _shorter(self, dx: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        newton, curved = x + dx, self._f.inverse_slope(self._f.slope(x) + self._f.curvature(x) * dx)
-        return torch.where(dx < 0, torch.maximum(newton, curved), torch.minimum(newton, curved))
+        """The shorter of a Newton step in x and the same step in phi'(x)."""
+        curved = self._f.inverse_slope(self._f.slope(x) + self._f.curvature(x) * dx) - x
+        return torch.where(dx < 0, torch.maximum(dx, curved), torch.minimum(dx, curved))
 
     def _change(self, problem: Problem, solution: Solution, weak: torch.Tensor, near: torch.Tensor) -> torch.Tensor:
         """Fix columns that left the bounds, release those that pull inwards; which elements changed."""
