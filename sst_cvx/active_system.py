@@ -87,7 +87,7 @@ class ActiveSystem:
         dw, size = ahead, torch.maximum(ahead.abs().amax(1), unit).clamp(min=1e-200)
         for _ in range(_REFINEMENTS):
             # Event columns satisfy their equations for any dy; of others, the last step's added curvature is left.
-            ahead, dy_ahead = self._factor.solve(self._proximal * ahead, q - self._rows.times(dw))
+            ahead, dy_ahead = self._factor.solve(self._proximal * ahead, self._rows.residual(q, dw))
             dw, dy = dw + ahead, dy + dy_ahead
             error = ahead.abs().amax(1) / size
             if bool((error <= _EXACT).all()):
@@ -163,7 +163,7 @@ class Polish:
 
     def _guess(self, problem: Problem, near: Iterate) -> Solution:
         b = self._barriers
-        closer = near.z > _RATIO * b.gaps(near.w, problem.bounds)
+        closer = near.z > _RATIO * b.gaps(near.w, problem.ends)
         votes = torch.zeros_like(near.w)
         votes = votes.index_add(1, b.column, torch.where(closer, -b.sign, 0.0)).sign()
         solution = Solution(near.w.clone(), near.y.clone(), votes, torch.zeros(len(votes), dtype=torch.bool))
@@ -177,7 +177,7 @@ class Polish:
 
     def _force(self, problem: Problem, solution: Solution) -> torch.Tensor:
         """u - t f'(x) - M' y: zero on free columns, the multiplier of the bound on others."""
-        force = problem.linear - self._rows.transposed(solution.y)
+        force = self._rows.force(problem.linear, solution.y)
         force[:, : self._curved] -= problem.temperature * self._f.slope(solution.w[:, : self._curved])
         return force
 
@@ -185,7 +185,7 @@ class Polish:
         """Solve with the active set as it is, in place; judges the residuals."""
         t, curved = problem.temperature, self._curved
         free = solution.side == 0
-        unit, coldest = torch.ones_like(t[:, 0]), t.amin(1, keepdim=True)
+        unit, coldest = torch.ones_like(t[:, 0]), problem.coldest
         for attempt in range(rounds + 1):
             p = torch.where(free, self._force(problem, solution), 0.0)
             if self._inverts:  # what x would be with these multipliers: where x is tiny, that may be far away
@@ -199,7 +199,7 @@ class Polish:
             compliance = self._f.compliance(solution.w[:, :curved]) / t
             if not self._inverts:
                 distance = (p[:, :curved] * compliance).abs()
-            q = problem.right - self._rows.times(solution.w)
+            q = self._rows.residual(problem.right, solution.w)
             error = torch.cat([distance, p[:, curved:].abs() / coldest], 1)
             worst = torch.maximum(error.amax(1), q.abs().amax(1) / (1 + problem.right.abs().amax(1)))
             solution.accepted = worst <= _ACCEPTED

@@ -20,14 +20,16 @@ import numpy as np
 import torch
 
 from sst_cvx.normal_equations import Rows
-from sst_cvx.regularizers import SeparableRegularizer
+from sst_cvx.regularizers import Euclidean, SeparableRegularizer
 from sst_cvx.standard_form import StandardForm
 
 _START = 0.5  # temperature to start entropies at, relative to the range of the utilities
 _FLOOR = 0.05  # of the barrier, relative to the temperature, until the target temperature is reached
 _FLOOR_INFEASIBLE = 0.01  # the same, times the infeasibility, always
 _PROXIMAL = 1e-9  # curvature of auxiliary columns in the Newton system only
+_LEAST = 1e-17  # of the barrier
 _NEAREST = 1e-16  # distance that coordinates keep from a bound where phi' is infinite
+_LOOSE, _TIGHT = 1e-8, 1e-10  # of gap and infeasibility, relative to t; for a quadratic f the rest is one linear solve
 _STEP = 0.995  # fraction of the way to the boundary
 
 
@@ -49,13 +51,16 @@ class Problem:
     """A batch in scaled units.
 
     ``linear``: c ``(batch, columns)``, zero beyond the event; ``temperature``: ``(batch, curved)``, times the
-    regularizer's weights; ``right``: r ``(batch, rows)``; ``bounds``: lower and upper ``(batch, 2, columns)``.
+    regularizer's weights; ``right``: r ``(batch, rows)``; ``bounds``: lower and upper ``(batch, 2, columns)``;
+    ``ends``: those of them with a barrier ``(batch, barriers)``; ``coldest``: smallest temperature ``(batch, 1)``.
     """
 
     linear: torch.Tensor
     temperature: torch.Tensor
     right: torch.Tensor
     bounds: torch.Tensor
+    ends: torch.Tensor
+    coldest: torch.Tensor
 
     def take(self, index: torch.Tensor) -> Problem:
         return Problem(*(getattr(self, f.name)[index] for f in fields(self)))
@@ -87,21 +92,40 @@ class Barriers:
         for side, (end, steep) in enumerate(zip(regularizer.domain, regularizer.steep, strict=True)):
             if steep:
                 present[side, : form.curved] &= ends[side, : form.curved] != end
-        self.side, self.column = torch.nonzero(torch.as_tensor(present, device=device), as_tuple=True)
+        side, column = np.nonzero(present)
+        self.side, self.column = (torch.as_tensor(a, device=device) for a in (side, column))
         self.sign = 1.0 - 2.0 * self.side.double()
-        self.count = self.column.numel()
+        self.count = column.size
+        self._lower = int((side == 0).sum())
+        # Bounds of neighbouring columns are slices, which are faster than lists of columns.
+        halves = [column[side == i] for i in (0, 1)]
+        whole = all(np.array_equal(half, half[:1] + np.arange(half.size)) for half in halves)
+        self._slices = [slice(int(h[0]), int(h[-1]) + 1) if h.size else slice(0, 0) for h in halves] if whole else None
 
-    def gaps(self, w: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
+    def ends(self, bounds: torch.Tensor) -> torch.Tensor:
+        """The bounds with a barrier, times their sign, ``(batch, count)``."""
+        return self.sign * bounds[:, self.side, self.column]
+
+    def along(self, w: torch.Tensor) -> torch.Tensor:
+        """Columns times the sign of their barriers, ``(batch, count)``: the change of the gaps with w."""
+        if self._slices is None:
+            return self.sign * w[:, self.column]
+        lower, upper = (w[:, part] for part in self._slices)
+        return lower if self._lower == self.count else torch.cat([lower, -upper], 1)
+
+    def gaps(self, w: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
         """Distances to the bounds, ``(batch, count)``, positive inside."""
-        return self.sign * (w[:, self.column] - bounds[:, self.side, self.column])
-
-    def along(self, dw: torch.Tensor) -> torch.Tensor:
-        """Change of the gaps with w."""
-        return self.sign * dw[:, self.column]
+        return self.along(w) - ends
 
     def add(self, w: torch.Tensor, values: torch.Tensor, signed: bool = True) -> torch.Tensor:
         """w plus values (times their sign) in their columns."""
-        return w.index_add(1, self.column, self.sign * values if signed else values)
+        if self._slices is None:
+            return w.index_add(1, self.column, self.sign * values if signed else values)
+        (low, high), sum_ = self._slices, w.clone()
+        sum_[:, low] += values[:, : self._lower]
+        if self._lower < self.count:
+            sum_[:, high].add_(values[:, self._lower :], alpha=-1 if signed else 1)
+        return sum_
 
 
 class InteriorPoint:
@@ -113,6 +137,7 @@ class InteriorPoint:
         self._f, self._curved = regularizer, form.curved
         self._refine = form.auxiliary > 0  # where the Newton system is worst conditioned
         self._steep = any(regularizer.steep)
+        self._tolerance = _LOOSE if isinstance(regularizer, Euclidean) else _TIGHT
         # Steep ends are not touched but approached: from nearer than this, a coordinate takes too long to come back.
         ends = zip(regularizer.domain, regularizer.steep, (_NEAREST, -_NEAREST), strict=True)
         self._inside = tuple(end + distance if steep else end for end, steep, distance in ends)
@@ -136,7 +161,7 @@ class InteriorPoint:
         now = answer
         for iteration in range(schedule.iterations):
             before, late = now, iteration > 0.6 * schedule.iterations
-            now, arrived = self._iterate(problem, before, schedule, 1e-8 if late else 1e-10)
+            now, arrived = self._iterate(problem, before, schedule, _LOOSE if late else self._tolerance)
             if not bool(arrived.any()):
                 continue
             rest = torch.nonzero(~arrived).flatten()
@@ -148,7 +173,7 @@ class InteriorPoint:
         return answer, converged
 
     def _first(self, problem: Problem, start: torch.Tensor) -> Iterate:
-        gaps = self.barriers.gaps(start, problem.bounds)
+        gaps = self.barriers.gaps(start, problem.ends)
         target = problem.temperature.amax(1, keepdim=True)
         heat = (_START / target).clamp(min=1.0) if self._steep else torch.ones_like(target)
         return Iterate(start.clone(), torch.zeros_like(problem.right), 0.3 / gaps, heat)
@@ -158,47 +183,46 @@ class InteriorPoint:
     ) -> tuple[Iterate, torch.Tensor]:
         """One predictor-corrector step, and which elements had arrived before it."""
         curved, b = self._curved, self.barriers
-        x, t = now.w[:, :curved], problem.temperature * now.heat
+        x, t = now.w[:, :curved], problem.temperature
+        if self._steep:
+            t = t * now.heat
         slope, curvature = self._f.slope(x), self._f.curvature(x)
         # base: minus the gradient of the Lagrangian, without barriers
-        base = problem.linear - self.rows.transposed(now.y)
-        base[:, :curved] -= t * slope
-        hessian = torch.full_like(base, _PROXIMAL)
-        hessian[:, :curved] += t * curvature
-        primal = problem.right - self.rows.times(now.w)
+        base = self.rows.force(problem.linear, now.y)
+        base[:, :curved].addcmul_(t, slope, value=-1)
+        primal = self.rows.residual(problem.right, now.w)
         infeasible = primal.abs().amax(1, keepdim=True) if primal.shape[1] else torch.zeros_like(now.heat)
-
-        gaps = b.gaps(now.w, problem.bounds)
-        inverse = gaps.reciprocal()
+        gaps = b.gaps(now.w, problem.ends)
         pairs = gaps * now.z
-        d = b.add(hessian, now.z * inverse, signed=False).reciprocal()
-        dual = b.add(base, now.z)
-        arrived = self._arrived(problem, now, dual, slope, curvature, infeasible, pairs, tolerance)
+        arrived = self._arrived(problem, now, base, slope, curvature, infeasible, pairs, tolerance)
         if bool(arrived.all()):
             return now, arrived
 
-        factor = self.rows.factor(d)
-        if b.count:
+        hessian = torch.full_like(base, _PROXIMAL)
+        hessian[:, :curved].addcmul_(t, curvature)
+        if not b.count:
+            dw, dy = self.rows.factor(hessian.reciprocal()).solve(base, primal)
+            dz, step = now.z, 1.0
+        else:
+            inverse = gaps.reciprocal()
+            factor = self.rows.factor(b.add(hessian, now.z * inverse, signed=False).reciprocal())
             dw, dy = factor.solve(base, primal)
-            relative = b.along(dw) * inverse
-            center = self._center(pairs, relative, now, t, infeasible) * inverse
+            center = self._center(pairs, b.along(dw) * inverse, now, t, infeasible) * inverse
             dw, dy = factor.solve(b.add(base, center), primal)
             if self._refine:
-                more, dy_more = factor.solve(torch.zeros_like(dw), primal - self.rows.times(dw))
+                more, dy_more = factor.solve(torch.zeros_like(dw), self.rows.residual(primal, dw))
                 dw, dy = dw + more, dy + dy_more
             relative = b.along(dw) * inverse
             dz = center - now.z * (1 + relative)
             furthest = torch.maximum(-relative, -dz / now.z).amax(1, keepdim=True)
             step = (_STEP / furthest.clamp(min=1e-30)).clamp(max=1.0)
-        else:
-            dw, dy = factor.solve(base, primal)
-            dz, step = now.z, torch.ones_like(now.heat)
 
         w = now.w + step * dw
+        heat = now.heat
         if self._steep:
             w[:, :curved] = self._shorter(step * dw[:, :curved], x, slope, curvature)
-        heat = torch.where(infeasible < schedule.gate, (now.heat * schedule.cooling).clamp(min=1.0), now.heat)
-        return Iterate(w, now.y + step * dy, now.z + step * dz, heat if self._steep else now.heat), arrived
+            heat = torch.where(infeasible < schedule.gate, (heat * schedule.cooling).clamp(min=1.0), heat)
+        return Iterate(w, now.y + step * dy, now.z + step * dz, heat), arrived
 
     def _center(
         self, pairs: torch.Tensor, relative: torch.Tensor, now: Iterate, t: torch.Tensor, infeasible: torch.Tensor
@@ -212,7 +236,7 @@ class InteriorPoint:
         if self._steep:
             floor = torch.maximum(_FLOOR_INFEASIBLE * infeasible.clamp(max=1.0), _FLOOR * (now.heat > 1))
             target = torch.maximum(target, t.amax(1, keepdim=True) * floor)
-        target = torch.maximum(target, 1e-15 * t.amin(1, keepdim=True))
+        target = torch.maximum(target, _LEAST * now.heat)
         return target + pairs * relative * (1 + relative)
 
     def _shorter(self, dx: torch.Tensor, x: torch.Tensor, slope: torch.Tensor, curvature: torch.Tensor) -> torch.Tensor:
@@ -226,7 +250,7 @@ class InteriorPoint:
         self,
         problem: Problem,
         now: Iterate,
-        dual: torch.Tensor,
+        base: torch.Tensor,
         slope: torch.Tensor,
         curvature: torch.Tensor,
         infeasible: torch.Tensor,
@@ -234,18 +258,19 @@ class InteriorPoint:
         tolerance: float,
     ) -> torch.Tensor:
         """Residuals small enough for the active set to be known, ``(batch,)``."""
-        t = problem.temperature.amin(1)
-        error = dual.abs()
-        event = error[:, : self._curved]
-        if self._steep:  # a residual counts by what x would be without it: where x is tiny, that may be far away
-            x = self._f.inverse_slope(slope + dual[:, : self._curved] / (problem.temperature * now.heat))
-            event = t[:, None] * (x - now.w[:, : self._curved]).abs()
-        else:
-            event = event / curvature.clamp(min=1.0)
-        error = torch.cat([event, error[:, self._curved :]], 1)
+        t, curved = problem.coldest, self._curved
         arrived = (
-            (error.amax(1) <= (1e-6 * t).clamp(min=1e-13))
-            & (infeasible[:, 0] <= 10 * tolerance)
-            & (now.heat[:, 0] == 1)
+            (pairs.sum(1, keepdim=True) <= (tolerance * t).clamp(min=1e-13))
+            & (infeasible <= 10 * tolerance)
+            & (now.heat == 1)
         )
-        return arrived & (pairs.sum(1) <= (tolerance * t).clamp(min=1e-13))
+        if not bool(arrived.any()):
+            return arrived[:, 0]
+        dual = self.barriers.add(base, now.z) if self.barriers.count else base
+        error = dual.abs()
+        if self._steep:  # a residual counts by what x would be without it: where x is tiny, that may be far away
+            x = self._f.inverse_slope(slope + dual[:, :curved] / (problem.temperature * now.heat))
+            error[:, :curved] = t * (x - now.w[:, :curved]).abs()
+        else:
+            error[:, :curved] /= curvature.clamp(min=1.0)
+        return (arrived & (error.amax(1, keepdim=True) <= (1e-6 * t).clamp(min=1e-13)))[:, 0]

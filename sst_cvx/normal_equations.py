@@ -13,7 +13,7 @@ import torch
 
 from sst_cvx.standard_form import StandardForm
 
-_RIDGE = 1e-14  # on the diagonal of a matrix scaled to a diagonal of 1
+_RIDGE = 1e-14  # relative to the diagonal
 _HUGE = 1e100
 
 
@@ -27,6 +27,20 @@ class Rows:
         structural = self.columns - self.slacks
         by_rows = self.slacks + self.equalities
         self.condensed = bool(self.slacks) and by_rows > 1.3 * structural + self.equalities
+
+    def residual(self, right: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        """right - M w, ``(batch, rows)``."""
+        if not self.slacks:
+            return torch.addmm(right, w, self.core_t, alpha=-1)
+        left = torch.addmm(right, w[:, : -self.slacks], self.core_t, alpha=-1)
+        left[:, self.equalities :] -= w[:, -self.slacks :]
+        return left
+
+    def force(self, linear: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """linear - M' y, ``(batch, columns)``."""
+        if not self.slacks:
+            return torch.addmm(linear, y, self.core, alpha=-1)
+        return linear - self.transposed(y)
 
     def times(self, w: torch.Tensor) -> torch.Tensor:
         """M w, ``(batch, rows)``."""
@@ -48,30 +62,26 @@ class Rows:
 
 
 class _Cholesky:
-    """Of symmetric positive (semi)definite matrices, scaled to unit diagonal, with a ridge that grows where it must."""
+    """Of symmetric positive (semi)definite matrices, with a relative ridge that grows where it must."""
 
     def __init__(self, matrix: torch.Tensor):
         diagonal = matrix.diagonal(dim1=1, dim2=2)
-        self._scale = diagonal.clamp(min=1e-200).rsqrt()
-        scaled = matrix * self._scale[:, :, None] * self._scale[:, None, :]
-        scaled.diagonal(dim1=1, dim2=2).add_(_RIDGE)
-        self._factor, failed = torch.linalg.cholesky_ex(scaled)
+        diagonal.mul_(1 + _RIDGE)
+        self._factor, failed = torch.linalg.cholesky_ex(matrix)
         ridge = _RIDGE
-        while ridge < 1e-3 and bool(failed.any()):
+        while bool(failed.any()) and ridge < 1e-3:
             ridge *= 100
             bad = torch.nonzero(failed).flatten()
-            again = scaled[bad]
-            again.diagonal(dim1=1, dim2=2).add_(ridge)
-            self._factor[bad], failed[bad] = torch.linalg.cholesky_ex(again)
+            diagonal[bad] *= 1 + ridge
+            self._factor[bad], failed[bad] = torch.linalg.cholesky_ex(matrix[bad])
 
     def solve(self, right: torch.Tensor) -> torch.Tensor:
         """Right sides ``(batch, size)``."""
-        return torch.cholesky_solve((right * self._scale)[:, :, None], self._factor)[:, :, 0] * self._scale
+        return torch.cholesky_solve(right[:, :, None], self._factor)[:, :, 0]
 
     def solve_many(self, right: torch.Tensor) -> torch.Tensor:
         """Right sides ``(batch, size, count)``."""
-        scale = self._scale[:, :, None]
-        return torch.cholesky_solve(right * scale, self._factor) * scale
+        return torch.cholesky_solve(right, self._factor)
 
 
 class _Scalar:
@@ -100,7 +110,7 @@ class SchurFactor:
     def solve(self, p: torch.Tensor, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """dw and dy for right sides p ``(batch, columns)`` and q ``(batch, rows)``."""
         dy = self._matrix.solve(self._rows.times(self._d * p) - q)
-        return self._d * (p - self._rows.transposed(dy)), dy
+        return self._d * self._rows.force(p, dy), dy
 
 
 class CondensedFactor:
