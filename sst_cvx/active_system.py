@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 
 from sst_cvx.interior_point import Barriers, Iterate, Problem
-from sst_cvx.normal_equations import Rows, SchurFactor
+from sst_cvx.normal_equations import LinearAlgebra
 from sst_cvx.regularizers import Euclidean, SeparableRegularizer
 
 _WEAK = 1e-2  # multipliers below this may turn out to be zero
@@ -29,8 +29,7 @@ _NEARBY = 1e-3  # how far an answer may be from the interior-point solution
 _EXACT, _ACCEPTED = 1e-12, 3e-10  # errors, in units of x
 _ROUNDS, _MANY_ROUNDS = 5, 40  # of Newton steps with one active set
 _CHANGES = 8  # of the active set
-_REFINEMENTS = 10
-_FLOOR = 1e-14  # under the diagonal of the Schur complement, over t
+_REFINEMENTS, _NEWTON_REFINEMENTS = 40, 8
 _PROXIMAL = 1e-4  # curvature of auxiliary columns, times t
 _FREE = 1e20  # inverse curvature of free slacks, whose rows it takes out
 _RATIO = 1e4  # of multiplier and gap, for an active bound; one fixed too few costs one more solve, one too many several
@@ -63,7 +62,7 @@ class ActiveSystem:
         free: columns that are not at a bound, ``(batch, columns)``.
     """
 
-    def __init__(self, rows: Rows, compliance: torch.Tensor, t: torch.Tensor, free: torch.Tensor):
+    def __init__(self, rows: LinearAlgebra, compliance: torch.Tensor, t: torch.Tensor, free: torch.Tensor):
         curved, structural = compliance.shape[1], free.shape[1] - rows.slacks
         self._rows, self._curved = rows, curved
         d = torch.full_like(free, _FREE, dtype=torch.float64)
@@ -73,10 +72,10 @@ class ActiveSystem:
         self._free = self._d > 0
         self._proximal = torch.where(self._free, 1 / self._d, 0.0)
         self._proximal[:, :curved] = 0.0
-        self._factor = SchurFactor(rows, self._d, _FLOOR / t)
+        self._factor = rows.factor_active(self._d, t)
 
     def solve(
-        self, p: torch.Tensor, q: torch.Tensor, unit: torch.Tensor
+        self, p: torch.Tensor, q: torch.Tensor, unit: torch.Tensor, refinements: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """dw, dy for right sides p ``(batch, columns)``, q ``(batch, rows)``; and the error left, ``(batch,)``.
 
@@ -85,7 +84,7 @@ class ActiveSystem:
         p = torch.where(self._free, p, 0.0)
         ahead, dy = self._factor.solve(p, q)
         dw, size = ahead, torch.maximum(ahead.abs().amax(1), unit).clamp(min=1e-200)
-        for _ in range(_REFINEMENTS):
+        for _ in range(refinements):
             # Event columns satisfy their equations for any dy; of others, the last step's added curvature is left.
             ahead, dy_ahead = self._factor.solve(self._proximal * ahead, self._rows.residual(q, dw))
             dw, dy = dw + ahead, dy + dy_ahead
@@ -98,8 +97,8 @@ class ActiveSystem:
         self, p: torch.Tensor, q: torch.Tensor, unit: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """As ``solve``, with a dense least-squares solution for elements whose refinement does not converge."""
-        dw, dy, error = self.solve(p, q, unit)
-        for i in torch.nonzero(~(error <= 1e-9)).flatten().tolist():
+        dw, dy, error = self.solve(p, q, unit, _REFINEMENTS)
+        for i in torch.nonzero(~(error <= 1e-8)).flatten().tolist():
             dw[i], dy[i], error[i] = self._least_squares(i, p[i], q[i], unit[i])
         return dw, dy, error
 
@@ -129,7 +128,7 @@ class ActiveSystem:
 class Polish:
     """From an interior-point solution to the exact one."""
 
-    def __init__(self, rows: Rows, barriers: Barriers, regularizer: SeparableRegularizer, curved: int):
+    def __init__(self, rows: LinearAlgebra, barriers: Barriers, regularizer: SeparableRegularizer, curved: int):
         self._rows, self._barriers, self._f, self._curved = rows, barriers, regularizer, curved
         inverts = type(regularizer).inverse_slope is not SeparableRegularizer.inverse_slope
         self._inverts = inverts and not isinstance(regularizer, Euclidean)
@@ -205,7 +204,7 @@ class Polish:
             solution.accepted = worst <= _ACCEPTED
             if attempt == rounds or (attempt and bool((worst <= 10 * _EXACT).all())):
                 break
-            dw, dy, _ = ActiveSystem(self._rows, compliance, coldest, free).solve(p, q, unit)
+            dw, dy, _ = ActiveSystem(self._rows, compliance, coldest, free).solve(p, q, unit, _NEWTON_REFINEMENTS)
             if self._inverts and not self._steep:
                 dw[:, :curved] = self._shorter(dw[:, :curved], solution.w[:, :curved])
             solution.w, solution.y = solution.w + dw, solution.y + dy

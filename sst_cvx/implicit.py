@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from sst_cvx.active_system import ActiveSystem
-from sst_cvx.normal_equations import Rows
+from sst_cvx.normal_equations import LinearAlgebra
 from sst_cvx.validation import SolveError
 
 
@@ -23,7 +23,7 @@ class _Implicit(torch.autograd.Function):
     """(dw, dy) of the active system for right sides p and q, differentiable in D, p and q."""
 
     @staticmethod
-    def forward(ctx: Any, compliance: Any, p: Any, q: Any, t: Any, free: Any, rows: Rows) -> Any:
+    def forward(ctx: Any, compliance: Any, p: Any, q: Any, t: Any, free: Any, rows: LinearAlgebra) -> Any:
         system = ActiveSystem(rows, compliance, t, free)
         unit = 1e-3 * p.abs().amax(1) / t[:, 0]
         dw, dy, error = system.solve_surely(p, q, unit)

@@ -19,14 +19,16 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
-from sst_cvx.normal_equations import Rows
+from sst_cvx.normal_equations import LinearAlgebra, Rows
 from sst_cvx.regularizers import Euclidean, SeparableRegularizer
+from sst_cvx.sparse_elimination import SparseRows, prefers_sparse
 from sst_cvx.standard_form import StandardForm
 
 _START = 0.5  # temperature to start entropies at, relative to the range of the utilities
 _FLOOR = 0.05  # of the barrier, relative to the temperature, until the target temperature is reached
 _FLOOR_INFEASIBLE = 0.01  # the same, times the infeasibility, always
 _PROXIMAL = 1e-9  # curvature of auxiliary columns in the Newton system only
+_REFINEMENTS = 1  # of Newton steps with auxiliary columns
 _LEAST = 1e-17  # of the barrier
 _NEAREST = 1e-16  # distance that coordinates keep from a bound where phi' is infinite
 _LOOSE, _TIGHT = 1e-8, 1e-10  # of gap and infeasibility, relative to t; for a quadratic f the rest is one linear solve
@@ -132,10 +134,10 @@ class InteriorPoint:
     """The solver for one presolved hull and regularizer, on one device."""
 
     def __init__(self, form: StandardForm, regularizer: SeparableRegularizer, device: torch.device):
-        self.rows = Rows(form, device)
+        self.rows: LinearAlgebra = SparseRows(form, device) if prefers_sparse(form) else Rows(form, device)
         self.barriers = Barriers(form, regularizer, device)
         self._f, self._curved = regularizer, form.curved
-        self._refine = form.auxiliary > 0  # where the Newton system is worst conditioned
+        self._refinements = _REFINEMENTS if form.auxiliary else 0  # where the Newton system is worst conditioned
         self._steep = any(regularizer.steep)
         self._tolerance = _LOOSE if isinstance(regularizer, Euclidean) else _TIGHT
         # Steep ends are not touched but approached: from nearer than this, a coordinate takes too long to come back.
@@ -209,7 +211,7 @@ class InteriorPoint:
             dw, dy = factor.solve(base, primal)
             center = self._center(pairs, b.along(dw) * inverse, now, t, infeasible) * inverse
             dw, dy = factor.solve(b.add(base, center), primal)
-            if self._refine:
+            for _ in range(self._refinements):
                 more, dy_more = factor.solve(torch.zeros_like(dw), self.rows.residual(primal, dw))
                 dw, dy = dw + more, dy + dy_more
             relative = b.along(dw) * inverse

@@ -9,12 +9,37 @@ K = diag(1 / d) + G' diag(1 / d_slack) G, of the size of the columns.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 
 from sst_cvx.standard_form import StandardForm
 
 _RIDGE = 1e-14  # relative to the diagonal
 _HUGE = 1e100
+_FLOOR = 1e-14  # under the diagonal of the Schur complement of an active set, over t
+
+
+class Factor(Protocol):
+    """A factorised Newton system."""
+
+    def solve(self, p: torch.Tensor, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """dw and dy for right sides p ``(batch, columns)`` and q ``(batch, rows)``."""
+        ...
+
+
+class LinearAlgebra(Protocol):
+    """M and its Newton systems: ``Rows`` here, ``SparseRows`` for large extended formulations."""
+
+    equalities: int
+    slacks: int
+
+    def times(self, w: torch.Tensor) -> torch.Tensor: ...
+    def transposed(self, y: torch.Tensor) -> torch.Tensor: ...
+    def residual(self, right: torch.Tensor, w: torch.Tensor) -> torch.Tensor: ...
+    def force(self, linear: torch.Tensor, y: torch.Tensor) -> torch.Tensor: ...
+    def factor(self, d: torch.Tensor) -> Factor: ...
+    def factor_active(self, d: torch.Tensor, t: torch.Tensor) -> Factor: ...
 
 
 class Rows:
@@ -55,10 +80,14 @@ class Rows:
         product = y @ self.core
         return torch.cat([product, y[:, self.equalities :]], 1) if self.slacks else product
 
-    def factor(self, d: torch.Tensor) -> SchurFactor | CondensedFactor:
-        """Factorise for d ``(batch, columns)``, by the smaller of the two matrices. Zeros and infinities are not for
-        the condensed one: use ``SchurFactor`` there."""
+    def factor(self, d: torch.Tensor) -> Factor:
+        """Factorise for d ``(batch, columns)``, all positive and finite, by the smaller of the two matrices."""
         return CondensedFactor(self, d) if self.condensed else SchurFactor(self, d)
+
+    def factor_active(self, d: torch.Tensor, t: torch.Tensor) -> Factor:
+        """Factorise where d has zeros (fixed columns) and 1e20 (free slacks), regularised for temperatures t
+        ``(batch, 1)``: refinement is up to the caller."""
+        return SchurFactor(self, d, _FLOOR / t)
 
 
 class _Cholesky:
