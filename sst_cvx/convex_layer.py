@@ -205,18 +205,20 @@ class GradientGuard:
             x.register_hook(self._keep)
         return x
 
-    def _keep(self, cotangent: torch.Tensor) -> None:
-        self._cotangent = cotangent.detach()
+    def _keep(self, cotangent: torch.Tensor | None) -> None:
+        self._cotangent = None if cotangent is None else cotangent.detach()
 
-    def _check(self, gradient: torch.Tensor) -> None:
-        if self._cotangent is None:
+    def _check(self, gradient: torch.Tensor | None) -> None:
+        if self._cotangent is None or gradient is None:
             return
         v, g = (w.detach().reshape(len(w), -1) for w in (self._cotangent, gradient))
+        self._cotangent = None  # a double backward may come here by another way, with another cotangent
         if self._modulus > 0:
             g = g * (self._t * self._modulus)[:, None]
             excess = (g * g).sum(1) - (v * g).sum(1)
         else:
-            g = g * v.norm(dim=1, keepdim=True) / g.norm(dim=1, keepdim=True).clamp(min=1e-300)
+            size, allowed = g.norm(dim=1, keepdim=True), v.norm(dim=1, keepdim=True)
+            g = torch.where(self._t[:, None] * size > 1e-6 * allowed, g * (allowed / size), 0.0)  # else rounding errors
             excess = -(v * g).sum(1)
         wrong = ~(excess <= self.tolerance * (v * v).sum(1))
         if bool(wrong.any()):

@@ -53,6 +53,21 @@ class LinearHull:
 
 
 @dataclass
+class AffineRows:
+    """{ w : A w = b in the first ``equalities`` rows, A w <= b in the others }, b = right + sensitivity @ theta.
+
+    ``parameters`` are the places of each parameter, flattened by columns, in theta.
+    """
+
+    matrix: sp.csr_array
+    right: np.ndarray
+    sensitivity: np.ndarray
+    equalities: int
+    event: np.ndarray
+    parameters: dict[str, slice]
+
+
+@dataclass
 class CompiledHull:
     """Constraints canonicalised once; ``at(values)`` evaluates them at parameter values."""
 
@@ -106,6 +121,20 @@ class CompiledHull:
         augmented = sp.csc_array((self._matrix @ theta, indices, indptr), shape=shape)
         A, b = -augmented[:, :-1], augmented[:, [-1]].toarray().ravel()
         return LinearHull.from_rows(sp.csr_array(A), b, self._equalities, self._event)
+
+    def affine(self) -> AffineRows | None:
+        """Rows whose right sides alone depend on the parameters; None where parameters multiply variables."""
+        indices, indptr, shape = self._pattern
+        split, constant = indptr[-2], self._matrix.shape[1] - 1
+        data = self._matrix[:, [constant]].toarray().ravel()
+        slopes = self._matrix[:, :constant]
+        if slopes[:split].nnz:
+            return None
+        places = indices[split:]
+        right, sensitivity = np.zeros(shape[0]), np.zeros((shape[0], constant))
+        right[places], sensitivity[places] = data[split:], slopes[split:].toarray()
+        A = -sp.csc_array((data[:split], indices[:split], indptr[:-1]), shape=(shape[0], shape[1] - 1))
+        return AffineRows(sp.csr_array(A), right, sensitivity, self._equalities, self._event, self._parameter_columns)
 
     def join(self, x: torch.Tensor, auxiliary: Sequence[torch.Tensor]) -> torch.Tensor:
         """Columns w of an observed hull from the event ``(batch, size)`` and auxiliary values ``(batch, *shape)``."""

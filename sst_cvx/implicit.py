@@ -53,8 +53,8 @@ class _Implicit(torch.autograd.Function):
 class PolytopeArgmax(torch.autograd.Function):
     """x(u, right sides, bounds) for batches of utilities in units where the temperature is a constant.
 
-    ``solve(u, right, bounds)`` returns w ``(batch, columns)``, the sides at which columns are fixed (-1, 0, 1) and
-    which elements are right; others have no gradient here.
+    ``solver.solve`` gives w ``(batch, columns)``, the sides at which columns are fixed (-1, 0, 1) and which elements
+    are right; others have no gradient here. The outputs are x, w and these.
     """
 
     @staticmethod
@@ -63,8 +63,8 @@ class PolytopeArgmax(torch.autograd.Function):
         x = w[:, : u.shape[1]].clone()
         ctx.solver = solver
         ctx.save_for_backward(x, t, side, accepted)
-        ctx.mark_non_differentiable(accepted)
-        return x, accepted
+        ctx.mark_non_differentiable(w, accepted)
+        return x, w, accepted
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:

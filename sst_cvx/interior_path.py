@@ -5,12 +5,17 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sst_cvx.active_system import Polish, Solution
+from sst_cvx.active_system import Polish
 from sst_cvx.implicit import PolytopeArgmax
 from sst_cvx.interior_point import InteriorPoint, Problem
+from sst_cvx.parametric_form import ParametricForm, start_between
 from sst_cvx.regularizers import Regularizer, SeparableRegularizer
+from sst_cvx.sparse_elimination import prefers_sparse
 from sst_cvx.standard_form import StandardForm, standard_form
 from sst_cvx.structure import Structure
+
+_LARGEST = 2500  # rows of a dense system
+_MEMORY = 2e7  # numbers in the matrices of one chunk of the batch
 
 
 def refusal(structure: Structure, regularizer: Regularizer) -> str:
@@ -19,8 +24,8 @@ def refusal(structure: Structure, regularizer: Regularizer) -> str:
         return f"{regularizer!r} is not separable (a sum over coordinates), which the interior-point path needs"
     if not structure.hull.linear:
         return "the hull has other cones than linear constraints"
-    if structure.parameters:
-        return "the hull has parameters"
+    if structure.parameters and structure.hull.affine() is None:
+        return "parameters multiply variables of the hull"
     return ""
 
 
@@ -32,23 +37,49 @@ class InteriorPath:
     """
 
     def __init__(self, structure: Structure, regularizer: SeparableRegularizer):
-        self._form = standard_form(structure.hull.at(), regularizer.domain)
+        self._parametric: ParametricForm | None = None
+        if structure.parameters:
+            affine = structure.hull.affine()
+            assert affine is not None  # what refusal() made sure of
+            self._parametric = ParametricForm(affine, regularizer.domain)
+            self._form = self._parametric.form
+        else:
+            self._form = standard_form(structure.hull.at(), regularizer.domain)
         self._regularizer, self._shape = regularizer, structure.event_shape
         self._solvers: dict[torch.device, _Solver] = {}
 
-    def __call__(self, u: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Points ``(batch, size)`` for utilities ``(batch, size)`` and temperatures ``(batch,)``; and where they are
-        right, ``(batch,)``. Differentiable in u, twice; in t through u, since X depends on u / t alone."""
+    @property
+    def too_large(self) -> str:
+        """Why a dense factorisation is out of the question; empty if it is not."""
+        size = self._form.right.size
+        if size <= _LARGEST or prefers_sparse(self._form):
+            return ""
+        return f"the hull has {size} rows, more than the {_LARGEST} that the interior-point path factorises"
+
+    def __call__(
+        self, u: torch.Tensor, t: torch.Tensor, values: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Points ``(batch, size)`` for utilities ``(batch, size)``, temperatures ``(batch,)`` and hull parameters
+        ``(batch, *shape)``; and where they are right, ``(batch,)``.
+
+        Differentiable in u (twice) and the parameters; in t through u, since X depends on u / t alone.
+        """
         if u.device not in self._solvers:
             self._solvers[u.device] = _Solver(self._form, self._regularizer, self._shape, u.device)
-        solver = self._solvers[u.device]
-        constant = solver.constant.expand(len(u), -1)
+        solver, batch = self._solvers[u.device], len(u)
+        constant, right, bounds = (
+            part.expand(batch, *part.shape) for part in (solver.constant, solver.right, solver.bounds)
+        )
+        dependent, broken = None, torch.zeros(batch, dtype=torch.bool, device=u.device)
+        if self._parametric is not None:
+            right, bounds, constant, dependent, broken = self._parametric.at(values, u.device)
         if not self._form.curved:
-            return constant + 0 * u, torch.ones(len(u), dtype=torch.bool, device=u.device)
-        right, bounds = solver.right.expand(len(u), -1), solver.bounds.expand(len(u), -1, -1)
+            return constant + 0 * u, ~broken
         everything = self._form.curved == u.shape[1]
         part = u if everything else u[:, solver.free]
-        x, accepted = PolytopeArgmax.apply(part, t.detach()[:, None], right, bounds, solver)  # type: ignore[misc]
+        x, w, accepted = PolytopeArgmax.apply(part, t.detach()[:, None], right, bounds, solver)  # type: ignore[misc]
+        if self._parametric is not None and dependent is not None:
+            accepted = accepted & ~broken & ~self._parametric.inconsistent(w, dependent.detach())
         return x if everything else constant.index_copy(1, solver.free, x), accepted
 
 
@@ -63,11 +94,12 @@ class _Solver:
 
         self.free, self.constant = tensor(form.free), tensor(form.constant)
         self.right, self.bounds = tensor(form.right), tensor(np.stack([form.lower, form.upper]))
-        self.start = tensor(form.start)
-        self.safe = self.start[: form.curved]
+        self._start = tensor(form.start) if form.start.any() else None  # of a hull with parameters: see solve
+        self.safe = torch.full((form.curved,), 0.5, dtype=torch.float64, device=device)
         weights = regularizer.flat_weights(shape).to(device)[self.free]
         self.weights = weights if regularizer.weights is not None else weights[:1]
         self.regularizer, self._curved, self._columns = regularizer, form.curved, form.lower.size
+        self._fixed_sum = form.fixed_sum
         self._interior = InteriorPoint(form, regularizer, device)
         self.rows = self._interior.rows
         self._polish = Polish(self.rows, self._interior.barriers, regularizer, form.curved)
@@ -75,18 +107,22 @@ class _Solver:
     def solve(
         self, u: torch.Tensor, t: torch.Tensor, right: torch.Tensor, bounds: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Columns, the sides they are fixed at, and which elements are right."""
-        solution = self._solve(u, t, right, bounds)
-        return solution.w, solution.side, solution.accepted
+        """Columns, the sides they are fixed at, and which elements are right. In chunks that fit into memory."""
+        chunk = max(1, int(_MEMORY / (right.shape[1] * min(right.shape[1], 100) + bounds.shape[2])))
+        parts = [self._solve(*part) for part in zip(*(x.split(chunk) for x in (u, t, right, bounds)), strict=True)]
+        w, side, accepted = (torch.cat(columns) for columns in zip(*parts, strict=True))
+        return w, side, accepted
 
-    def _solve(self, u: torch.Tensor, t: torch.Tensor, right: torch.Tensor, bounds: torch.Tensor) -> Solution:
-        centred = u - u.mean(1, keepdim=True)
+    def _solve(
+        self, u: torch.Tensor, t: torch.Tensor, right: torch.Tensor, bounds: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        centred = u - u.mean(1, keepdim=True) if self._fixed_sum else u
         scale = torch.maximum(centred.abs().amax(1, keepdim=True), t * self.weights.amin())
         linear = torch.nn.functional.pad(centred / scale, (0, self._columns - self._curved))
         temperature = (t / scale * self.weights).expand(-1, self._curved)
         ends = self._interior.barriers.ends(bounds)
         problem = Problem(linear, temperature, right, bounds, ends, t / scale * self.weights.amin())
-        near, converged = self._interior.solve(problem, self.start.expand(len(u), -1))
+        start = start_between(bounds) if self._start is None else self._start.expand(len(u), -1)
+        near, converged = self._interior.solve(problem, start)
         solution = self._polish(problem, near)
-        solution.accepted &= converged & torch.isfinite(solution.w).all(1)
-        return solution
+        return solution.w, solution.side, solution.accepted & converged & torch.isfinite(solution.w).all(1)

@@ -84,7 +84,13 @@ class SoftArgmax(torch.nn.Module):
         if refused:
             return False
         assert isinstance(self.regularizer, SeparableRegularizer)  # what refusal() made sure of
-        self.path, self._interior = "interior_point", InteriorPath(self.structure, self.regularizer)
+        interior = InteriorPath(self.structure, self.regularizer)
+        if interior.too_large:
+            self._why = f"{reason}; {interior.too_large}"
+            if insist:
+                raise ValueError(f"path='interior_point' does not apply: {interior.too_large}. Use path='layer'.")
+            return False
+        self.path, self._interior = "interior_point", interior
         self._modulus = self.regularizer.strong_convexity(self.structure)
         return True
 
@@ -120,7 +126,7 @@ class SoftArgmax(torch.nn.Module):
         if self.path == "fast":
             x = self._fast(u, wide, t_event, batch_shape, values)
         elif self.path == "interior_point":
-            x = self._by_interior_point(wide, t, batch_shape)
+            x = self._by_interior_point(wide, t, batch_shape, values)
         else:
             x = self._by_layer(wide, t, batch_shape, values)
         return x if x.dtype == u.dtype else x.to(u.dtype)
@@ -173,7 +179,9 @@ class SoftArgmax(torch.nn.Module):
         except SolveError as error:
             raise error.in_batch(batch_shape) from None
 
-    def _by_interior_point(self, u: torch.Tensor, t: torch.Tensor | float, batch_shape: torch.Size) -> torch.Tensor:
+    def _by_interior_point(
+        self, u: torch.Tensor, t: torch.Tensor | float, batch_shape: torch.Size, values: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
         check_finite(u, "utilities")
         batch = batch_shape.numel()
         if not batch:
@@ -184,27 +192,33 @@ class SoftArgmax(torch.nn.Module):
         # X depends on u and t through u / t only.
         inputs = guard.input(flat * (temperatures.detach() / temperatures)[:, None])
         try:
-            x, right = self._interior(inputs, temperatures.detach())
+            x, right = self._interior(inputs, temperatures.detach(), values)
         except SolveError as error:
             raise error.in_batch(batch_shape) from error.__cause__
         x = guard.output(x)
         if not bool(right.all()):
-            x = self._give_up(flat, temperatures, x, right, batch_shape)
-        self._guard(x, batch_shape, {}, "the interior-point path")
+            x = self._give_up(flat, temperatures, x, right, batch_shape, values)
+        self._guard(x, batch_shape, values, "the interior-point path")
         return x.reshape(u.shape).to(u.dtype)
 
     def _give_up(
-        self, u: torch.Tensor, t: torch.Tensor, x: torch.Tensor, right: torch.Tensor, batch_shape: torch.Size
+        self,
+        u: torch.Tensor,
+        t: torch.Tensor,
+        x: torch.Tensor,
+        right: torch.Tensor,
+        batch_shape: torch.Size,
+        values: dict[str, torch.Tensor],
     ) -> torch.Tensor:
         """Elements that did not converge go to the layer."""
         if self._layer is None:
             self._layer = self._compile(self._why)
         rest = torch.nonzero(~right).flatten()
+        part = {name: v[rest.cpu()] for name, v in values.items()}
         try:
-            answer = self._by_layer(u[rest].reshape(-1, *self.structure.event_shape), t[rest], rest.shape, {})
+            answer = self._by_layer(u[rest].reshape(-1, *self.structure.event_shape), t[rest], rest.shape, part)
         except SolveError as error:
-            elements = [int(rest[e[0]]) for e in error.elements]
-            raise SolveError(error.args[0], elements, error.status).in_batch(batch_shape) from error
+            raise error.among(rest.tolist()).in_batch(batch_shape) from error.__cause__
         return x.index_copy(0, rest, answer.reshape(len(rest), -1))
 
     def _by_layer(

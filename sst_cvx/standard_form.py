@@ -50,6 +50,16 @@ class StandardForm:
         return self.right.size - self.equalities
 
     @property
+    def fixed_sum(self) -> bool:
+        """Whether the equalities fix the sum of the event's free coordinates: utilities may then be shifted."""
+        if not self.equalities or not self.curved:
+            return False
+        A = self.core[: self.equalities].T
+        target = (np.arange(self.core.shape[1]) < self.curved).astype(float)  # type: ignore[index]
+        y = sp.linalg.lsqr(A, target, atol=1e-14, btol=1e-14)[0]
+        return bool(np.abs(A @ y - target).max() <= 1e-9)
+
+    @property
     def auxiliary(self) -> int:
         """Number of columns that are neither event coordinates nor slacks."""
         return self.lower.size - self.curved - self.slacks
@@ -83,7 +93,9 @@ def standard_form(hull: LinearHull, domain: tuple[float, float]) -> StandardForm
     rows, row_lower, row_upper = _substitute(hull, fixed, order)
     equal = row_lower == row_upper
     bounds = hull.lower[order], hull.upper[order]
-    A, b = _independent(rows[np.flatnonzero(equal)], row_upper[equal])
+    equalities = np.flatnonzero(equal)
+    chosen = equalities[independent_rows(rows[equalities])]
+    A, b = rows[chosen], row_upper[chosen]
     G, h = _not_implied(rows[np.flatnonzero(~equal)], row_upper[~equal], *bounds)
     inside = presolved.inside[order]
     form = StandardForm(
@@ -134,14 +146,14 @@ def _substitute(hull: LinearHull, fixed: np.ndarray, order: np.ndarray) -> tuple
     return rows, ((hull.row_lower - moved)[keep]) * scale, ((hull.row_upper - moved)[keep]) * scale
 
 
-def _independent(A: sp.csr_array, b: np.ndarray) -> tuple[sp.csr_array, np.ndarray]:
-    """A largest set of independent rows, by QR with pivoting; large systems are left to regularisation."""
-    if b.size < 2 or max(b.size, A.indices.max(initial=0)) > _DENSE_RANK:
-        return A, b
+def independent_rows(A: sp.csr_array) -> np.ndarray:
+    """Places of a largest independent set, by QR with pivoting; large systems are left to regularisation."""
+    count = A.indptr.size - 1
+    if count < 2 or max(count, A.indices.max(initial=0)) > _DENSE_RANK:
+        return np.arange(count)
     triangle, pivots = cast(Any, scipy.linalg.qr(A.toarray().T, mode="r", pivoting=True))
     diagonal = np.abs(np.diag(triangle))
-    chosen = np.sort(pivots[: int((diagonal > 1e-10 * diagonal[0]).sum())])
-    return A[chosen], b[chosen]
+    return np.sort(pivots[: int((diagonal > 1e-10 * diagonal[0]).sum())])
 
 
 def _not_implied(

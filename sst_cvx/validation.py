@@ -29,6 +29,12 @@ class SolveError(RuntimeError):
         self._message = message
         super().__init__(message.replace("{elements}", _name_elements(self.elements)))
 
+    def among(self, numbers: Sequence[int]) -> SolveError:
+        """The same error, with element i of a part of a flat batch turned into element ``numbers[i]`` of the whole."""
+        error = SolveError(self._message, [int(numbers[e[0]]) for e in self.elements], self.status)
+        error.__cause__ = self.__cause__
+        return error
+
     def in_batch(self, batch_shape: Sequence[int]) -> SolveError:
         """The same error, with the numbers of a flattened batch turned into indices of ``batch_shape``."""
         shaped = [
