@@ -18,6 +18,7 @@ from sst_cvx.regularizers import (
     Euclidean,
     ExponentialFamilyEntropy,
     Regularizer,
+    SeparableRegularizer,
     TsallisEntropy,
 )
 from sst_cvx.soft_argmax import SoftArgmax
@@ -35,6 +36,7 @@ __all__ = [
     "ExponentialFamilyEntropy",
     "Regularizer",
     "Report",
+    "SeparableRegularizer",
     "SoftArgmax",
     "SolveError",
     "Structure",

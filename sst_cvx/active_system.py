@@ -138,9 +138,10 @@ class Polish:
         """``accepted`` says where the answer satisfies the optimality conditions and is near the one it came from."""
         solution = self._guess(problem, near)
         b = self._barriers
-        # Multipliers of auxiliary columns and slacks need not be unique, so their signs say nothing: event columns only.
         weak = torch.zeros_like(near.w).index_add(1, b.column, near.z) < _WEAK
-        weak[:, self._curved :] = False
+        if near.w.shape[1] - self._rows.slacks > self._curved:
+            # Multipliers in an extended formulation are rarely unique: signs mean something for event columns only.
+            weak[:, self._curved :] = False
         todo = torch.arange(len(near.w), device=near.w.device)
         for _ in range(_CHANGES):
             part, there = solution.take(todo), problem.take(todo)

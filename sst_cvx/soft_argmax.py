@@ -10,7 +10,8 @@ from sst_cvx.convex_layer import ConvexLayer, GradientGuard, check_violation, ma
 from sst_cvx.fast_paths import describe, find_fast_path
 from sst_cvx.hull import violation_by_cvxpy
 from sst_cvx.interior_path import InteriorPath, refusal
-from sst_cvx.regularizers import ExponentialFamilyEntropy, Regularizer, SeparableRegularizer, check_regularizer
+from sst_cvx.regularizer_checks import check_regularizer
+from sst_cvx.regularizers import ExponentialFamilyEntropy, Regularizer, SeparableRegularizer
 from sst_cvx.structure import Structure
 from sst_cvx.validation import SolveError, check_finite, check_temperature, check_utilities
 

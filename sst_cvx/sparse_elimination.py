@@ -191,9 +191,11 @@ class Plan:
 
 
 def _sparse(matrix: Any, device: torch.device) -> torch.Tensor:
-    matrix = sp.csr_array(matrix)
-    parts = (torch.as_tensor(a, device=device) for a in (matrix.indptr, matrix.indices, matrix.data.astype(float)))
-    return torch.sparse_csr_tensor(*parts, size=matrix.shape)  # type: ignore[arg-type]
+    matrix = sp.csr_array(matrix, dtype=np.float64)
+    matrix.sum_duplicates()  # and sorts
+    indptr, indices = (torch.tensor(a, dtype=torch.int64, device=device) for a in (matrix.indptr, matrix.indices))
+    values = torch.tensor(matrix.data, device=device)
+    return torch.sparse_csr_tensor(indptr, indices, values, matrix.shape, check_invariants=True)  # type: ignore[arg-type]
 
 
 class SparseFactor:
