@@ -35,7 +35,7 @@ def plain_cvxpylayers(structure: sst.Structure, regularizer: sst.Regularizer) ->
 def ours(structure: sst.Structure, regularizer: sst.Regularizer, with_layer: bool) -> dict[str, Contender]:
     """The path that "auto" takes, and the layer by each of its engines."""
     soft = sst.SoftArgmax(structure, regularizer)
-    found: dict[str, Contender] = {soft.path if soft.path == "fast" else "layer": soft}
+    found: dict[str, Contender] = {soft.path: soft}
     if with_layer:
         found["layer"] = sst.SoftArgmax(structure, regularizer, path="layer")
         if importlib.util.find_spec("moreau"):

@@ -26,6 +26,7 @@ from sst_cvx.regularizers import Euclidean, SeparableRegularizer
 
 _WEAK = 1e-2  # multipliers below this may turn out to be zero
 _NEARBY = 1e-3  # how far an answer may be from the interior-point solution
+_WRONG, _WRONG_AUXILIARY = 1e-11, 0.05  # multiplier on the wrong side that frees a column; of others, over t
 _EXACT, _ACCEPTED = 1e-12, 3e-10  # errors, in units of x
 _ROUNDS, _MANY_ROUNDS = 5, 40  # of Newton steps with one active set
 _CHANGES = 8  # of the active set
@@ -125,6 +126,11 @@ class ActiveSystem:
         return dw, solution[len(root) :], error
 
 
+def largest(x: torch.Tensor) -> torch.Tensor:
+    """Largest absolute entry of each element, 0 where there are none."""
+    return x.abs().amax(1) if x.shape[1] else x.new_zeros(len(x))
+
+
 class Polish:
     """From an interior-point solution to the exact one."""
 
@@ -139,18 +145,21 @@ class Polish:
         solution = self._guess(problem, near)
         b = self._barriers
         weak = torch.zeros_like(near.w).index_add(1, b.column, near.z) < _WEAK
-        if near.w.shape[1] - self._rows.slacks > self._curved:
-            # Multipliers in an extended formulation are rarely unique: signs mean something for event columns only.
-            weak[:, self._curved :] = False
-        todo = torch.arange(len(near.w), device=near.w.device)
-        for _ in range(_CHANGES):
-            part, there = solution.take(todo), problem.take(todo)
-            self._newton(there, part)
-            changed = self._change(there, part, weak[todo], near.w[todo])
-            solution.put(todo, part)
-            if not bool(changed.any()):
-                break
-            todo = todo[changed]
+        wrong = torch.where(weak, _WRONG, torch.inf)
+        extended = near.w.shape[1] - self._rows.slacks > self._curved
+        if extended:
+            # Multipliers of auxiliary columns and their rows are rarely unique, so small signs mean nothing, ...
+            wrong[:, self._curved :] = torch.inf
+        solution = self._settle(problem, solution, wrong, near.w)
+        if extended and any(self._f.steep):
+            # ... but those of entropies turn large where one bound too many is fixed. Free it if that works out.
+            wrong[:, self._curved :] = _WRONG_AUXILIARY * problem.coldest
+            forced = (-solution.side * self._force(problem, solution) > wrong).any(1)
+            again = torch.nonzero(forced & solution.accepted).flatten()
+            if again.numel():
+                part = self._settle(problem.take(again), solution.take(again), wrong[again], near.w[again])
+                better = torch.nonzero(part.accepted).flatten()
+                solution.put(again[better], part.take(better))
         slow = torch.nonzero(~solution.accepted).flatten()
         if slow.numel():
             part = solution.take(slow)
@@ -163,11 +172,25 @@ class Polish:
         solution.accepted &= nearby & (outside <= 1e-10)
         return solution
 
+    def _settle(self, problem: Problem, solution: Solution, wrong: torch.Tensor, near: torch.Tensor) -> Solution:
+        """Newton steps and changes of the active set by turns."""
+        todo = torch.arange(len(near), device=near.device)
+        for _ in range(_CHANGES):
+            part, there = solution.take(todo), problem.take(todo)
+            self._newton(there, part)
+            changed = self._change(there, part, wrong[todo], near[todo])
+            solution.put(todo, part)
+            if not bool(changed.any()):
+                break
+            todo = todo[changed]
+        return solution
+
     def _guess(self, problem: Problem, near: Iterate) -> Solution:
         b = self._barriers
         closer = near.z > _RATIO * b.gaps(near.w, problem.ends)
         votes = torch.zeros_like(near.w)
         votes = votes.index_add(1, b.column, torch.where(closer, -b.sign, 0.0)).sign()
+        votes = torch.where(problem.pinned, -1.0, votes)
         solution = Solution(near.w.clone(), near.y.clone(), votes, torch.zeros(len(votes), dtype=torch.bool))
         solution.accepted = solution.accepted.to(votes.device)
         self._pin(problem, solution)
@@ -203,7 +226,7 @@ class Polish:
                 distance = (p[:, :curved] * compliance).abs()
             q = self._rows.residual(problem.right, solution.w)
             error = torch.cat([distance, p[:, curved:].abs() / coldest], 1)
-            worst = torch.maximum(error.amax(1), q.abs().amax(1) / (1 + problem.right.abs().amax(1)))
+            worst = torch.maximum(error.amax(1), largest(q) / (1 + largest(problem.right)))
             solution.accepted = worst <= _ACCEPTED
             if attempt == rounds or (attempt and bool((worst <= 10 * _EXACT).all())):
                 break
@@ -217,13 +240,13 @@ class Polish:
         curved = self._f.inverse_slope(self._f.slope(x) + self._f.curvature(x) * dx) - x
         return torch.where(dx < 0, torch.maximum(dx, curved), torch.minimum(dx, curved))
 
-    def _change(self, problem: Problem, solution: Solution, weak: torch.Tensor, near: torch.Tensor) -> torch.Tensor:
+    def _change(self, problem: Problem, solution: Solution, wrong: torch.Tensor, near: torch.Tensor) -> torch.Tensor:
         """Fix columns that left the bounds, release those that pull inwards; which elements changed."""
         lower, upper = problem.bounds.unbind(1)
         free = solution.side == 0
         below, above = free & (solution.w < lower), free & (solution.w > upper)
-        inwards = -solution.side * self._force(problem, solution) > 1e-11
-        released = ~free & weak & inwards
+        inwards = -solution.side * self._force(problem, solution) > wrong
+        released = ~free & inwards & ~problem.pinned
         outside = torch.maximum(lower - solution.w, solution.w - upper).amax(1) > 1e-12
         changed = outside | released.any(1)
         side = torch.where(below, -1.0, torch.where(above, 1.0, torch.where(released, 0.0, solution.side)))

@@ -175,8 +175,11 @@ class _Factor:
             else:
                 border = sp.csc_matrix(z[:, None])
                 self._M = sp.bmat([[M, border], [border.T, -sp.identity(1)]], format="csc")
+                # SuperLU (SciPy 1.16) can crash on structurally singular matrices: every diagonal entry gets a digit
+                # that the check of the answer does not see.
+                shifted = (self._M + 1e-14 * sp.identity(self._M.shape[0])).tocsc()
                 with contextlib.suppress(RuntimeError):  # exactly singular
-                    self._lu = sp.linalg.splu(self._M)
+                    self._lu = sp.linalg.splu(shifted)
 
     def solve(self, rhs: np.ndarray, transposed: bool) -> np.ndarray:
         """M^-1 rhs or M^-T rhs. Where active rows depend, the minimum-norm solution: x's derivative is the same."""

@@ -123,7 +123,10 @@ class CompiledHull:
         return LinearHull.from_rows(sp.csr_array(A), b, self._equalities, self._event)
 
     def affine(self) -> AffineRows | None:
-        """Rows whose right sides alone depend on the parameters; None where parameters multiply variables."""
+        """Rows whose right sides alone depend on the parameters; None where parameters multiply variables, or have
+        attributes (symmetric, diag, ...) that CVXPY turns into fewer entries."""
+        if any(getattr(p, "_has_dim_reducing_attr", False) for p in self.parameters):
+            return None
         indices, indptr, shape = self._pattern
         split, constant = indptr[-2], self._matrix.shape[1] - 1
         data = self._matrix[:, [constant]].toarray().ravel()

@@ -15,6 +15,7 @@ from sst_cvx.standard_form import StandardForm, standard_form
 from sst_cvx.structure import Structure
 
 _LARGEST = 2500  # rows of a dense system
+_NO_ROOM = 1e-12  # between bounds that coincide
 _MEMORY = 2e7  # numbers in the matrices of one chunk of the batch
 
 
@@ -25,7 +26,7 @@ def refusal(structure: Structure, regularizer: Regularizer) -> str:
     if not structure.hull.linear:
         return "the hull has other cones than linear constraints"
     if structure.parameters and structure.hull.affine() is None:
-        return "parameters multiply variables of the hull"
+        return "parameters multiply variables of the hull, or are symmetric, diagonal or alike"
     return ""
 
 
@@ -73,8 +74,9 @@ class InteriorPath:
         dependent, broken = None, torch.zeros(batch, dtype=torch.bool, device=u.device)
         if self._parametric is not None:
             right, bounds, constant, dependent, broken = self._parametric.at(values, u.device)
-        if not self._form.curved:
-            return constant + 0 * u, ~broken
+        if not self._form.curved:  # auxiliary columns of a hull with parameters are the layer's to decide
+            decided = self._parametric is None or not self._form.right.size
+            return constant + 0 * u, ~broken & decided
         everything = self._form.curved == u.shape[1]
         part = u if everything else u[:, solver.free]
         x, w, accepted = PolytopeArgmax.apply(part, t.detach()[:, None], right, bounds, solver)  # type: ignore[misc]
@@ -102,6 +104,7 @@ class _Solver:
         self._fixed_sum = form.fixed_sum
         self._interior = InteriorPoint(form, regularizer, device)
         self.rows = self._interior.rows
+        self._interior.may_pin = self._start is None
         self._polish = Polish(self.rows, self._interior.barriers, regularizer, form.curved)
 
     def solve(
@@ -121,8 +124,13 @@ class _Solver:
         linear = torch.nn.functional.pad(centred / scale, (0, self._columns - self._curved))
         temperature = (t / scale * self.weights).expand(-1, self._curved)
         ends = self._interior.barriers.ends(bounds)
-        problem = Problem(linear, temperature, right, bounds, ends, t / scale * self.weights.amin())
+        room = bounds[:, 1] - bounds[:, 0]
+        pinned = (room <= _NO_ROOM * (1 + bounds[:, 0].abs())) & torch.isfinite(room)
         start = start_between(bounds) if self._start is None else self._start.expand(len(u), -1)
+        b = self._interior.barriers
+        if self._interior.may_pin and b.count:  # pinned columns do not move: their barriers keep a distance of 1
+            ends = torch.where(pinned[:, b.column], b.along(start) - 1, ends)
+        problem = Problem(linear, temperature, right, bounds, ends, t / scale * self.weights.amin(), pinned)
         near, converged = self._interior.solve(problem, start)
         solution = self._polish(problem, near)
         return solution.w, solution.side, solution.accepted & converged & torch.isfinite(solution.w).all(1)

@@ -29,6 +29,7 @@ _FLOOR = 0.05  # of the barrier, relative to the temperature, until the target t
 _FLOOR_INFEASIBLE = 0.01  # the same, times the infeasibility, always
 _PROXIMAL = 1e-9  # curvature of auxiliary columns in the Newton system only
 _REFINEMENTS = 1  # of Newton steps with auxiliary columns
+_IMMOVABLE = 1e100  # curvature of pinned columns
 _LEAST = 1e-17  # of the barrier
 _NEAREST = 1e-16  # distance that coordinates keep from a bound where phi' is infinite
 _LOOSE, _TIGHT = 1e-8, 1e-10  # of gap and infeasibility, relative to t; for a quadratic f the rest is one linear solve
@@ -54,7 +55,8 @@ class Problem:
 
     ``linear``: c ``(batch, columns)``, zero beyond the event; ``temperature``: ``(batch, curved)``, times the
     regularizer's weights; ``right``: r ``(batch, rows)``; ``bounds``: lower and upper ``(batch, 2, columns)``;
-    ``ends``: those of them with a barrier ``(batch, barriers)``; ``coldest``: smallest temperature ``(batch, 1)``.
+    ``ends``: those of them with a barrier ``(batch, barriers)``; ``coldest``: smallest temperature ``(batch, 1)``;
+    ``pinned``: columns whose bounds coincide, at parameter values that leave them no room ``(batch, columns)``.
     """
 
     linear: torch.Tensor
@@ -63,6 +65,7 @@ class Problem:
     bounds: torch.Tensor
     ends: torch.Tensor
     coldest: torch.Tensor
+    pinned: torch.Tensor
 
     def take(self, index: torch.Tensor) -> Problem:
         return Problem(*(getattr(self, f.name)[index] for f in fields(self)))
@@ -139,6 +142,7 @@ class InteriorPoint:
         self._f, self._curved = regularizer, form.curved
         self._refinements = _REFINEMENTS if form.auxiliary else 0  # where the Newton system is worst conditioned
         self._steep = any(regularizer.steep)
+        self.may_pin = False  # only where bounds depend on parameters
         self._tolerance = _LOOSE if isinstance(regularizer, Euclidean) else _TIGHT
         # Steep ends are not touched but approached: from nearer than this, a coordinate takes too long to come back.
         ends = zip(regularizer.domain, regularizer.steep, (_NEAREST, -_NEAREST), strict=True)
@@ -202,6 +206,8 @@ class InteriorPoint:
 
         hessian = torch.full_like(base, _PROXIMAL)
         hessian[:, :curved].addcmul_(t, curvature)
+        if self.may_pin:
+            hessian = torch.where(problem.pinned, _IMMOVABLE, hessian)
         if not b.count:
             dw, dy = self.rows.factor(hessian.reciprocal()).solve(base, primal)
             dz, step = now.z, 1.0
@@ -222,7 +228,8 @@ class InteriorPoint:
         w = now.w + step * dw
         heat = now.heat
         if self._steep:
-            w[:, :curved] = self._shorter(step * dw[:, :curved], x, slope, curvature)
+            moved = self._shorter(step * dw[:, :curved], x, slope, curvature)
+            w[:, :curved] = torch.where(problem.pinned[:, :curved], x, moved) if self.may_pin else moved
             heat = torch.where(infeasible < schedule.gate, (heat * schedule.cooling).clamp(min=1.0), heat)
         return Iterate(w, now.y + step * dy, now.z + step * dz, heat), arrived
 
@@ -270,6 +277,9 @@ class InteriorPoint:
             return arrived[:, 0]
         dual = self.barriers.add(base, now.z) if self.barriers.count else base
         error = dual.abs()
+        if self.may_pin:
+            dual = torch.where(problem.pinned, 0.0, dual)
+            error = dual.abs()
         if self._steep:  # a residual counts by what x would be without it: where x is tiny, that may be far away
             x = self._f.inverse_slope(slope + dual[:, :curved] / (problem.temperature * now.heat))
             error[:, :curved] = t * (x - now.w[:, :curved]).abs()

@@ -54,6 +54,7 @@ class ParametricForm:
         chosen = equalities[independent_rows(core[equalities])]
         self._dependent = np.setdiff1d(np.flatnonzero(~single & equal), chosen)
         self._kept = np.concatenate([chosen, np.flatnonzero(~single & ~equal & (size > 0))])
+        self._vacuous = np.flatnonzero(~single & (size == 0)), equal[~single & (size == 0)]
         self._equalities, self._core, self._scaled = chosen.size, core[self._kept], core
 
     def _pattern(self, free: np.ndarray) -> StandardForm:
@@ -97,7 +98,7 @@ class ParametricForm:
         self, values: dict[str, torch.Tensor], device: torch.device
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Right sides ``(batch, rows)``, bounds ``(batch, 2, columns)``, the event's pinned values ``(batch, size)``,
-        right sides of dependent rows, and whether bounds contradict each other ``(batch,)``."""
+        right sides of dependent rows, and whether bounds or rows without free columns are violated ``(batch,)``."""
         own, columns = self._on(device), self._pinned.size
         parts = {self._rows.parameters[name].start: v.to(device).reshape(len(v), -1) for name, v in values.items()}
         shapes = {self._rows.parameters[name].start: v.shape[1:] for name, v in values.items()}
@@ -120,6 +121,10 @@ class ParametricForm:
         upper = torch.nn.functional.pad(ends[1][:, self._order], (0, slacks), value=torch.inf)
         event = torch.where(torch.as_tensor(self._pinned, device=device), ends[0], 0.0)[:, self._rows.event]
         crossed = ((ends[0] - ends[1]) > 1e-9 * (1 + ends[0].abs())).any(1)
+        places, equal = self._vacuous  # rows over pinned columns alone, or over none: they hold or they do not
+        left = right[:, places]
+        left = torch.where(torch.as_tensor(equal, device=device), -left.abs(), left)
+        crossed |= (left < -1e-9 * (1 + b[:, places].abs())).any(1)
         return right[:, self._kept], torch.stack([lower, upper], 1), event, right[:, self._dependent], crossed
 
     def inconsistent(self, w: torch.Tensor, dependent: torch.Tensor) -> torch.Tensor:

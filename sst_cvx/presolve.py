@@ -63,6 +63,7 @@ def _largest_slack(A: Any, b: np.ndarray, G: Any, h: np.ndarray) -> tuple[np.nda
     """The e and the y / t of the linear program; all ones and None where HiGHS fails, which changes nothing."""
     rows, columns = G.shape
     scale = abs(G).max(axis=1).toarray().ravel() if rows else np.ones(0)
+    scale[scale == 0] = 1.0
     h, G = h / scale, sp.diags_array(1 / scale) @ G if rows else G
     upper = sp.hstack([G, sp.eye_array(rows), sp.csr_array(-h[:, None])], format="csr")
     equal = sp.hstack([A, sp.csr_array((len(b), rows)), sp.csr_array(-b[:, None])], format="csr")

@@ -16,6 +16,7 @@ from sst_cvx.structure import Structure
 from sst_cvx.validation import SolveError, check_finite, check_temperature, check_utilities
 
 PATHS = ("auto", "fast", "interior_point", "layer")
+_LAYER_RESOLUTION = 1e-4  # temperature over size of utilities below which its answers have too few digits
 _GUARD = {torch.float64: 1e-6, torch.float32: 1e-5}  # accepted violation of the hull, relative to its bounds
 
 
@@ -211,10 +212,18 @@ class SoftArgmax(torch.nn.Module):
         batch_shape: torch.Size,
         values: dict[str, torch.Tensor],
     ) -> torch.Tensor:
-        """Elements that did not converge go to the layer."""
+        """Elements that did not converge go to the layer, unless it is too cold for its accuracy."""
+        rest = torch.nonzero(~right).flatten()
+        part_u = u[rest].detach()
+        cold = t[rest].detach() < _LAYER_RESOLUTION * part_u.abs().amax(1)
+        if bool(cold.any()):
+            raise SolveError(
+                "the interior-point solver did not converge for {elements}, and the conic layer is not accurate at a "
+                f"temperature below {_LAYER_RESOLUTION:g} of the utilities: raise it, or scale the utilities.",
+                rest[cold].tolist(),
+            ).in_batch(batch_shape)
         if self._layer is None:
             self._layer = self._compile(self._why)
-        rest = torch.nonzero(~right).flatten()
         part = {name: v[rest.cpu()] for name, v in values.items()}
         try:
             answer = self._by_layer(u[rest].reshape(-1, *self.structure.event_shape), t[rest], rest.shape, part)

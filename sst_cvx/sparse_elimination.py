@@ -15,6 +15,7 @@ Every step is one tensor operation on all elements of the batch, which is the la
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -195,7 +196,9 @@ def _sparse(matrix: Any, device: torch.device) -> torch.Tensor:
     matrix.sum_duplicates()  # and sorts
     indptr, indices = (torch.tensor(a, dtype=torch.int64, device=device) for a in (matrix.indptr, matrix.indices))
     values = torch.tensor(matrix.data, device=device)
-    return torch.sparse_csr_tensor(indptr, indices, values, matrix.shape, check_invariants=True)  # type: ignore[arg-type]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch announces that these tensors are in beta
+        return torch.sparse_csr_tensor(indptr, indices, values, matrix.shape, check_invariants=True)  # type: ignore
 
 
 class SparseFactor:

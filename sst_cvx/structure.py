@@ -231,8 +231,9 @@ def _order_parameters(constraints: list[Any], listed: Sequence[cp.Parameter]) ->
         )
     ordered = list(listed) if listed else list(found.values())
     names = [p.name() for p in ordered]
-    if len(set(names)) < len(names) or "temperature" in names or not all(name.isidentifier() for name in names):
-        raise ValueError(f"hull parameters {names} need distinct names, valid in Python and other than 'temperature'.")
+    taken = {"self", "u", "x", "temperature"}
+    if len(set(names)) < len(names) or taken & set(names) or not all(name.isidentifier() for name in names):
+        raise ValueError(f"hull parameters {names} need distinct names, valid in Python and none of {sorted(taken)}.")
     return ordered
 
 

@@ -10,7 +10,7 @@ import torch
 import polytopes
 import sst_cvx as sst
 from sst_cvx.interior_path import refusal
-from sst_cvx.interior_point import InteriorPoint
+from sst_cvx.interior_point import BRISK, InteriorPoint
 from sst_cvx.normal_equations import CondensedFactor, Rows, SchurFactor
 from sst_cvx.sparse_elimination import SparseRows, prefers_sparse
 from sst_cvx.standard_form import standard_form
@@ -129,6 +129,21 @@ class TestTruth:
             x, y = (sst.SoftArgmax(make(n), f)(u, 0.2) for make in (trees_by_subtours, trees_by_martin))
             assert float((x - y).abs().max()) < 1e-8
 
+    @pytest.mark.parametrize("f", REGULARIZERS, ids=repr)
+    def test_a_box_has_no_rows(self, f):
+        x = cp.Variable(3)
+        soft, u = sst.SoftArgmax(sst.Structure(x, [x >= 0, x <= 1]), f), draw(k_subset(3, 1), 1)[0]
+        assert float(soft.gap(u, soft(u, 0.7), 0.7).max()) < 1e-9
+        assert torch.autograd.gradcheck(soft, u[:2].clone().requires_grad_())
+
+    def test_a_common_offset_matters_unless_the_sum_is_fixed(self):
+        x = cp.Variable(4)
+        loose = sst.SoftArgmax(sst.Structure(x, [x >= 0, x <= 1, cp.sum(x) <= 2]), sst.Euclidean())
+        u = draw(k_subset(4, 2), 1)[0]
+        assert float(loose.gap(u - 1, loose(u - 1)).max()) < 1e-10
+        exact = sst.SoftArgmax(k_subset(4, 2), sst.Euclidean())
+        assert float((exact(u + 2.0**20) - exact(u)).abs().max()) < 1e-9
+
     def test_coordinates_of_any_sign(self):
         soft, u = sst.SoftArgmax(absolute_ball(), sst.Euclidean()), draw(absolute_ball(), 1)[0]
         for t in (1.0, 0.1):
@@ -195,6 +210,37 @@ class TestParameters:
             soft(torch.zeros(3, 3), k=torch.tensor([1.0, 4.0, 2.0]))
         assert caught.value.elements == ((1,),)
 
+    def test_rows_over_pinned_columns_are_checked(self):
+        x, z, c = cp.Variable(3), cp.Variable(), cp.Parameter(name="c")
+        pinned = sst.Structure(x, [x >= 0, x <= 1, x[0] == c, z == c, x[0] + z <= 1, cp.sum(x) <= 2])
+        soft = sst.SoftArgmax(pinned, sst.Euclidean())
+        assert soft(torch.zeros(3), c=torch.tensor(0.4)).tolist() == pytest.approx([0.4, 0, 0])
+        with pytest.raises(sst.SolveError, match="Infeasible"):
+            soft(torch.zeros(3), c=torch.tensor(0.9))
+
+    @pytest.mark.parametrize("f", REGULARIZERS, ids=repr)
+    def test_a_bound_that_leaves_no_room(self, f):
+        """As right as if the same coordinate were fixed by a constant."""
+        x, h = cp.Variable(4), cp.Parameter(4, name="h")
+        limits = np.array([0.0, 0.875, 1.0, 0.75])
+        moving = sst.SoftArgmax(sst.Structure(x, [x >= 0, x <= h, cp.sum(x) == 1]), f)
+        fixed = sst.SoftArgmax(sst.Structure(x, [x >= 0, x <= limits, cp.sum(x) == 1]), f)
+        u, v = 3 * draw(fixed.structure, 2, 50)
+        answers = []
+        for soft, values in ((moving, {"h": torch.as_tensor(limits)}), (fixed, {})):
+            leaf = u.clone().requires_grad_()
+            y = soft(leaf, 1.0, **values)
+            answers.append((y, *torch.autograd.grad((y * v).sum(), leaf)))
+        for one, other in zip(*answers, strict=True):
+            assert float((one - other).detach().abs().max()) < 1e-7
+
+    def test_symmetric_parameters_go_by_the_layer(self):
+        x, C = cp.Variable((2, 2)), cp.Parameter((2, 2), name="C", symmetric=True)
+        soft = sst.SoftArgmax(sst.Structure(x, [x >= 0, x <= C, cp.sum(x) <= 2]), sst.Euclidean())
+        value = torch.tensor([[0.9, 0.3], [0.3, 0.5]])
+        assert soft.path == "layer"
+        assert float((soft(torch.full((2, 2), 5.0), C=value) - value).abs().max()) < 1e-5
+
     def test_parameters_that_multiply_go_by_the_layer(self):
         x, a = cp.Variable(3), cp.Parameter(3, nonneg=True, name="a")
         soft = sst.SoftArgmax(sst.Structure(x, [x >= 0, a @ x <= 1, x <= 1]), sst.Euclidean())
@@ -240,6 +286,21 @@ class TestSelection:
         leaf = u.clone().requires_grad_()
         (truth,) = torch.autograd.grad(soft(leaf).square().sum(), leaf)
         assert float((g - truth).abs().max()) < 1e-5
+
+    def test_too_cold_for_the_layer(self):
+        """What the interior-point solver gives up is refused where the layer's answers have too few digits."""
+        soft, u = sst.SoftArgmax(pairs(6, 2), sst.Euclidean()), draw(pairs(6, 2), 1, 4)[0]
+
+        def never(self, problem, start):
+            answer, converged = InteriorPoint._run(self, problem, start, BRISK)
+            return answer, torch.zeros_like(converged)
+
+        with (
+            mock.patch.object(InteriorPoint, "solve", never),
+            pytest.raises(sst.SolveError, match="did not converge for batch elements 0, 1, 2, 3") as caught,
+        ):
+            soft(u, 1e-5)
+        assert len(caught.value.elements) == 4
 
 
 class TestLinearAlgebra:
