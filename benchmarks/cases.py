@@ -45,9 +45,12 @@ def all_cases() -> list[Case]:
     cases += [Case(polytopes.KSubset(20, 5), f) for f in SEPARABLE]
     cases += [Case(polytopes.KSubset(100, 10), f) for f in (EUCLIDEAN, CATEGORICAL)]
     cases += [Case(polytopes.KSubset(8, 3), EXPONENTIAL)]
+    cases += [Case(polytopes.AtMostKSubset(20, 5), f) for f in SEPARABLE]
+    cases += [Case(polytopes.SpanningTree(5), EXPONENTIAL), Case(polytopes.SpanningTree(6), EUCLIDEAN)]
     cases += [Case(polytopes.Matching(5), CATEGORICAL), Case(polytopes.Matching(4), EXPONENTIAL)]
     cases += [Case(declared(), f) for f in (EUCLIDEAN, CATEGORICAL, BINARY)]
     large = [Case(polytopes.OneHot(1000), f, generic=False) for f in (EUCLIDEAN, TSALLIS, BINARY)]
     large += [Case(polytopes.KSubset(1000, 100), f, generic=False) for f in (*SEPARABLE, EXPONENTIAL)]
+    large += [Case(polytopes.SpanningTree(n), EXPONENTIAL, generic=False) for n in (10, 30, 100)]
     large += [Case(polytopes.Matching(50), CATEGORICAL, generic=False)]
     return cases + large

@@ -1,8 +1,11 @@
 """The library of structures: each file declares one hull, its argmax, vertices, log-partition and fast paths."""
 
+from polytopes.at_most_k_subset import AtMostKSubset
+from polytopes.hypercube import Hypercube
 from polytopes.k_subset import KSubset
 from polytopes.matching import Matching
 from polytopes.one_hot import OneHot
+from polytopes.spanning_tree import SpanningTree
 
 #: Small instances that every test runs over, the degenerate ones included.
 EXAMPLES = (
@@ -19,6 +22,13 @@ EXAMPLES = (
     Matching(1),
     Matching(2),
     Matching(4),
+    Hypercube(1),
+    Hypercube(4),
+    AtMostKSubset(1, 0),
+    AtMostKSubset(5, 2),
+    AtMostKSubset(4, 4),
+    SpanningTree(2),
+    SpanningTree(4),
 )
 
-__all__ = ["EXAMPLES", "KSubset", "Matching", "OneHot"]
+__all__ = ["EXAMPLES", "AtMostKSubset", "Hypercube", "KSubset", "Matching", "OneHot", "SpanningTree"]

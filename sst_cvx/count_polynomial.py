@@ -28,13 +28,32 @@ def log_elementary_symmetric(u: torch.Tensor, k: int) -> torch.Tensor:
     if k == n:
         return u.sum(-1)
     theta = _Tilt.apply(u.detach(), k)
+    coefficients, constant = _tilted(u, theta, k)
+    return coefficients[..., k].log() + constant + k * theta.squeeze(-1)
+
+
+def log_elementary_symmetric_up_to(u: torch.Tensor, k: int) -> torch.Tensor:
+    """log sum_{j <= k} e_j(exp u) over the last dimension: ``(*batch, n)`` to ``(*batch,)``, differentiable, twice.
+
+    By the same tilting, but never upwards: where fewer than k heads are expected untilted, theta = 0. Then the terms
+    exp(j theta) [z^j] grow towards j = k no faster than exp(k theta), which is taken out.
+    """
+    n = u.shape[-1]
+    if k == 0:
+        return (u * 0).sum(-1)
+    theta = _Tilt.apply(u.detach(), k).clamp(min=0.0) if k < n else torch.zeros_like(u[..., :1]).detach()
+    coefficients, constant = _tilted(u, theta, k)
+    below = torch.arange(-k, 1, dtype=u.dtype, device=u.device)
+    return (coefficients * (below * theta).exp()).sum(-1).log() + constant + k * theta.squeeze(-1)
+
+
+def _tilted(u: torch.Tensor, theta: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Coefficients up to k of prod_i (q_i + p_i z), and -sum log q_i."""
     shifted = u.detach() - theta
     # The identity holds for any theta and q, so both are constants. Only exp(u_i) varies: every term is positive.
     heads = torch.sigmoid(shifted) * (u - u.detach()).exp()
     coins = torch.stack([torch.sigmoid(-shifted), heads], dim=-1)
-    probability = _product(coins, k)[..., k]
-    constant = -torch.nn.functional.logsigmoid(-shifted).sum(-1) + k * theta.squeeze(-1)  # softplus is cruder
-    return probability.log() + constant
+    return _product(coins, k), -torch.nn.functional.logsigmoid(-shifted).sum(-1)  # softplus is cruder
 
 
 class _Tilt(torch.autograd.Function):

@@ -42,6 +42,8 @@ class Structure:
     variable: cp.Variable
     constraints: list[Any]
     parameters: list[cp.Parameter]
+    #: A class whose hull is never empty or unbounded may say so: large instances are then not canonicalised at once.
+    known_bounded = False
 
     def __init_subclass__(cls, *, final: bool = False, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -182,7 +184,7 @@ class Structure:
         return {p.name(): _expand_parameter(p, given[p.name()], batch_shape) for p in self.parameters}
 
     def _check_bounded(self) -> None:
-        if self.parameters:  # decided when values are known
+        if self.parameters or self.known_bounded:  # with parameters: decided when values are known
             return
         direction = np.random.default_rng(0).normal(size=(1, self.variable.size))
         relaxed = HardArgmax(self.hull, integral=True)

@@ -16,6 +16,14 @@ from typing import Any
 
 import torch
 
+from sst_cvx.regularizers import (
+    BinaryEntropy,
+    CategoricalEntropy,
+    Euclidean,
+    SeparableRegularizer,
+    TsallisEntropy,
+)
+
 _MAX_STEPS = 200
 _SORTABLE = 50  # entries up to which sorting beats Newton's steps
 
@@ -81,6 +89,20 @@ class CategoricalResponse(Response):
 
     def slope(self, x: torch.Tensor) -> torch.Tensor:
         return x * (x < 1)
+
+
+def response_of(regularizer: SeparableRegularizer) -> Response:
+    """The response of one of the library's separable regularizers.
+
+    Raises:
+        TypeError: another regularizer.
+    """
+    if isinstance(regularizer, TsallisEntropy):
+        return TsallisResponse(regularizer.alpha)
+    kinds = {Euclidean: EuclideanResponse, CategoricalEntropy: CategoricalResponse, BinaryEntropy: BinaryResponse}
+    if type(regularizer) not in kinds:
+        raise TypeError(f"no response is known for {regularizer!r}.")
+    return kinds[type(regularizer)]()
 
 
 def threshold_map(u: torch.Tensor, total: int, response: Response) -> torch.Tensor:

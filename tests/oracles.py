@@ -75,6 +75,12 @@ def marginals(structure: sst.Structure, u: torch.Tensor) -> torch.Tensor:
     return (weights @ points).reshape(u.shape)
 
 
+def box(u: torch.Tensor, name: str) -> torch.Tensor:
+    """phi'(x) = u cut to [0, 1]; Tsallis with alpha = 1.5."""
+    shifts = {"CategoricalEntropy": -1.0, "TsallisEntropy": 4 / 3}
+    return RESPONSES[name](u + shifts.get(name, 0.0))
+
+
 def truth(structure: sst.Structure, regularizer: sst.Regularizer, u: torch.Tensor) -> torch.Tensor:
     """The soft argmax at temperature 1 for every fast path of the library, ``(batch, *event_shape)``."""
     name = type(regularizer).__name__
@@ -82,6 +88,11 @@ def truth(structure: sst.Structure, regularizer: sst.Regularizer, u: torch.Tenso
         return marginals(structure, u)
     if isinstance(structure, polytopes.Matching):
         return sinkhorn(u)
+    if isinstance(structure, polytopes.Hypercube):
+        return box(u, name)
+    if isinstance(structure, polytopes.AtMostKSubset):
+        free = box(u, name)
+        return torch.where(free.sum(-1, keepdim=True) > structure.k, bisection(u, structure.k, name), free)
     return bisection(u, structure.k if isinstance(structure, polytopes.KSubset) else 1, name)
 
 

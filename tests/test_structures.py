@@ -1,6 +1,7 @@
 """The contract: every check of every example."""
 
 import cvxpy as cp
+import networkx as nx
 import numpy as np
 import pytest
 import torch
@@ -8,7 +9,8 @@ from scipy.optimize import linear_sum_assignment
 
 import polytopes
 import sst_cvx as sst
-from tests.oracles import pairs_structure
+from polytopes import SpanningTree
+from tests.oracles import marginals, pairs_structure
 
 CONTRACT = [
     pytest.param(check, id=f"{structure!r}: {check}")
@@ -28,11 +30,18 @@ def test_contract_is_not_vacuous():
     assert len(report.results) > 80
 
 
-@pytest.mark.parametrize("structure", polytopes.EXAMPLES, ids=repr)
+OF_ONE_SIZE = [s for s in polytopes.EXAMPLES if s.vertices().flatten(1).sum(1).unique().numel() == 1]
+
+
+def test_most_examples_are_of_one_size():
+    assert len(OF_ONE_SIZE) > len(polytopes.EXAMPLES) / 2
+
+
+@pytest.mark.parametrize("structure", OF_ONE_SIZE, ids=repr)
 def test_log_partition_is_invariant_to_what_is_constant_on_the_set(structure):
     u = torch.randn(3, *structure.event_shape, dtype=torch.float64)
     ones = torch.ones(structure.event_shape, dtype=torch.float64)
-    size = float(structure.vertices()[0].sum())  # the same for every vertex of these structures
+    size = float(structure.vertices()[0].sum())
     assert torch.allclose(structure.log_partition(u + 7 * ones), structure.log_partition(u) + 7 * size)
 
 
@@ -131,3 +140,51 @@ class TestDeclared:
     def test_repr(self):
         assert repr(pairs_structure()) == "Structure(event_shape=(6,), 3 constraints)"
         assert repr(polytopes.KSubset(6, 2)) == "KSubset(n=6, k=2)"
+
+
+def _complete(n: int, u: torch.Tensor) -> nx.Graph:
+    graph = nx.Graph()
+    graph.add_weighted_edges_from(
+        [(i, j, w) for (i, j), w in zip(SpanningTree(n).edge_index.T.tolist(), u.tolist(), strict=True)]
+    )
+    return graph
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_spanning_tree_argmax_is_networkxs(ties):
+    u = torch.randn(500, 28, dtype=torch.float64)
+    u = u.round() if ties else u
+    x = SpanningTree(8).argmax(u)
+    assert x.sum(-1).tolist() == [7.0] * 500
+    for utilities, tree in zip(u, x, strict=True):
+        best = nx.maximum_spanning_tree(_complete(8, utilities)).size(weight="weight")
+        assert float(utilities @ tree) == pytest.approx(best)
+
+
+def test_spanning_trees_are_counted():
+    """Cayley: n^(n - 2) of the complete graph; and the 8 of a square with one diagonal."""
+    for n in (2, 3, 5, 30):
+        log_count = SpanningTree(n).log_partition(torch.zeros(n * (n - 1) // 2, dtype=torch.float64))
+        assert float(log_count) == pytest.approx((n - 2) * np.log(n))
+    kite = SpanningTree(torch.tensor([[0, 1, 2, 3, 0], [1, 2, 3, 0, 2]]))
+    assert len(kite.vertices()) == 8
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0, 100.0, 1000.0])
+@pytest.mark.parametrize("make", [lambda: SpanningTree(6), lambda: polytopes.AtMostKSubset(9, 3)])
+def test_marginals_at_every_scale(make, scale):
+    structure = make()
+    soft = sst.SoftArgmax(structure, sst.ExponentialFamilyEntropy())
+    u = (scale * torch.randn(20, *structure.event_shape)).double()
+    truth = marginals(structure, u)
+    assert float((soft(u) - truth).abs().max()) < 1e-10
+    assert float((soft(u.float()).double() - truth).abs().max()) < 1e-5
+
+
+def test_graphs_without_spanning_trees():
+    with pytest.raises(ValueError, match="does not connect its 4 vertices"):
+        SpanningTree(torch.tensor([[0, 2], [1, 3]]))
+    with pytest.raises(ValueError, match="each undirected edge once"):
+        SpanningTree(torch.tensor([[0, 1], [1, 0]]))
+    with pytest.raises(ValueError, match=r"integer tensor \(2, edges\)"):
+        SpanningTree(torch.zeros(3, 2))

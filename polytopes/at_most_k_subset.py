@@ -1,0 +1,67 @@
+"""Subsets of at most k items: X = { x in {0, 1}^n : sum x <= k }, conv(X) = { 0 <= x <= 1, sum x <= k }.
+
+Every separable relaxation is that of the box where its sum is at most k, and else that of the k-subset: the row is
+either slack or tight. The exponential family adds the elementary symmetric polynomials up to k.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import cast
+
+import cvxpy as cp
+import torch
+
+import sst_cvx as sst
+from polytopes.hypercube import coordinatewise
+from sst_cvx.count_polynomial import log_elementary_symmetric_up_to
+from sst_cvx.thresholding import response_of, threshold_map
+from sst_cvx.validation import check_finite, check_size, check_utilities, check_vertex_count
+
+
+class AtMostKSubset(sst.Structure, final=True):
+    """At most k of n items; event shape ``(n,)``.
+
+    Args:
+        n: number of items, at least 1.
+        k: largest size of the subset, 0 <= k <= n.
+    """
+
+    def __init__(self, n: int, k: int):
+        self.n, self.k = check_size("n", n, 1), check_size("k", k, 0, n)
+        x = cp.Variable(n)
+        super().__init__(x, [x >= 0, x <= 1, cp.sum(x) <= k])
+
+    def argmax(self, u: torch.Tensor) -> torch.Tensor:
+        """1 at the k largest utilities that are positive, 0 elsewhere; on the device of ``u``."""
+        check_utilities(u, self.event_shape)
+        check_finite(u, "utilities")
+        return torch.zeros_like(u).scatter(-1, u.topk(self.k, dim=-1).indices, 1.0) * (u > 0)
+
+    def vertices(self) -> torch.Tensor:
+        check_vertex_count(self, sum(math.comb(self.n, j) for j in range(self.k + 1)))
+        rows = [c for j in range(self.k + 1) for c in itertools.combinations(range(self.n), j)]
+        found = torch.zeros(len(rows), self.n, dtype=torch.float64)
+        for row, chosen in zip(found, rows, strict=True):
+            row[list(chosen)] = 1.0
+        return found
+
+    def log_partition(self, u: torch.Tensor) -> torch.Tensor:
+        """log of the sum of the elementary symmetric polynomials e_0, ..., e_k of exp u."""
+        return log_elementary_symmetric_up_to(u, self.k)
+
+    def __repr__(self) -> str:
+        return f"AtMostKSubset(n={self.n}, k={self.k})"
+
+
+def slack_or_tight(structure: AtMostKSubset, regularizer: sst.Regularizer, u: torch.Tensor) -> torch.Tensor:
+    """The box's solution, or the k-subset's where that is too large."""
+    f = cast(sst.SeparableRegularizer, regularizer)
+    box = coordinatewise(structure, f, u)
+    tight = box.detach().sum(-1, keepdim=True) > structure.k
+    return torch.where(tight, threshold_map(u, structure.k, response_of(f)), box)
+
+
+for _kind in (sst.Euclidean, sst.CategoricalEntropy, sst.BinaryEntropy, sst.TsallisEntropy):
+    sst.fast_path(AtMostKSubset, _kind)(slack_or_tight)

@@ -1,0 +1,64 @@
+"""All subsets: X = {0, 1}^n, conv(X) the unit box. Every relaxation falls apart into coordinates.
+
+Paper, section 4.1 (Bernoulli variables). x_i = phi'^-1(u_i) cut to [0, 1]; for the exponential family, a sigmoid.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import cvxpy as cp
+import torch
+
+import sst_cvx as sst
+from sst_cvx.validation import check_finite, check_size, check_utilities, check_vertex_count
+
+
+class Hypercube(sst.Structure, final=True):
+    """Any of n items; event shape ``(n,)``.
+
+    Args:
+        n: number of items, at least 1.
+    """
+
+    def __init__(self, n: int):
+        self.n = check_size("n", n, 1)
+        x = cp.Variable(n)
+        super().__init__(x, [x >= 0, x <= 1])
+
+    def argmax(self, u: torch.Tensor) -> torch.Tensor:
+        """1 where the utility is positive; on the device of ``u``."""
+        check_utilities(u, self.event_shape)
+        check_finite(u, "utilities")
+        return (u > 0).to(u.dtype)
+
+    def vertices(self) -> torch.Tensor:
+        check_vertex_count(self, 2**self.n)
+        return torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * self.n).reshape(-1, self.n)
+
+    def log_partition(self, u: torch.Tensor) -> torch.Tensor:
+        """sum_i log(1 + exp u_i)."""
+        return torch.nn.functional.softplus(u).where(u < 15, u + (-u.abs()).exp().log1p()).sum(-1)
+
+    def __repr__(self) -> str:
+        return f"Hypercube(n={self.n})"
+
+
+def coordinatewise(structure: sst.Structure, regularizer: sst.Regularizer, u: torch.Tensor) -> torch.Tensor:
+    """phi'^-1(u) cut to [0, 1]; cut before it is inverted, so that nothing overflows."""
+    f = cast(sst.SeparableRegularizer, regularizer)
+    if isinstance(f, sst.Euclidean):
+        return u.clamp(0.0, 1.0)
+    low, high = (f.slope(torch.full((), end, dtype=u.dtype, device=u.device)) for end in (0.0, 1.0))
+    return f.inverse_slope(u if isinstance(f, sst.BinaryEntropy) else torch.minimum(torch.maximum(u, low), high))
+
+
+for _kind in (sst.Euclidean, sst.CategoricalEntropy, sst.BinaryEntropy, sst.TsallisEntropy):
+    sst.fast_path(Hypercube, _kind)(coordinatewise)
+
+
+@sst.fast_path(Hypercube, sst.ExponentialFamilyEntropy)
+def exponential_family(
+    structure: Hypercube, regularizer: sst.ExponentialFamilyEntropy, u: torch.Tensor
+) -> torch.Tensor:
+    return torch.sigmoid(u)
