@@ -1,12 +1,16 @@
 """The library of structures: each file declares one hull, its argmax, vertices, log-partition and fast paths."""
 
+import torch
+
 from polytopes.at_most_k_subset import AtMostKSubset
 from polytopes.hypercube import Hypercube
 from polytopes.k_subset import KSubset
 from polytopes.matching import Matching
 from polytopes.one_hot import OneHot
+from polytopes.path import Path
 from polytopes.spanning_tree import SpanningTree
 
+_DIAMOND = torch.tensor([[0, 0, 1, 1, 2, 3, 1, 5], [1, 2, 2, 3, 3, 4, 4, 4]])  # vertex 5 is on no path
 #: Small instances that every test runs over, the degenerate ones included.
 EXAMPLES = (
     OneHot(1),
@@ -29,6 +33,8 @@ EXAMPLES = (
     AtMostKSubset(4, 4),
     SpanningTree(2),
     SpanningTree(4),
+    Path(torch.tensor([[0], [1]]), 0, 1),
+    Path(_DIAMOND, 0, 4),
 )
 
-__all__ = ["EXAMPLES", "AtMostKSubset", "Hypercube", "KSubset", "Matching", "OneHot", "SpanningTree"]
+__all__ = ["EXAMPLES", "AtMostKSubset", "Hypercube", "KSubset", "Matching", "OneHot", "Path", "SpanningTree"]

@@ -188,3 +188,29 @@ def test_graphs_without_spanning_trees():
         SpanningTree(torch.tensor([[0, 1], [1, 0]]))
     with pytest.raises(ValueError, match=r"integer tensor \(2, edges\)"):
         SpanningTree(torch.zeros(3, 2))
+
+
+def test_paths_on_a_grid():
+    """Right and down on a 4 x 5 grid: a binomial count, and the best path by dynamic programming over cells."""
+    place = {(i, j): 5 * i + j for i in range(4) for j in range(5)}
+    edges = [(p, q) for p in place for q in ((p[0] + 1, p[1]), (p[0], p[1] + 1)) if q in place]
+    path = polytopes.Path(torch.tensor([[place[p] for p, _ in edges], [place[q] for _, q in edges]]), 0, 19)
+    assert float(path.log_partition(torch.zeros(len(edges), dtype=torch.float64)).exp()) == pytest.approx(35)
+    u = torch.randn(50, len(edges), dtype=torch.float64)
+    for utilities, chosen in zip(u, path.argmax(u), strict=True):
+        best = {(0, 0): 0.0}
+        for (p, q), weight in sorted(zip(edges, utilities.tolist(), strict=True), key=lambda e: (e[0][1], e[0][0])):
+            best[q] = max(best.get(q, -np.inf), best[p] + weight)
+        assert float(utilities @ chosen) == pytest.approx(best[3, 4])
+        assert chosen.sum() == 7
+
+
+def test_graphs_without_paths():
+    with pytest.raises(ValueError, match="directed cycle"):
+        polytopes.Path(torch.tensor([[0, 1, 2], [1, 2, 0]]), 0, 2)
+    with pytest.raises(ValueError, match="no path from 1 to 0"):
+        polytopes.Path(torch.tensor([[0], [1]]), 1, 0)
+    with pytest.raises(ValueError, match="different vertices"):
+        polytopes.Path(torch.tensor([[0], [1]]), 1, 1)
+    with pytest.raises(TypeError, match="integer tensor"):
+        polytopes.Path(torch.zeros(2, 3), 0, 1)
