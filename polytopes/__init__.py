@@ -8,6 +8,7 @@ from polytopes.k_subset import KSubset
 from polytopes.matching import Matching
 from polytopes.one_hot import OneHot
 from polytopes.path import Path
+from polytopes.segment import Segment
 from polytopes.spanning_tree import SpanningTree
 
 _DIAMOND = torch.tensor([[0, 0, 1, 1, 2, 3, 1, 5], [1, 2, 2, 3, 3, 4, 4, 4]])  # vertex 5 is on no path
@@ -35,6 +36,8 @@ EXAMPLES = (
     SpanningTree(4),
     Path(torch.tensor([[0], [1]]), 0, 1),
     Path(_DIAMOND, 0, 4),
+    Segment(1),
+    Segment(6, 2, 3),
 )
 
-__all__ = ["EXAMPLES", "AtMostKSubset", "Hypercube", "KSubset", "Matching", "OneHot", "Path", "SpanningTree"]
+__all__ = ["EXAMPLES", "AtMostKSubset", "Hypercube", "KSubset", "Matching", "OneHot", "Path", "Segment", "SpanningTree"]
