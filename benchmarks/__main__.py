@@ -63,7 +63,7 @@ def _accuracy(case: Case, name: str, contender: object, contenders: dict, t: flo
 
 
 def _difference(case: Case, contender: object, reference: object, t: float) -> str:
-    u, v = utilities(case, 16)
+    u, v = utilities(case.structure, 16)
     try:
         x, y = (call(c, u, v, t, backward=False) for c in (contender, reference))  # type: ignore[arg-type]
         g, h = (call(c, u, v, t, backward=True) for c in (contender, reference))  # type: ignore[arg-type]
@@ -87,8 +87,9 @@ def environment() -> str:
 
 
 def markdown(table: list[tuple[str, ...]]) -> str:
-    lines = ["| " + " | ".join(HEADER) + " |", "|" + "---|" * len(HEADER)]
-    return "\n".join(lines + ["| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in table])
+    """A Markdown table; its first row is the heading."""
+    rows = ["| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in table]
+    return "\n".join([rows[0], "|" + "---|" * len(table[0]), *rows[1:]])
 
 
 def main() -> None:
@@ -119,7 +120,7 @@ def main() -> None:
             table.append(row)
     if args.output:
         command = "python -m benchmarks " + " ".join(sys.argv[1:])
-        args.output.write_text(f"`{command}`\n\n{environment()}\n\n{markdown(table)}\n")
+        args.output.write_text(f"`{command}`\n\n{environment()}\n\n{markdown([HEADER, *table])}\n")
         print(f"\nwritten to {args.output}")
 
 

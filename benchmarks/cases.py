@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cvxpy as cp
-
 import polytopes
 import sst_cvx as sst
+from tests.hulls import pairs
 
 EUCLIDEAN, CATEGORICAL, BINARY, TSALLIS, EXPONENTIAL = (
     sst.Euclidean(),
@@ -33,12 +32,6 @@ class Case:
         return f"{label} {type(self.regularizer).__name__}"
 
 
-def declared() -> sst.Structure:
-    """Not in the library: 5 of 20 items, at most one of each neighbouring pair."""
-    x = cp.Variable(20)
-    return sst.Structure(x, [x >= 0, x[0::2] + x[1::2] <= 1, cp.sum(x) == 5])
-
-
 def all_cases() -> list[Case]:
     """In the order of the table."""
     cases = [Case(polytopes.OneHot(20), f) for f in (*SEPARABLE, EXPONENTIAL)]
@@ -48,7 +41,7 @@ def all_cases() -> list[Case]:
     cases += [Case(polytopes.AtMostKSubset(20, 5), f) for f in SEPARABLE]
     cases += [Case(polytopes.SpanningTree(5), EXPONENTIAL), Case(polytopes.SpanningTree(6), EUCLIDEAN)]
     cases += [Case(polytopes.Matching(5), CATEGORICAL), Case(polytopes.Matching(4), EXPONENTIAL)]
-    cases += [Case(declared(), f) for f in (EUCLIDEAN, CATEGORICAL, BINARY)]
+    cases += [Case(pairs(20, 5), f) for f in (EUCLIDEAN, CATEGORICAL, BINARY)]
     large = [Case(polytopes.OneHot(1000), f, generic=False) for f in (EUCLIDEAN, TSALLIS, BINARY)]
     large += [Case(polytopes.KSubset(1000, 100), f, generic=False) for f in (*SEPARABLE, EXPONENTIAL)]
     large += [Case(polytopes.SpanningTree(n), EXPONENTIAL, generic=False) for n in (10, 30, 100)]

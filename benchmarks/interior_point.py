@@ -19,8 +19,9 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import sst_cvx as sst
-from benchmarks.__main__ import environment
+from benchmarks.__main__ import environment, markdown
 from benchmarks.contenders import Contender, plain_cvxpylayers
+from benchmarks.measure import call, utilities
 from tests.hulls import LARGE, birkhoff, k_subset, pairs, trees_by_martin
 
 REGULARIZERS: dict[str, sst.SeparableRegularizer] = {
@@ -32,17 +33,10 @@ TEMPERATURES = (1.0, 0.1, 0.01)
 BATCHES = (1, 32, 256)
 
 
-def sample(structure: sst.Structure, batch: int, count: int = 2) -> torch.Tensor:
-    """Standard normal utilities, cotangents, ...: ``(count, batch, *event_shape)``, float64."""
-    generator = torch.Generator().manual_seed(batch)
-    return torch.randn((count, batch, *structure.event_shape), dtype=torch.float64, generator=generator)
-
-
 def seconds(contender: Contender, u: torch.Tensor, v: torch.Tensor, t: float) -> float:
     """One forward and backward."""
-    leaf = u.clone().requires_grad_()
     start = time.perf_counter()
-    (contender(leaf, t) * v).sum().backward()
+    call(contender, u, v, t, backward=True)
     return time.perf_counter() - start
 
 
@@ -60,8 +54,6 @@ def race(
                 samples[name].append(seconds(contender, u, v, t))
             except Exception:
                 samples[name].append(float("inf"))
-        if time.perf_counter() - start > budget and all(samples.values()):
-            break
     return {name: statistics.median(found) for name, found in samples.items()}
 
 
@@ -76,7 +68,7 @@ def time_table(only: str, batches: list[int], budget: float) -> list[tuple[str, 
         if batch == 32:
             contenders["Moreau"] = sst.SoftArgmax(structure, f, path="layer", solver="MOREAU")
         for t in TEMPERATURES:
-            u, v = sample(structure, batch)
+            u, v = utilities(structure, batch)
             given_up = unsolved(soft, u, t)
             for contender in contenders.values():
                 try:
@@ -104,7 +96,7 @@ def accuracy_table(only: str, batch: int = 32) -> list[tuple[str, ...]]:
         structure, f = LARGE[hull](), REGULARIZERS[name]
         soft = sst.SoftArgmax(structure, f, path="interior_point")
         for t in TEMPERATURES:
-            u, v, d = sample(structure, batch, 3)
+            u, v, d = utilities(structure, batch, 3)
             leaf = u.clone().requires_grad_()
             x = soft(leaf, t)
             (g,) = torch.autograd.grad((x * v).sum(), leaf)
@@ -129,11 +121,11 @@ def differences(
         return ((soft(u + h * d, t) - soft(u - h * d, t)) * v).flatten(1).sum(1) / (2 * h)
 
 
-GROWTH: dict[str, tuple[str, Callable[[int], sst.Structure], tuple[int, ...]]] = {
-    "k-subset (1 row)": ("n", lambda n: k_subset(n, n // 10), (20, 50, 100, 200, 500, 1000)),
-    "pairs (n / 2 rows)": ("n", lambda n: pairs(n, n // 10), (20, 40, 80, 160, 320)),
-    "Birkhoff (2 sqrt(n) rows)": ("n", lambda n: birkhoff(round(n**0.5)), (25, 100, 225, 400, 900)),
-    "Martin's trees (sparse)": ("n", lambda n: trees_by_martin(round((2 * n) ** 0.5) + 1), (6, 15, 28, 45, 66)),
+GROWTH: dict[str, tuple[Callable[[int], sst.Structure], tuple[int, ...]]] = {
+    "k-subset (1 row)": (lambda n: k_subset(n, n // 10), (20, 50, 100, 200, 500, 1000)),
+    "pairs (n / 2 rows)": (lambda n: pairs(n, n // 10), (20, 40, 80, 160, 320)),
+    "Birkhoff (2 sqrt(n) rows)": (lambda n: birkhoff(round(n**0.5)), (25, 100, 225, 400, 900)),
+    "Martin's trees (sparse)": (lambda n: trees_by_martin(round((2 * n) ** 0.5) + 1), (6, 15, 28, 45, 66)),
 }
 
 
@@ -142,13 +134,13 @@ def growth(budget: float) -> tuple[list[tuple[str, ...]], Figure]:
     table = [("family", "event size", "rows", "batch", "ms a batch", "ms an element")]
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     by_size, by_batch = figure.subplots(1, 2)
-    for family, (_, make, sizes) in tqdm(GROWTH.items(), desc="growth", ncols=100):
+    for family, (make, sizes) in tqdm(GROWTH.items(), desc="growth", ncols=100):
         points, batches = [], []
         for size in sizes:
             structure = make(size)
             soft = sst.SoftArgmax(structure, sst.CategoricalEntropy(), path="interior_point")
             for batch in (1, 4, 16, 64, 256) if size == sizes[1] else (32,):
-                u, v = sample(structure, batch)
+                u, v = utilities(structure, batch)
                 seconds(soft, u[:1], v[:1], 0.1)
                 spent = race({"ours": soft}, u, v, 0.1, budget)["ours"]
                 rows = soft._interior._form.right.size
@@ -171,16 +163,10 @@ def memory() -> str:
     structure = LARGE["trees of 10, Martin"]()
     soft, found = sst.SoftArgmax(structure, sst.CategoricalEntropy(), path="interior_point"), []
     for batch in (1, 256):
-        u, v = sample(structure, batch)
+        u, v = utilities(structure, batch)
         seconds(soft, u, v, 1.0)
         found.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     return f"Peak memory: {found[1]:.0f} MiB with batch 256 of trees of 10 (Martin), {found[0]:.0f} MiB with batch 1."
-
-
-def markdown(table: list[tuple[str, ...]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(row) + " |" for row in table]
-    return "\n".join([lines[0], "|" + "---|" * len(table[0]), *lines[1:]])
 
 
 def main() -> None:

@@ -25,19 +25,17 @@ def call(contender: Contender, u: torch.Tensor, v: torch.Tensor, t: float, backw
     return g
 
 
-def utilities(case: Case, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Standard normal utilities and cotangents, float64."""
+def utilities(structure: sst.Structure, batch: int, count: int = 2) -> torch.Tensor:
+    """Standard normal utilities, cotangents, ...: ``(count, batch, *event_shape)``, float64."""
     generator = torch.Generator().manual_seed(batch)
-    shape = (2, batch, *case.structure.event_shape)
-    u, v = torch.randn(shape, dtype=torch.float64, generator=generator)
-    return u, v
+    return torch.randn((count, batch, *structure.event_shape), dtype=torch.float64, generator=generator)
 
 
 def times(
     case: Case, contenders: dict[str, Contender], batch: int, seconds: float, t: float = 0.5
 ) -> dict[str, tuple[float, float] | str]:
     """Median seconds of forward, and of forward plus backward; or why there are none."""
-    u, v = utilities(case, batch)
+    u, v = utilities(case.structure, batch)
     timers: dict[tuple[str, bool], tuple[Timer, int]] = {}
     found: dict[str, tuple[float, float] | str] = {}
     for name, contender in contenders.items():
@@ -73,7 +71,7 @@ def _once(contender: Contender, u: torch.Tensor, v: torch.Tensor, t: float) -> f
 
 def errors(case: Case, contender: Contender, t: float, batch: int = 16) -> tuple[float, float] | str:
     """Largest error of the value, and of the vector-Jacobian product times t; or why there is none."""
-    u, v = utilities(case, batch)
+    u, v = utilities(case.structure, batch)
     expected = reference(case, u, v, t)
     if expected is None:
         return "no truth"

@@ -8,6 +8,7 @@ paths and the best path are one recursion over vertices in topological order, in
 from __future__ import annotations
 
 from collections.abc import Callable
+from graphlib import CycleError, TopologicalSorter
 
 import cvxpy as cp
 import numpy as np
@@ -102,27 +103,21 @@ class Path(sst.Structure, final=True):
 
 def _topological(edges: list[list[int]], n: int, source: int, target: int) -> list[tuple[int, list[int]]]:
     """(vertex, incoming edges) in topological order, for vertices and edges on some path from source to target."""
-    waiting = [0] * n
-    for _, head in edges:
-        waiting[head] += 1
-    ready, order = [v for v in range(n) if not waiting[v]], []
-    while ready:
-        vertex = ready.pop()
-        order.append(vertex)
-        for tail, head in edges:
-            if tail == vertex:
-                waiting[head] -= 1
-                if not waiting[head]:
-                    ready.append(head)
-    if len(order) < n:
-        raise ValueError("the graph has a directed cycle: paths need an acyclic graph.")
+    incoming: list[list[int]] = [[] for _ in range(n)]
+    for e, (_, head) in enumerate(edges):
+        incoming[head].append(e)
+    try:
+        order = list(TopologicalSorter({v: [edges[e][0] for e in incoming[v]] for v in range(n)}).static_order())
+    except CycleError:
+        raise ValueError("the graph has a directed cycle: paths need an acyclic graph.") from None
     reached, useful = {source}, {target}
     for vertex in order:
-        reached |= {head for tail, head in edges if tail == vertex and tail in reached}
+        if any(edges[e][0] in reached for e in incoming[vertex]):
+            reached.add(vertex)
     for vertex in reversed(order):
-        useful |= {tail for tail, head in edges if head == vertex and head in useful}
+        if vertex in useful:
+            useful |= {edges[e][0] for e in incoming[vertex]}
     on = reached & useful
     if target not in reached:
         raise ValueError(f"there is no path from {source} to {target}.")
-    incoming = {v: [e for e, (tail, head) in enumerate(edges) if head == v and tail in on] for v in on - {source}}
-    return [(v, incoming[v]) for v in order if v in incoming]
+    return [(v, [e for e in incoming[v] if edges[e][0] in on]) for v in order if v in on and v != source]

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sst_cvx.interior_point import Barriers, Iterate, Problem
+from sst_cvx.interior_point import Barriers, Batched, Iterate, Problem, largest, shorter_step
 from sst_cvx.normal_equations import LinearAlgebra
 from sst_cvx.regularizers import Euclidean, SeparableRegularizer
 
@@ -37,20 +37,13 @@ _RATIO = 1e4  # of multiplier and gap, for an active bound; one fixed too few co
 
 
 @dataclass
-class Solution:
+class Solution(Batched):
     """Columns w, row multipliers y, and for each column -1, 0, 1: at its lower bound, free, at its upper bound."""
 
     w: torch.Tensor
     y: torch.Tensor
     side: torch.Tensor
     accepted: torch.Tensor
-
-    def take(self, index: torch.Tensor) -> Solution:
-        return Solution(self.w[index], self.y[index], self.side[index], self.accepted[index])
-
-    def put(self, index: torch.Tensor, other: Solution) -> None:
-        self.w[index], self.y[index] = other.w, other.y
-        self.side[index], self.accepted[index] = other.side, other.accepted
 
 
 class ActiveSystem:
@@ -126,11 +119,6 @@ class ActiveSystem:
         return dw, solution[len(root) :], error
 
 
-def largest(x: torch.Tensor) -> torch.Tensor:
-    """Largest absolute entry of each element, 0 where there are none."""
-    return x.abs().amax(1) if x.shape[1] else x.new_zeros(len(x))
-
-
 class Polish:
     """From an interior-point solution to the exact one."""
 
@@ -143,8 +131,7 @@ class Polish:
     def __call__(self, problem: Problem, near: Iterate) -> Solution:
         """``accepted`` says where the answer satisfies the optimality conditions and is near the one it came from."""
         solution = self._guess(problem, near)
-        b = self._barriers
-        weak = torch.zeros_like(near.w).index_add(1, b.column, near.z) < _WEAK
+        weak = self._barriers.add(torch.zeros_like(near.w), near.z, signed=False) < _WEAK
         wrong = torch.where(weak, _WRONG, torch.inf)
         extended = near.w.shape[1] - self._rows.slacks > self._curved
         if extended:
@@ -188,11 +175,10 @@ class Polish:
     def _guess(self, problem: Problem, near: Iterate) -> Solution:
         b = self._barriers
         closer = near.z > _RATIO * b.gaps(near.w, problem.ends)
-        votes = torch.zeros_like(near.w)
-        votes = votes.index_add(1, b.column, torch.where(closer, -b.sign, 0.0)).sign()
+        votes = b.add(torch.zeros_like(near.w), -closer.to(near.w.dtype)).sign()
         votes = torch.where(problem.pinned, -1.0, votes)
-        solution = Solution(near.w.clone(), near.y.clone(), votes, torch.zeros(len(votes), dtype=torch.bool))
-        solution.accepted = solution.accepted.to(votes.device)
+        accepted = torch.zeros(len(votes), dtype=torch.bool, device=votes.device)
+        solution = Solution(near.w.clone(), near.y.clone(), votes, accepted)
         self._pin(problem, solution)
         return solution
 
@@ -232,13 +218,10 @@ class Polish:
                 break
             dw, dy, _ = ActiveSystem(self._rows, compliance, coldest, free).solve(p, q, unit, _NEWTON_REFINEMENTS)
             if self._inverts and not self._steep:
-                dw[:, :curved] = self._shorter(dw[:, :curved], solution.w[:, :curved])
+                x = solution.w[:, :curved]
+                slope, curvature = self._f.slope(x), self._f.curvature(x)
+                dw[:, :curved] = shorter_step(self._f, x, dw[:, :curved], slope, curvature) - x
             solution.w, solution.y = solution.w + dw, solution.y + dy
-
-    def _shorter(self, dx: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """The shorter of a Newton step in x and the same step in phi'(x)."""
-        curved = self._f.inverse_slope(self._f.slope(x) + self._f.curvature(x) * dx) - x
-        return torch.where(dx < 0, torch.maximum(dx, curved), torch.minimum(dx, curved))
 
     def _change(self, problem: Problem, solution: Solution, wrong: torch.Tensor, near: torch.Tensor) -> torch.Tensor:
         """Fix columns that left the bounds, release those that pull inwards; which elements changed."""

@@ -136,11 +136,7 @@ def degenerate_program(structure: Structure, regularizer: Regularizer) -> tuple[
     """
     if structure.parameters or not structure.hull.linear or not isinstance(regularizer, SeparableRegularizer):
         return None
-    linear = structure.hull.at()
-    low, high = regularizer.domain
-    linear.lower[linear.event] = np.maximum(linear.lower[linear.event], low)
-    linear.upper[linear.event] = np.minimum(linear.upper[linear.event], high)
-    presolved = presolve(linear)
+    presolved = presolve(structure.hull.at(), regularizer.domain)
     if not presolved.degenerate:
         return None
     hull = presolved.hull

@@ -35,17 +35,16 @@ class _Implicit(torch.autograd.Function):
                 wrong.tolist(),
             )
         ctx.rows = rows
-        ctx.save_for_backward(compliance, p, q, t, free, dy)
+        ctx.save_for_backward(compliance, p, t, free, dy)
         return dw, dy
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
-        compliance, p, q, t, free, dy = ctx.saved_tensors
+        compliance, p, t, free, dy = ctx.saved_tensors
         v_w, v_y = cotangents
         a, b = _Implicit.apply(compliance, v_w, v_y, t, free, ctx.rows)
         curved = compliance.shape[1]
-        del q
-        forces = [(r - ctx.rows.transposed(s))[:, :curved] for r, s in ((p, dy), (v_w, b))]
+        forces = [ctx.rows.force(r, s)[:, :curved] for r, s in ((p, dy), (v_w, b))]
         inside = free[:, :curved]
         return torch.where(inside, forces[0] * forces[1], 0.0), torch.where(free, a, 0.0), b, None, None, None
 
@@ -83,6 +82,6 @@ class PolytopeArgmax(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             on_right = dy
         if ctx.needs_input_grad[3]:
-            force = p - solver.rows.transposed(dy)
+            force = solver.rows.force(p, dy)
             on_bounds = torch.stack([torch.where(side < 0, force, 0.0), torch.where(side > 0, force, 0.0)], 1)
         return dw[:, :curved], None, on_right, on_bounds, None

@@ -96,7 +96,7 @@ class _Solver:
 
         self.free, self.constant = tensor(form.free), tensor(form.constant)
         self.right, self.bounds = tensor(form.right), tensor(np.stack([form.lower, form.upper]))
-        self._start = tensor(form.start) if form.start.any() else None  # of a hull with parameters: see solve
+        self._start = None if form.start is None else tensor(form.start)
         self.safe = torch.full((form.curved,), 0.5, dtype=torch.float64, device=device)
         weights = regularizer.flat_weights(shape).to(device)[self.free]
         self.weights = weights if regularizer.weights is not None else weights[:1]
@@ -104,7 +104,6 @@ class _Solver:
         self._fixed_sum = form.fixed_sum
         self._interior = InteriorPoint(form, regularizer, device)
         self.rows = self._interior.rows
-        self._interior.may_pin = self._start is None
         self._polish = Polish(self.rows, self._interior.barriers, regularizer, form.curved)
 
     def solve(

@@ -15,6 +15,7 @@ Utilities are centred and divided by their range first, so all tolerances are re
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Self
 
 import numpy as np
 import torch
@@ -49,8 +50,32 @@ BRISK = Schedule(50, 0.4, 0.1)
 PATIENT = (Schedule(150, 0.7, 1e-3), Schedule(300, 0.85, 1e-4))  # for the few entropic problems that BRISK gives up
 
 
+class Batched:
+    """A dataclass of tensors whose first dimension is the batch."""
+
+    def take(self, index: torch.Tensor) -> Self:
+        return type(self)(*(getattr(self, f.name)[index] for f in fields(self)))  # type: ignore[arg-type]
+
+    def put(self, index: torch.Tensor, other: Self) -> None:
+        for f in fields(self):  # type: ignore[arg-type]
+            getattr(self, f.name)[index] = getattr(other, f.name)
+
+
+def largest(x: torch.Tensor) -> torch.Tensor:
+    """Largest absolute entry of each element, ``(batch,)``; 0 where there are none."""
+    return x.abs().amax(1) if x.shape[1] else x.new_zeros(len(x))
+
+
+def shorter_step(
+    f: SeparableRegularizer, x: torch.Tensor, dx: torch.Tensor, slope: torch.Tensor, curvature: torch.Tensor
+) -> torch.Tensor:
+    """x moved by the shorter of the Newton steps in x and in phi'(x), which have the same sign."""
+    newton, curved = x + dx, f.inverse_slope(slope + curvature * dx)
+    return torch.where(dx < 0, torch.maximum(newton, curved), torch.minimum(newton, curved))
+
+
 @dataclass
-class Problem:
+class Problem(Batched):
     """A batch in scaled units.
 
     ``linear``: c ``(batch, columns)``, zero beyond the event; ``temperature``: ``(batch, curved)``, times the
@@ -67,25 +92,15 @@ class Problem:
     coldest: torch.Tensor
     pinned: torch.Tensor
 
-    def take(self, index: torch.Tensor) -> Problem:
-        return Problem(*(getattr(self, f.name)[index] for f in fields(self)))
-
 
 @dataclass
-class Iterate:
+class Iterate(Batched):
     """Columns w, multipliers y of rows and z of barriers, and the factor on the target temperature."""
 
     w: torch.Tensor
     y: torch.Tensor
     z: torch.Tensor
     heat: torch.Tensor
-
-    def take(self, index: torch.Tensor) -> Iterate:
-        return Iterate(*(getattr(self, f.name)[index] for f in fields(self)))
-
-    def put(self, index: torch.Tensor, other: Iterate) -> None:
-        for f in fields(self):
-            getattr(self, f.name)[index] = getattr(other, f.name)
 
 
 class Barriers:
@@ -142,7 +157,7 @@ class InteriorPoint:
         self._f, self._curved = regularizer, form.curved
         self._refinements = _REFINEMENTS if form.auxiliary else 0  # where the Newton system is worst conditioned
         self._steep = any(regularizer.steep)
-        self.may_pin = False  # only where bounds depend on parameters
+        self.may_pin = form.start is None  # where bounds depend on parameters
         self._tolerance = _LOOSE if isinstance(regularizer, Euclidean) else _TIGHT
         # Steep ends are not touched but approached: from nearer than this, a coordinate takes too long to come back.
         ends = zip(regularizer.domain, regularizer.steep, (_NEAREST, -_NEAREST), strict=True)
@@ -197,7 +212,7 @@ class InteriorPoint:
         base = self.rows.force(problem.linear, now.y)
         base[:, :curved].addcmul_(t, slope, value=-1)
         primal = self.rows.residual(problem.right, now.w)
-        infeasible = primal.abs().amax(1, keepdim=True) if primal.shape[1] else torch.zeros_like(now.heat)
+        infeasible = largest(primal)[:, None]
         gaps = b.gaps(now.w, problem.ends)
         pairs = gaps * now.z
         arrived = self._arrived(problem, now, base, slope, curvature, infeasible, pairs, tolerance)
@@ -228,7 +243,7 @@ class InteriorPoint:
         w = now.w + step * dw
         heat = now.heat
         if self._steep:
-            moved = self._shorter(step * dw[:, :curved], x, slope, curvature)
+            moved = shorter_step(self._f, x, step * dw[:, :curved], slope, curvature).clamp(*self._inside)
             w[:, :curved] = torch.where(problem.pinned[:, :curved], x, moved) if self.may_pin else moved
             heat = torch.where(infeasible < schedule.gate, (heat * schedule.cooling).clamp(min=1.0), heat)
         return Iterate(w, now.y + step * dy, now.z + step * dz, heat), arrived
@@ -247,13 +262,6 @@ class InteriorPoint:
             target = torch.maximum(target, t.amax(1, keepdim=True) * floor)
         target = torch.maximum(target, _LEAST * now.heat)
         return target + pairs * relative * (1 + relative)
-
-    def _shorter(self, dx: torch.Tensor, x: torch.Tensor, slope: torch.Tensor, curvature: torch.Tensor) -> torch.Tensor:
-        """x moved by the shorter of the Newton steps in x and in phi'(x), which have the same sign."""
-        newton, curved = x + dx, self._f.inverse_slope(slope + curvature * dx)
-        moved = torch.where(dx < 0, torch.maximum(newton, curved), torch.minimum(newton, curved))
-        low, high = self._inside
-        return moved.clamp(low, high)
 
     def _arrived(
         self,
@@ -276,10 +284,9 @@ class InteriorPoint:
         if not bool(arrived.any()):
             return arrived[:, 0]
         dual = self.barriers.add(base, now.z) if self.barriers.count else base
-        error = dual.abs()
         if self.may_pin:
             dual = torch.where(problem.pinned, 0.0, dual)
-            error = dual.abs()
+        error = dual.abs()
         if self._steep:  # a residual counts by what x would be without it: where x is tiny, that may be far away
             x = self._f.inverse_slope(slope + dual[:, :curved] / (problem.temperature * now.heat))
             error[:, :curved] = t * (x - now.w[:, :curved]).abs()

@@ -72,12 +72,10 @@ class ParametricForm:
             combine.at(end, self._column[candidates], values)
             ends.append(end[self._order])
         slacks = self._kept.size - self._equalities
-        count = self._order.size + slacks
         lower, upper = np.concatenate([ends[0], np.zeros(slacks)]), np.concatenate([ends[1], np.full(slacks, np.inf)])
         constant = np.zeros(self._rows.event.size)
         return StandardForm(
-            self._core, np.zeros(self._kept.size), lower, upper, self._equalities, free.size, free, constant,
-            np.zeros(count),
+            self._core, np.zeros(self._kept.size), lower, upper, self._equalities, free.size, free, constant, start=None
         )  # fmt: skip
 
     def _on(self, device: torch.device) -> dict[str, torch.Tensor]:
@@ -100,9 +98,8 @@ class ParametricForm:
         """Right sides ``(batch, rows)``, bounds ``(batch, 2, columns)``, the event's pinned values ``(batch, size)``,
         right sides of dependent rows, and whether bounds or rows without free columns are violated ``(batch,)``."""
         own, columns = self._on(device), self._pinned.size
-        parts = {self._rows.parameters[name].start: v.to(device).reshape(len(v), -1) for name, v in values.items()}
-        shapes = {self._rows.parameters[name].start: v.shape[1:] for name, v in values.items()}
-        theta = torch.cat([_by_columns(parts[k], shapes[k]) for k in sorted(parts)], 1)
+        places = self._rows.parameters
+        theta = torch.cat([_by_columns(values[k].to(device)) for k in sorted(values, key=lambda k: places[k].start)], 1)
         b = own["right"] + theta @ own["sensitivity"]
         ends = []
         for candidates, reduce, limit in (
@@ -121,10 +118,10 @@ class ParametricForm:
         upper = torch.nn.functional.pad(ends[1][:, self._order], (0, slacks), value=torch.inf)
         event = torch.where(torch.as_tensor(self._pinned, device=device), ends[0], 0.0)[:, self._rows.event]
         crossed = ((ends[0] - ends[1]) > 1e-9 * (1 + ends[0].abs())).any(1)
-        places, equal = self._vacuous  # rows over pinned columns alone, or over none: they hold or they do not
-        left = right[:, places]
+        vacuous, equal = self._vacuous  # rows over pinned columns alone, or over none: they hold or they do not
+        left = right[:, vacuous]
         left = torch.where(torch.as_tensor(equal, device=device), -left.abs(), left)
-        crossed |= (left < -1e-9 * (1 + b[:, places].abs())).any(1)
+        crossed |= (left < -1e-9 * (1 + b[:, vacuous].abs())).any(1)
         return right[:, self._kept], torch.stack([lower, upper], 1), event, right[:, self._dependent], crossed
 
     def inconsistent(self, w: torch.Tensor, dependent: torch.Tensor) -> torch.Tensor:
@@ -141,8 +138,6 @@ def start_between(bounds: torch.Tensor) -> torch.Tensor:
     return torch.where(below & above, 0.5 * (lower + upper), alone)
 
 
-def _by_columns(flat: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """``(batch, size)`` from row-major to CVXPY's column-major order."""
-    if len(shape) < 2:
-        return flat
-    return flat.reshape(-1, *shape).permute(0, *range(len(shape), 0, -1)).reshape(len(flat), -1)
+def _by_columns(value: torch.Tensor) -> torch.Tensor:
+    """``(batch, *shape)`` flattened in CVXPY's column-major order."""
+    return value.permute(0, *range(value.dim() - 1, 0, -1)).reshape(len(value), -1)

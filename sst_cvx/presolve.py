@@ -32,12 +32,16 @@ class Presolved:
     degenerate: bool
 
 
-def presolve(hull: LinearHull) -> Presolved:
-    """Find implicit equalities by one linear program (HiGHS).
+def presolve(hull: LinearHull, domain: tuple[float, float]) -> Presolved:
+    """Find implicit equalities of a hull whose event coordinates also lie in ``domain``, by one linear program (HiGHS).
 
     Maximise sum e subject to A y = b t, G y + e <= h t, 0 <= e <= 1, t >= 1: at an optimum, y / t is in the relative
     interior, and e_i = 0 exactly for rows without slack anywhere.
     """
+    lower, upper = hull.lower.copy(), hull.upper.copy()
+    lower[hull.event] = np.maximum(lower[hull.event], domain[0])
+    upper[hull.event] = np.minimum(upper[hull.event], domain[1])
+    hull = replace(hull, lower=lower, upper=upper)
     identity: Any = sp.eye_array(hull.lower.size, format="csr")
     equal = hull.row_lower == hull.row_upper
     fixed = hull.lower == hull.upper

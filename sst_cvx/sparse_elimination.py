@@ -52,14 +52,10 @@ class Plan:
     """What to eliminate when, for one presolved hull on one device. Nodes: event columns, then rows."""
 
     def __init__(self, form: StandardForm, device: torch.device):
-        core = sp.csc_array(form.core)
-        self.curved, self.rows = form.curved, form.right.size
-        self.columns, self.slacks, self.equalities = form.lower.size, form.slacks, form.equalities
+        self.curved, self.rows, self.columns = form.curved, form.right.size, form.lower.size
         self._slots: dict[tuple[int, int], int] = {}
-        event = sp.csr_array(core[:, : self.curved])
-        others = sp.csr_array(core[:, self.curved :])
-        slack = sp.vstack([sp.csr_array((form.equalities, form.slacks)), sp.eye_array(form.slacks)])
-        others = sp.csr_array(sp.hstack([others, slack]))
+        matrix = form.matrix
+        event, others = matrix[:, : self.curved], matrix[:, self.curved :]
         self.outer = np.flatnonzero(np.diff(others.indptr) == 0)  # rows over event columns alone
         self._event_rows(event)
         products = self._products(others)
@@ -277,10 +273,8 @@ class SparseRows:
     """M as sparse tensors on one device, with the interface of ``normal_equations.Rows``."""
 
     def __init__(self, form: StandardForm, device: torch.device):
-        slack = sp.vstack([sp.csr_array((form.equalities, form.slacks)), sp.eye_array(form.slacks)])
-        matrix = sp.csr_array(sp.hstack([form.core, slack]))
         self.plan = Plan(form, device)
-        self._matrix, self._transposed = _sparse(matrix, device), _sparse(matrix.T, device)
+        self._matrix, self._transposed = _sparse(form.matrix, device), _sparse(form.matrix.T, device)
         self.equalities, self.slacks = form.equalities, form.slacks
 
     def times(self, w: torch.Tensor) -> torch.Tensor:

@@ -31,7 +31,7 @@ class StandardForm:
         curved: number of event coordinates that are columns (those that are not fixed).
         free: their places in the flat event, ``(curved,)``.
         constant: the flat event, with the values of its fixed coordinates and 0 elsewhere.
-        start: columns of a point in the relative interior.
+        start: columns of a point in the relative interior; None where bounds depend on parameters.
     """
 
     core: sp.csr_array
@@ -42,12 +42,18 @@ class StandardForm:
     curved: int
     free: np.ndarray
     constant: np.ndarray
-    start: np.ndarray
+    start: np.ndarray | None
 
     @property
     def slacks(self) -> int:
         """Number of inequality rows."""
         return self.right.size - self.equalities
+
+    @property
+    def matrix(self) -> sp.csr_array:
+        """M, slack columns included."""
+        slack = sp.vstack([sp.csr_array((self.equalities, self.slacks)), sp.eye_array(self.slacks)])
+        return sp.csr_array(sp.hstack([self.core, slack]))
 
     @property
     def fixed_sum(self) -> bool:
@@ -74,10 +80,7 @@ def standard_form(hull: LinearHull, domain: tuple[float, float]) -> StandardForm
     Raises:
         ValueError: no point of the relative interior was found (the hull is empty within the domain).
     """
-    lower, upper = hull.lower.copy(), hull.upper.copy()
-    lower[hull.event] = np.maximum(lower[hull.event], domain[0])
-    upper[hull.event] = np.minimum(upper[hull.event], domain[1])
-    presolved = presolve(LinearHull(lower, upper, hull.rows, hull.row_lower, hull.row_upper, hull.event))
+    presolved = presolve(hull, domain)
     hull = presolved.hull
     if presolved.inside is None:
         raise ValueError("the hull has no point within the regularizer's domain: check its constraints.")
@@ -107,20 +110,18 @@ def standard_form(hull: LinearHull, domain: tuple[float, float]) -> StandardForm
         free.size,
         free,
         np.where(fixed[hull.event], hull.lower[hull.event], 0.0),
-        np.concatenate([inside, h - G @ inside]),
+        start=None,
     )
-    form.start = _central(form)
+    form.start = _central(form, np.concatenate([inside, h - G @ inside]))
     return form
 
 
-def _central(form: StandardForm, iterations: int = 30) -> np.ndarray:
+def _central(form: StandardForm, w: np.ndarray, iterations: int = 30) -> np.ndarray:
     """Towards the analytic center, where the sum of log distances to the bounds is largest, by damped Newton steps.
 
     Any point of the relative interior will do to start from; from this one the solver takes a third fewer iterations.
     """
-    slack_rows = sp.vstack([sp.csr_array((form.equalities, form.slacks)), sp.eye_array(form.slacks)])
-    M: Any = sp.csr_array(sp.hstack([form.core, slack_rows]))
-    w = form.start
+    M: Any = form.matrix
     for _ in range(iterations):
         below, above = 1 / (w - form.lower), 1 / (form.upper - w)  # 0 where there is no bound
         compliance = 1 / (below**2 + above**2 + 1e-8)

@@ -17,7 +17,7 @@ def k_subset(n: int, k: int) -> sst.Structure:
     return sst.Structure(x, [x >= 0, x <= 1, cp.sum(x) == k])
 
 
-def pairs(n: int, k: int) -> sst.Structure:
+def pairs(n: int = 6, k: int = 2) -> sst.Structure:
     """k of n items, at most one of each pair (0, 1), (2, 3), ...: general inequality rows."""
     x = cp.Variable(n)
     return sst.Structure(x, [x >= 0, x[0::2] + x[1::2] <= 1, cp.sum(x) == k])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import cvxpy as cp
 import torch
 
 import polytopes
@@ -108,9 +107,3 @@ def fast_pairs() -> list[tuple[sst.Structure, sst.Regularizer]]:
     structures = (*polytopes.EXAMPLES, polytopes.KSubset(20, 5))
     pairs = [(s, f) for s in structures for f in regularizers]
     return [(s, f) for s, f in pairs if sst.SoftArgmax(s, f).path == "fast"]
-
-
-def pairs_structure(n: int = 6, k: int = 2) -> sst.Structure:
-    """A declared structure without a fast path: k of n items, at most one of each pair (0, 1), (2, 3), ..."""
-    x = cp.Variable(n, name="x")
-    return sst.Structure(x, [x >= 0, x[0::2] + x[1::2] <= 1, cp.sum(x) == k])

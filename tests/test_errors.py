@@ -10,7 +10,7 @@ import polytopes
 import sst_cvx as sst
 from sst_cvx import fast_paths
 from sst_cvx.diffcp_solver import DiffcpSolver
-from tests.oracles import pairs_structure
+from tests.hulls import pairs
 
 SUBSET = polytopes.KSubset(6, 2)
 
@@ -207,7 +207,7 @@ class TestRegularizer:
         with pytest.raises(ValueError, match="permanent"):
             polytopes.Matching(13).log_partition(torch.zeros(13, 13))
         with pytest.raises(ValueError, match="needs vertices"):
-            sst.SoftArgmax(pairs_structure(), sst.ExponentialFamilyEntropy())
+            sst.SoftArgmax(pairs(), sst.ExponentialFamilyEntropy())
 
 
 class TestSelection:
@@ -215,7 +215,7 @@ class TestSelection:
         with pytest.raises(ValueError, match="path must be one of"):
             sst.SoftArgmax(SUBSET, sst.Euclidean(), path="quick")
         with pytest.raises(ValueError, match="path='fast' does not apply: no fast path is registered"):
-            sst.SoftArgmax(pairs_structure(), sst.Euclidean(), path="fast")
+            sst.SoftArgmax(pairs(), sst.Euclidean(), path="fast")
         with pytest.raises(ValueError, match=r"path='interior_point' does not apply: .* is not separable"):
             sst.SoftArgmax(SUBSET, sst.ExponentialFamilyEntropy(), path="interior_point")
         x = cp.Variable(3)
@@ -224,10 +224,10 @@ class TestSelection:
 
     def test_solver(self):
         with pytest.raises(ValueError, match="solver must be 'DIFFCP', 'MOREAU'"):
-            sst.SoftArgmax(pairs_structure(), sst.Euclidean(), solver="GUROBI")
+            sst.SoftArgmax(pairs(), sst.Euclidean(), solver="GUROBI")
 
     def test_unknown_solver_option(self):
-        soft = sst.SoftArgmax(pairs_structure(), sst.Euclidean(), path="layer", solver_options={"tolerence": 1e-3})
+        soft = sst.SoftArgmax(pairs(), sst.Euclidean(), path="layer", solver_options={"tolerence": 1e-3})
         with pytest.raises((sst.SolveError, AttributeError, TypeError), match="tolerence"):
             soft(torch.zeros(6))
 
@@ -303,7 +303,7 @@ class _Garbage(SolverInterface):
 class TestGuard:
     @pytest.mark.parametrize("value", [0.0, 7.0, float("nan"), float("inf")])
     def test_solver_that_returns_garbage(self, value):
-        soft = sst.SoftArgmax(pairs_structure(), sst.Euclidean(), path="layer", solver=_Garbage(value))
+        soft = sst.SoftArgmax(pairs(), sst.Euclidean(), path="layer", solver=_Garbage(value))
         with pytest.raises(sst.SolveError, match="outside the hull") as caught:
             soft(torch.randn(2, 3, 6))
         assert len(caught.value.elements) == 6
@@ -320,7 +320,7 @@ class TestGuard:
     def test_capped_solver(self):
         for method, limit in (("Clarabel", "max_iter"), ("SCS", "max_iters")):
             soft = sst.SoftArgmax(
-                pairs_structure(),
+                pairs(),
                 sst.BinaryEntropy(),
                 path="layer",
                 solver_options={"solve_method": method, limit: 2, "refine": 0},
@@ -331,7 +331,7 @@ class TestGuard:
     def test_capped_moreau(self):
         pytest.importorskip("moreau")
         soft = sst.SoftArgmax(
-            pairs_structure(), sst.BinaryEntropy(), path="layer", solver="MOREAU", solver_options={"max_iter": 2}
+            pairs(), sst.BinaryEntropy(), path="layer", solver="MOREAU", solver_options={"max_iter": 2}
         )
         with pytest.raises(sst.SolveError, match="Moreau did not solve batch elements 0, 1"):
             soft(torch.randn(2, 6))
@@ -348,7 +348,7 @@ class TestGuard:
                 own_fast_path(wrong)(torch.zeros(2, 3))
 
     def test_wrong_gradient_of_the_layer(self, monkeypatch):
-        soft = sst.SoftArgmax(pairs_structure(), sst.Euclidean(), path="layer")
+        soft = sst.SoftArgmax(pairs(), sst.Euclidean(), path="layer")
         true = DiffcpSolver._differentiate
 
         def wrong(self, dx, dy, state):
@@ -362,7 +362,7 @@ class TestGuard:
             soft(u).square().sum().backward()
 
     def test_message_names_the_unbatched_problem(self):
-        soft = sst.SoftArgmax(pairs_structure(), sst.Euclidean(), path="layer", solver=_Garbage(np.nan))
+        soft = sst.SoftArgmax(pairs(), sst.Euclidean(), path="layer", solver=_Garbage(np.nan))
         with pytest.raises(sst.SolveError) as caught:
             soft(torch.zeros(6))
         assert caught.value.elements == ((),)

@@ -8,7 +8,8 @@ import torch
 
 import polytopes
 import sst_cvx as sst
-from tests.oracles import bisection, marginals, pairs_structure, sinkhorn
+from tests.hulls import pairs
+from tests.oracles import bisection, marginals, sinkhorn
 
 REGULARIZERS = ["Euclidean", "CategoricalEntropy", "BinaryEntropy", "TsallisEntropy", "ExponentialFamilyEntropy"]
 NASTY = [
@@ -147,7 +148,7 @@ def test_fuzz_layer():
 
 def test_fuzz_argmax():
     rng = random.Random(4)
-    for structure in (pairs_structure(), polytopes.KSubset(5, 2), polytopes.Matching(3)):
+    for structure in (pairs(), polytopes.KSubset(5, 2), polytopes.Matching(3)):
         for _ in range(100):
             u = random_utilities(rng, structure.event_shape)
             try:

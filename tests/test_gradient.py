@@ -6,7 +6,8 @@ import torch
 
 import polytopes
 import sst_cvx as sst
-from tests.oracles import bisection, fast_pairs, pairs_structure, pullback
+from tests.hulls import pairs
+from tests.oracles import bisection, fast_pairs, pullback
 
 SEPARABLE = [sst.Euclidean(), sst.CategoricalEntropy(), sst.BinaryEntropy(), sst.TsallisEntropy(1.5)]
 SMOOTH = [
@@ -177,7 +178,7 @@ class TestLayer:
         assert abs((g * d).sum() - (ahead - behind) / (2 * h)) < 1e-6
 
     def test_temperature_a_batch_element(self):
-        layer = sst.SoftArgmax(pairs_structure(), sst.BinaryEntropy())
+        layer = sst.SoftArgmax(pairs(), sst.BinaryEntropy())
         u = torch.randn(3, 6, dtype=torch.float64)
         t = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64, requires_grad=True)
         y = layer(u, t)
@@ -189,7 +190,7 @@ class TestLayer:
         assert torch.allclose(g, difference, atol=1e-4)
 
     def test_no_gradient_wanted(self):
-        layer = sst.SoftArgmax(pairs_structure(), sst.Euclidean())
+        layer = sst.SoftArgmax(pairs(), sst.Euclidean())
         with torch.no_grad():
             assert not layer(torch.randn(2, 6, requires_grad=True)).requires_grad
         assert not layer(torch.randn(2, 6)).requires_grad

@@ -7,14 +7,15 @@ import torch
 
 import polytopes
 import sst_cvx as sst
-from tests.oracles import bisection, fast_pairs, pairs_structure
+from tests.hulls import pairs
+from tests.oracles import bisection, fast_pairs
 
 SOME = [
     (polytopes.OneHot(5), sst.Euclidean()),
     (polytopes.KSubset(6, 2), sst.BinaryEntropy()),
     (polytopes.KSubset(6, 2), sst.ExponentialFamilyEntropy()),
     (polytopes.Matching(3), sst.CategoricalEntropy()),
-    (pairs_structure(), sst.Euclidean()),
+    (pairs(), sst.Euclidean()),
 ]
 
 
@@ -61,7 +62,7 @@ def test_callers_tensors_are_left_alone(structure, regularizer):
 
 def test_global_state_is_left_alone():
     before = torch.get_default_dtype(), torch.get_num_threads(), torch.random.get_rng_state()
-    soft = sst.SoftArgmax(pairs_structure(), sst.Euclidean())
+    soft = sst.SoftArgmax(pairs(), sst.Euclidean())
     soft(torch.zeros(2, 6))
     sst.check(polytopes.KSubset(4, 2), [sst.Euclidean()], verbose=False)
     after = torch.get_default_dtype(), torch.get_num_threads(), torch.random.get_rng_state()
@@ -70,7 +71,7 @@ def test_global_state_is_left_alone():
 
 
 def test_values_of_cvxpy_variables_are_left_alone():
-    structure = pairs_structure()
+    structure = pairs()
     structure.variable.value = [1, 0, 0, 0, 0, 1]
     sst.SoftArgmax(structure, sst.Regularizer(lambda x: (x**2).sum()))(torch.randn(2, 6))
     assert structure.variable.value.tolist() == [1, 0, 0, 0, 0, 1]
@@ -94,7 +95,7 @@ def test_permutation_equivariance(regularizer):
 
 def test_as_a_module():
     """No parameters or buffers to save, deep copies and device moves are harmless, it sits in a Sequential."""
-    soft = sst.SoftArgmax(pairs_structure(), sst.Euclidean())
+    soft = sst.SoftArgmax(pairs(), sst.Euclidean())
     model = torch.nn.Sequential(torch.nn.Linear(3, 6), soft)
     assert set(model.state_dict()) == {"0.weight", "0.bias"}
     twin = copy.deepcopy(model)

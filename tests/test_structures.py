@@ -10,11 +10,12 @@ from scipy.optimize import linear_sum_assignment
 import polytopes
 import sst_cvx as sst
 from polytopes import SpanningTree
-from tests.oracles import marginals, pairs_structure
+from tests.hulls import pairs
+from tests.oracles import marginals
 
 CONTRACT = [
     pytest.param(check, id=f"{structure!r}: {check}")
-    for structure in (*polytopes.EXAMPLES, pairs_structure())
+    for structure in (*polytopes.EXAMPLES, pairs())
     for check in sst.checks(structure)
 ]
 
@@ -83,7 +84,7 @@ class TestDeclared:
     """Argmax of declared structures by HiGHS."""
 
     def test_against_enumeration(self):
-        structure = pairs_structure(8, 3)
+        structure = pairs(8, 3)
         grid = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * 8)
         points = grid[(grid.sum(1) == 3) & ((grid[:, 0::2] + grid[:, 1::2]) <= 1).all(1)]
         u = torch.randn(5, 6, 8, dtype=torch.float64)
@@ -138,7 +139,7 @@ class TestDeclared:
         assert torch.allclose(structure.argmax(u), torch.outer(leading, leading), atol=1e-5)
 
     def test_repr(self):
-        assert repr(pairs_structure()) == "Structure(event_shape=(6,), 3 constraints)"
+        assert repr(pairs()) == "Structure(event_shape=(6,), 3 constraints)"
         assert repr(polytopes.KSubset(6, 2)) == "KSubset(n=6, k=2)"
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 import polytopes
 import sst_cvx as sst
 from sst_cvx.convex_layer import ConvexLayer
-from tests.oracles import bisection, fast_pairs, pairs_structure, truth
+from tests.hulls import pairs
+from tests.oracles import bisection, fast_pairs, truth
 
 TEMPERATURES = (1.0, 0.3, 0.1)
 
@@ -126,7 +127,7 @@ class TestPaths:
             sst.SoftArgmax(polytopes.KSubset(6, 2), sst.Euclidean(), path="layer")(torch.randn(6))
 
     def test_declared_polytopes_go_by_the_interior_point_path(self):
-        soft = sst.SoftArgmax(pairs_structure(), sst.Euclidean())
+        soft = sst.SoftArgmax(pairs(), sst.Euclidean())
         assert soft.path == "interior_point"
         assert "no fast path is registered for (Structure, Euclidean)" in repr(soft)
         with mock.patch.object(ConvexLayer, "__init__", side_effect=AssertionError("layer compiled")):
@@ -134,7 +135,7 @@ class TestPaths:
 
     def test_other_pairs_go_by_the_layer(self):
         own = sst.Regularizer(lambda x: cp.sum_squares(x) + cp.sum(cp.exp(x)))
-        soft = sst.SoftArgmax(pairs_structure(), own)
+        soft = sst.SoftArgmax(pairs(), own)
         assert soft.path == "layer"
         assert "is not separable" in repr(soft)
         x = cp.Variable(3)
