@@ -33,6 +33,7 @@ _CHANGES = 8  # of the active set
 _REFINEMENTS, _NEWTON_REFINEMENTS = 40, 8
 _PROXIMAL = 1e-4  # curvature of auxiliary columns, times t
 _FREE = 1e20  # inverse curvature of free slacks, whose rows it takes out
+_FEWER = (1e6, 1e8, 1e10)  # the same ratio, where more turn out not to be active
 _RATIO = 1e4  # of multiplier and gap, for an active bound; one fixed too few costs one more solve, one too many several
 
 
@@ -138,26 +139,36 @@ class Polish:
             # Multipliers of auxiliary columns and their rows are rarely unique, so small signs mean nothing, ...
             wrong[:, self._curved :] = torch.inf
         solution = self._settle(problem, solution, wrong, near.w)
-        if extended and any(self._f.steep):
-            # ... but those of entropies turn large where one bound too many is fixed. Free it if that works out.
-            wrong[:, self._curved :] = _WRONG_AUXILIARY * problem.coldest
-            forced = (-solution.side * self._force(problem, solution) > wrong).any(1)
-            again = torch.nonzero(forced & solution.accepted).flatten()
-            if again.numel():
-                part = self._settle(problem.take(again), solution.take(again), wrong[again], near.w[again])
-                better = torch.nonzero(part.accepted).flatten()
-                solution.put(again[better], part.take(better))
         slow = torch.nonzero(~solution.accepted).flatten()
         if slow.numel():
             part = solution.take(slow)
             self._newton(problem.take(slow), part, _MANY_ROUNDS)
             solution.put(slow, part)
+        if extended and any(self._f.steep):
+            # ... but those of entropies turn large where one bound too many is fixed: try with fewer, and keep what
+            # has the better objective.
+            for ratio in _FEWER:
+                inwards = (-solution.side * self._force(problem, solution)).amax(1)
+                again = torch.nonzero(inwards > _WRONG_AUXILIARY * problem.coldest[:, 0]).flatten()
+                if not again.numel():
+                    break
+                there, close = problem.take(again), near.take(again)
+                part = self._settle(there, self._guess(there, close, ratio), wrong[again], close.w)
+                better = part.accepted & (self._gain(there, solution.take(again), part) > 0)
+                solution.put(again[better], part.take(torch.nonzero(better).flatten()))
         distance = (solution.w - near.w)[:, : self._curved].abs().amax(1)
         lower, upper = problem.bounds.unbind(1)
         outside = torch.maximum(lower - solution.w, solution.w - upper).amax(1)
         nearby = distance <= _NEARBY * (1 + near.w[:, : self._curved].abs().amax(1))
         solution.accepted &= nearby & (outside <= 1e-10)
         return solution
+
+    def _gain(self, problem: Problem, before: Solution, after: Solution) -> torch.Tensor:
+        """By how much the second of two feasible points has the better objective, ``(batch,)``."""
+        x, y = before.w[:, : self._curved], after.w[:, : self._curved]
+        value = problem.linear[:, : self._curved] * (y - x)
+        value = value - problem.temperature * (self._f.elementwise(y) - self._f.elementwise(x))
+        return torch.where(before.accepted, value.sum(1), torch.inf)
 
     def _settle(self, problem: Problem, solution: Solution, wrong: torch.Tensor, near: torch.Tensor) -> Solution:
         """Newton steps and changes of the active set by turns."""
@@ -172,9 +183,9 @@ class Polish:
             todo = todo[changed]
         return solution
 
-    def _guess(self, problem: Problem, near: Iterate) -> Solution:
+    def _guess(self, problem: Problem, near: Iterate, ratio: float = _RATIO) -> Solution:
         b = self._barriers
-        closer = near.z > _RATIO * b.gaps(near.w, problem.ends)
+        closer = near.z > ratio * b.gaps(near.w, problem.ends)
         votes = b.add(torch.zeros_like(near.w), -closer.to(near.w.dtype)).sign()
         votes = torch.where(problem.pinned, -1.0, votes)
         accepted = torch.zeros(len(votes), dtype=torch.bool, device=votes.device)

@@ -132,6 +132,15 @@ def check_size(name: str, value: Any, least: int, most: int | None = None) -> in
     return int(value)
 
 
+def check_edge_index(edge_index: Any) -> tuple[torch.Tensor, int]:
+    """``(2, edges)`` on the CPU as int64, and the number of vertices, or TypeError, ValueError."""
+    if not isinstance(edge_index, torch.Tensor) or edge_index.is_floating_point() or edge_index.dtype == torch.bool:
+        raise TypeError("edge_index must be an integer tensor (2, edges).")
+    if edge_index.dim() != 2 or edge_index.shape[0] != 2 or not edge_index.numel() or int(edge_index.min()) < 0:
+        raise ValueError(f"edge_index must be (2, edges) with vertices from 0, got shape {tuple(edge_index.shape)}.")
+    return edge_index.detach().to("cpu", torch.long), int(edge_index.max()) + 1
+
+
 def check_vertex_count(structure: Any, count: int, limit: int = 200_000) -> None:
     """Refuse to list more vertices than fit in memory."""
     if count > limit:
