@@ -3,6 +3,7 @@
 import torch
 
 from polytopes.at_most_k_subset import AtMostKSubset
+from polytopes.correlated_k_subset import CorrelatedKSubset
 from polytopes.hypercube import Hypercube
 from polytopes.k_subset import KSubset
 from polytopes.matching import Matching
@@ -32,6 +33,11 @@ EXAMPLES = (
     AtMostKSubset(1, 0),
     AtMostKSubset(5, 2),
     AtMostKSubset(4, 4),
+    CorrelatedKSubset(1, 0),
+    CorrelatedKSubset(1, 1),
+    CorrelatedKSubset(5, 2),
+    CorrelatedKSubset(4, 4),
+    CorrelatedKSubset(6, 3),
     SpanningTree(2),
     SpanningTree(4),
     Path(torch.tensor([[0], [1]]), 0, 1),
@@ -40,4 +46,15 @@ EXAMPLES = (
     Segment(6, 2, 3),
 )
 
-__all__ = ["EXAMPLES", "AtMostKSubset", "Hypercube", "KSubset", "Matching", "OneHot", "Path", "Segment", "SpanningTree"]
+__all__ = [
+    "EXAMPLES",
+    "AtMostKSubset",
+    "CorrelatedKSubset",
+    "Hypercube",
+    "KSubset",
+    "Matching",
+    "OneHot",
+    "Path",
+    "Segment",
+    "SpanningTree",
+]

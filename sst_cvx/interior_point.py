@@ -28,12 +28,15 @@ from sst_cvx.standard_form import StandardForm
 _START = 0.5  # temperature to start entropies at, relative to the range of the utilities
 _FLOOR = 0.05  # of the barrier, relative to the temperature, until the target temperature is reached
 _FLOOR_INFEASIBLE = 0.01  # the same, times the infeasibility, always
-_PROXIMAL = 1e-9  # curvature of auxiliary columns in the Newton system only
+# Curvature of auxiliary columns in the Newton system only. With too little of it, rows in which all columns are tiny
+# are lost in the elimination, which entropies notice; others need ever longer steps of auxiliary columns.
+_PROXIMAL, _PROXIMAL_STEEP = 1e-9, 1e-3
 _REFINEMENTS = 1  # of Newton steps with auxiliary columns
 _IMMOVABLE = 1e100  # curvature of pinned columns
 _LEAST = 1e-17  # of the barrier
 _NEAREST = 1e-16  # distance that coordinates keep from a bound where phi' is infinite
-_LOOSE, _TIGHT = 1e-8, 1e-10  # of gap and infeasibility, relative to t; for a quadratic f the rest is one linear solve
+_LOOSE = 1e-8  # of gap and infeasibility, relative to t; for a quadratic f the rest is one linear solve
+_TIGHT, _TIGHTER = 1e-10, 1e-12  # for other f; where active bounds are hardest to tell
 _STEP = 0.995  # fraction of the way to the boundary
 
 
@@ -159,6 +162,8 @@ class InteriorPoint:
         self._steep = any(regularizer.steep)
         self.may_pin = form.start is None  # where bounds depend on parameters
         self._tolerance = _LOOSE if isinstance(regularizer, Euclidean) else _TIGHT
+        if self._steep and form.auxiliary:
+            self._tolerance = _TIGHTER
         # Steep ends are not touched but approached: from nearer than this, a coordinate takes too long to come back.
         ends = zip(regularizer.domain, regularizer.steep, (_NEAREST, -_NEAREST), strict=True)
         self._inside = tuple(end + distance if steep else end for end, steep, distance in ends)
@@ -219,7 +224,7 @@ class InteriorPoint:
         if bool(arrived.all()):
             return now, arrived
 
-        hessian = torch.full_like(base, _PROXIMAL)
+        hessian = torch.full_like(base, _PROXIMAL_STEEP if self._steep else _PROXIMAL)
         hessian[:, :curved].addcmul_(t, curvature)
         if self.may_pin:
             hessian = torch.where(problem.pinned, _IMMOVABLE, hessian)

@@ -11,6 +11,7 @@ so that marginals and their derivatives cost one or two sweeps of multiplication
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -237,7 +238,7 @@ def _closure(tails: np.ndarray, heads: np.ndarray, start: int, levels: list[np.n
         level_of[level] = number
     order = np.argsort(level_of[tails], kind="stable")
     ends = np.searchsorted(level_of[tails][order], np.arange(len(levels) + 1))
-    for a, b in zip(ends[:-1], ends[1:], strict=True):
+    for a, b in itertools.pairwise(ends):
         edges = order[a:b]
         reached[heads[edges[reached[tails[edges]]]]] = True
     return reached
@@ -252,7 +253,7 @@ def _incoming(heads: np.ndarray, vertices: int) -> np.ndarray:
 
 
 def _sweep(tails: np.ndarray, heads: np.ndarray, levels: list[np.ndarray], vertices: int) -> Sweep:
-    """Groups of one level and of about the same number of incoming edges; dead edges, and the last one, are at ``vertices``."""
+    """Groups of one level and of about as many incoming edges; dead edges, and the last one, are at ``vertices``."""
     table = _incoming(heads, vertices)
     degree = np.bincount(heads, minlength=vertices)[:vertices]
     groups = []

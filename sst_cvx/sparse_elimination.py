@@ -26,8 +26,8 @@ from scipy.sparse.csgraph import connected_components
 
 from sst_cvx.standard_form import StandardForm
 
-_FLOOR = 1e-7  # under S of an active set, over t
-_FLOOR_INTERIOR, _CAP = 1e-8, 1e6
+_FLOOR = 1e-10  # under S of an active set, over t
+_FLOOR_INTERIOR, _CAP = 1e-11, 1e3
 _CROSSOVER = 60  # rows from which sparse elimination is faster than the dense Schur complement, with auxiliary columns
 _DEGREE = 6  # rows with at most so many neighbours are eliminated one by one
 _FEWEST = 4  # ... in sets of at least so many

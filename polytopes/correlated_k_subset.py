@@ -1,0 +1,101 @@
+"""k-subsets of a chain with their adjacent pairs: x_i says that item i is chosen, e_i = x_i x_{i+1} that both are.
+
+Paper, section 4.1 ("correlated k-subsets"). A subset is a path through a trellis with one vertex for every position,
+last bit and count of items so far; the hull is its unit flow, summed over the edges that use an item or a pair. Best
+subset, sum over subsets and exact samples are the recursion of ``sst_cvx/path_sums.py``, in O(n k).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import cvxpy as cp
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+import sst_cvx as sst
+from sst_cvx.path_sums import PathGraph
+from sst_cvx.validation import check_finite, check_size, check_utilities, check_vertex_count
+
+
+class CorrelatedKSubset(sst.Structure, final=True):
+    """k of n items in a row, with indicators of adjacent pairs; event shape ``(2 n - 1,)``.
+
+    Args:
+        n: number of items, at least 1.
+        k: size of the subset, 0 <= k <= n.
+    """
+
+    known_bounded = True  # the trellis of 350 items and k = 10 has 15,000 edges: canonicalised on demand
+
+    def __init__(self, n: int, k: int):
+        self.n, self.k = check_size("n", n, 1), check_size("k", k, 0, n)
+        tails, heads, source, target = _trellis(self.n, self.k)
+        self._graph = PathGraph(tails, heads, source, target)
+        live = np.flatnonzero(self._graph.live)
+        x, flow = cp.Variable(2 * n - 1), cp.Variable(len(live))
+        balance = _signs(heads[live], target + 2) - _signs(tails[live], target + 2)
+        supply = np.zeros(target + 2)
+        supply[target], supply[source] = 1, -1
+        on = np.unique([tails[live], heads[live]])
+        uses = self._scores(torch.eye(2 * n - 1, dtype=torch.float64)).numpy()[:, live]
+        super().__init__(x, [flow >= 0, balance[on] @ flow == supply[on], x == sp.csr_array(uses) @ flow])
+
+    def _scores(self, u: torch.Tensor) -> torch.Tensor:
+        """Utilities of the trellis's edges: ``(*batch, 2 n - 1)`` to ``(*batch, edges)``, stored edges first."""
+        flat = u.reshape(u.shape[:-1].numel(), 2 * self.n - 1).T
+        item, pair = flat[: self.n], torch.nn.functional.pad(flat[self.n :], (0, 0, 1, 0))
+        none = torch.zeros_like(item)
+        by_bits = torch.stack([torch.stack([none, item], 1), torch.stack([none, item + pair], 1)], 1)
+        body = by_bits[:, :, :, None].expand(-1, -1, -1, self.k + 1, -1).flatten(0, 3)
+        return torch.nn.functional.pad(body, (0, 0, 0, 2)).T.reshape(*u.shape[:-1], -1)
+
+    def _event(self, path: torch.Tensor) -> torch.Tensor:
+        """From a path's edges ``(*batch, edges)`` to its event."""
+        by_bits = path[..., :-2].reshape(*path.shape[:-1], self.n, 2, 2, self.k + 1).sum(-1)
+        return torch.cat([by_bits[..., 1].sum(-1), by_bits[..., 1:, 1, 1]], -1)
+
+    def argmax(self, u: torch.Tensor) -> torch.Tensor:
+        """The best subset, over the whole batch at once, on the device of ``u``."""
+        check_utilities(u, self.event_shape)
+        check_finite(u, "utilities")
+        return self._event(self._graph.best(self._scores(u.detach())))
+
+    def vertices(self) -> torch.Tensor:
+        check_vertex_count(self, math.comb(self.n, self.k))
+        chosen = torch.tensor(list(itertools.combinations(range(self.n), self.k)), dtype=torch.long)
+        items = torch.zeros(len(chosen), self.n, dtype=torch.float64)
+        items = items.scatter(1, chosen, 1.0) if self.k else items
+        return torch.cat([items, items[:, :-1] * items[:, 1:]], 1)
+
+    def log_partition(self, u: torch.Tensor) -> torch.Tensor:
+        """log of the sum over subsets of exp <u, x>; differentiable any number of times."""
+        return self._graph.log_sum(self._scores(u))
+
+    def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """A subset drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""
+        check_utilities(u, self.event_shape)
+        check_finite(u, "utilities")
+        return self._event(self._graph.sample(self._scores(u.detach()), generator))
+
+    def __repr__(self) -> str:
+        return f"CorrelatedKSubset(n={self.n}, k={self.k})"
+
+
+def _trellis(n: int, k: int) -> tuple[np.ndarray, np.ndarray, int, int]:
+    """Tails, heads, source and target; edges by (position, bit before, bit, count before), then two to the target.
+
+    Edges whose count would exceed k lead to a vertex from which nothing goes on.
+    """
+    target = (n + 1) * 2 * (k + 1)
+    position, before, bit, count = np.meshgrid(np.arange(n), [0, 1], [0, 1], np.arange(k + 1), indexing="ij")
+    tails = (2 * position + before) * (k + 1) + count
+    heads = np.where(count + bit <= k, (2 * (position + 1) + bit) * (k + 1) + np.minimum(count + bit, k), target + 1)
+    ends = [(2 * n + bit) * (k + 1) + k for bit in (0, 1)]
+    return np.append(tails.ravel(), ends), np.append(heads.ravel(), [target, target]), 0, target
+
+
+def _signs(ends: np.ndarray, vertices: int) -> sp.csr_array:
+    return sp.csr_array((np.ones(len(ends)), (ends, np.arange(len(ends)))), shape=(vertices, len(ends)))

@@ -1,0 +1,65 @@
+"""Dynamic programs over directed acyclic graphs: long chains, extreme utilities, exact samples, derivatives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import polytopes
+import sst_cvx as sst
+from sst_cvx.path_sums import PathGraph
+
+SAMPLED = [polytopes.CorrelatedKSubset(6, 3), polytopes.Path(torch.tensor([[0, 0, 1, 1, 2], [1, 2, 2, 3, 3]]), 0, 3)]
+
+
+@pytest.mark.parametrize("structure", SAMPLED, ids=str)
+def test_samples_have_the_probabilities_of_the_exponential_family(structure):
+    generator, draws = torch.Generator().manual_seed(0), 40_000
+    vertices = structure.vertices()
+    u = torch.randn(structure.event_shape, dtype=torch.float64, generator=generator)
+    exact = (vertices @ u).softmax(0)
+    x = structure.sample(u.expand(draws, -1), generator)
+    which = (x[:, None] == vertices).all(-1)
+    assert bool((which.sum(1) == 1).all())
+    error = (which.double().mean(0) - exact).abs() / (exact * (1 - exact) / draws).sqrt()
+    assert float(error.max()) < 5  # standard errors
+    again = structure.sample(u.expand(5, -1), torch.Generator().manual_seed(3))
+    torch.testing.assert_close(again, structure.sample(u.expand(5, -1), torch.Generator().manual_seed(3)))
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0, 100.0, 1000.0])
+def test_marginals_in_float32_at_every_scale(scale):
+    structure = polytopes.CorrelatedKSubset(60, 7)
+    u = scale * torch.randn(4, 119, generator=torch.Generator().manual_seed(1))
+    x = sst.SoftArgmax(structure, sst.ExponentialFamilyEntropy())(u)
+    exact = sst.SoftArgmax(structure, sst.ExponentialFamilyEntropy())(u.double())
+    assert x.dtype == torch.float32
+    torch.testing.assert_close(x[:, :60].sum(-1), torch.full((4,), 7.0), rtol=0, atol=1e-5)
+    torch.testing.assert_close(x.double(), exact, rtol=0, atol=1e-5)
+
+
+def test_without_pair_utilities_it_is_the_k_subset():
+    u = torch.randn(3, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    padded = torch.nn.functional.pad(u, (0, 39))
+    expected = polytopes.KSubset(40, 6).log_partition(u)
+    torch.testing.assert_close(polytopes.CorrelatedKSubset(40, 6).log_partition(padded), expected)
+
+
+def test_log_sum_has_derivatives_of_higher_order():
+    graph = PathGraph(torch.tensor([0, 0, 1, 1, 2]).numpy(), torch.tensor([1, 2, 2, 3, 3]).numpy(), 0, 3)
+    scores = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
+    torch.autograd.gradcheck(graph.log_sum, scores)
+    torch.autograd.gradgradcheck(graph.log_sum, scores)
+
+    def curvature(s: torch.Tensor) -> torch.Tensor:
+        (first,) = torch.autograd.grad(graph.log_sum(s).sum(), s, create_graph=True)
+        return torch.autograd.grad((first**2).sum(), s, create_graph=True)[0]
+
+    torch.autograd.gradcheck(curvature, scores)
+
+
+def test_bad_sizes_are_refused():
+    with pytest.raises(ValueError, match="k must"):
+        polytopes.CorrelatedKSubset(4, 5)
+    with pytest.raises(ValueError, match="finite"):
+        SAMPLED[0].sample(torch.full((11,), torch.nan))
