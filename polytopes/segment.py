@@ -1,17 +1,22 @@
 """One contiguous run of items: X = { 1 on i, ..., j, 0 elsewhere : min_length <= j - i + 1 <= max_length }.
 
-Hull: mixtures of all runs, of which there are at most n * (max_length - min_length + 1). Scores of all runs are
-differences of prefix sums; their maximum is the argmax, their log-sum-exp the log-partition.
+With A_i = 1 where the run starts at i or before and B_i = 1 where it ends at i or before, x_i = A_i - B_(i-1). Hull: A
+and B do not decrease, end at 1, and A_(i - max_length + 1) <= B_i <= A_(i - min_length + 1): a system of differences,
+whose matrix is totally unimodular, so integral. Scores of runs are differences of prefix sums; their maximum and their
+log-sum-exp take O(n log n), by those over windows of starts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cvxpy as cp
-import numpy as np
 import torch
 
 import sst_cvx as sst
-from sst_cvx.validation import check_finite, check_size, check_utilities
+from sst_cvx.validation import check_finite, check_size, check_utilities, check_vertex_count
+
+Operation = Callable[..., torch.Tensor]
 
 
 class Segment(sst.Structure, final=True):
@@ -26,34 +31,88 @@ class Segment(sst.Structure, final=True):
         self.n = check_size("n", n, 1)
         self.min_length = check_size("min_length", min_length, 1, n)
         self.max_length = n if max_length is None else check_size("max_length", max_length, min_length, n)
-        lengths = range(self.min_length, self.max_length + 1)
-        runs = [(start, start + length) for length in lengths for start in range(n - length + 1)]
-        self._starts, self._ends = torch.tensor(runs).T.contiguous()
-        x, mixture = cp.Variable(n), cp.Variable(len(runs))
-        members = np.array([(np.arange(n) >= i) & (np.arange(n) < j) for i, j in runs], dtype=float)
-        super().__init__(x, [mixture >= 0, cp.sum(mixture) == 1, x == members.T @ mixture])
-
-    def _scores(self, u: torch.Tensor) -> torch.Tensor:
-        """Sums over all runs, ``(*batch, runs)``, float64: differences of prefix sums lose digits."""
-        prefix = torch.nn.functional.pad(u.double().cumsum(-1), (1, 0))
-        return prefix[..., self._ends.to(u.device)] - prefix[..., self._starts.to(u.device)]
+        x, started, ended = cp.Variable(n), cp.Variable(n), cp.Variable(n)
+        hull = [started[0] >= 0, ended[0] >= 0, started[-1] == 1, ended[-1] == 1]
+        hull += [x[0] == started[0], ended[self.min_length - 1 :] <= started[: n - self.min_length + 1]]
+        if n > 1:
+            hull += [cp.diff(started) >= 0, cp.diff(ended) >= 0, x[1:] == started[1:] - ended[:-1]]
+        if self.min_length > 1:
+            hull.append(ended[: self.min_length - 1] == 0)
+        if self.max_length < n:
+            hull.append(ended[self.max_length - 1 :] >= started[: n - self.max_length + 1])
+        super().__init__(x, hull)
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """The run of largest sum; on the device of ``u``."""
         check_utilities(u, self.event_shape)
         check_finite(u, "utilities")
-        best = self._scores(u.detach()).argmax(-1, keepdim=True)
-        place = torch.arange(self.n, device=u.device)
-        starts, ends = self._starts.to(u.device)[best], self._ends.to(u.device)[best]
-        return ((place >= starts) & (place < ends)).to(u.dtype)
+        return self._run(u, torch.maximum, lambda scores: scores.argmax(-1))
+
+    def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """A run drawn with probability proportional to exp <u, x>, exact: same shape, dtype and device as ``u``."""
+        check_utilities(u, self.event_shape)
+        check_finite(u, "utilities")
+
+        def draw(scores: torch.Tensor) -> torch.Tensor:
+            weights = scores.softmax(-1).reshape(-1, scores.shape[-1])
+            return torch.multinomial(weights, 1, generator=generator).reshape(scores.shape[:-1])
+
+        return self._run(u, _log_sum, draw)
 
     def vertices(self) -> torch.Tensor:
-        place = torch.arange(self.n)
-        return ((place >= self._starts[:, None]) & (place < self._ends[:, None])).double()
+        lengths = range(self.min_length, self.max_length + 1)
+        check_vertex_count(self, sum(self.n - length + 1 for length in lengths))
+        starts, ends = torch.tensor([(i, i + length) for length in lengths for i in range(self.n - length + 1)]).T
+        return _between(starts, ends, self.n).double()
 
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
-        """log of the sum over runs of exp of their sums."""
-        return self._scores(u).logsumexp(-1).to(u.dtype)
+        """log of the sum over runs of exp of their sums; differentiable twice."""
+        before, after = self._sums(u)
+        return (self._windows(before, _log_sum) + after).logsumexp(-1).to(u.dtype)
+
+    def _sums(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a run's score is the sum of, by its start and by its end; float64, as differences lose digits."""
+        prefix = torch.nn.functional.pad(u.double().cumsum(-1), (1, 0))
+        return -prefix[..., : self.n - self.min_length + 1], prefix[..., self.min_length :]
+
+    def _windows(self, values: torch.Tensor, combine: Operation) -> torch.Tensor:
+        """For every end, the sum in a semiring over the starts it allows: the last ``width`` of them.
+
+        From sums over windows of 1, 2, 4, ..., joined as the binary digits of the width say.
+        """
+        width = min(self.max_length - self.min_length + 1, values.shape[-1])
+        windows, done, size = values[..., :0], 0, 1
+        while done < width:
+            if width & size:
+                windows = _join(windows, values, done, combine) if done else values
+                done += size
+            values, size = _join(values, values, size, combine), 2 * size
+        return windows
+
+    def _run(self, u: torch.Tensor, combine: Operation, choose: Operation) -> torch.Tensor:
+        """The run whose end, and then start, are chosen by their scores."""
+        before, after = self._sums(u.detach())
+        last = choose(self._windows(before, combine) + after)[..., None]
+        place = torch.arange(before.shape[-1], device=u.device)
+        allowed = (place <= last) & (place > last - (self.max_length - self.min_length + 1))
+        start = choose(before.masked_fill(~allowed, -torch.inf))
+        return _between(start, last[..., 0] + self.min_length, self.n).to(u.dtype)
 
     def __repr__(self) -> str:
         return f"Segment(n={self.n}, min_length={self.min_length}, max_length={self.max_length})"
+
+
+def _between(starts: torch.Tensor, ends: torch.Tensor, n: int) -> torch.Tensor:
+    """``(*batch, n)`` bool: items from each start up to, and without, its end."""
+    place = torch.arange(n, device=starts.device)
+    return (place >= starts[..., None]) & (place < ends[..., None])
+
+
+def _join(late: torch.Tensor, early: torch.Tensor, steps: int, combine: Operation) -> torch.Tensor:
+    """Windows joined with those that are ``steps`` before them, where there are any."""
+    return torch.cat([late[..., :steps], combine(late[..., steps:], early[..., : late.shape[-1] - steps])], -1)
+
+
+def _log_sum(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """As ``torch.logaddexp``, whose second derivative is NaN where the two are 400 apart."""
+    return torch.stack([first, second]).logsumexp(0)

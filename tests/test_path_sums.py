@@ -9,7 +9,11 @@ import polytopes
 import sst_cvx as sst
 from sst_cvx.path_sums import PathGraph
 
-SAMPLED = [polytopes.CorrelatedKSubset(6, 3), polytopes.Path(torch.tensor([[0, 0, 1, 1, 2], [1, 2, 2, 3, 3]]), 0, 3)]
+SAMPLED = [
+    polytopes.CorrelatedKSubset(6, 3),
+    polytopes.Path(torch.tensor([[0, 0, 1, 1, 2], [1, 2, 2, 3, 3]]), 0, 3),
+    polytopes.Segment(6, 2, 4),
+]
 
 
 @pytest.mark.parametrize("structure", SAMPLED, ids=str)
@@ -56,6 +60,25 @@ def test_log_sum_has_derivatives_of_higher_order():
         return torch.autograd.grad((first**2).sum(), s, create_graph=True)[0]
 
     torch.autograd.gradcheck(curvature, scores)
+
+
+@pytest.mark.parametrize(
+    ("n", "shortest", "longest"), [(1, 1, 1), (9, 1, 9), (9, 9, 9), (10, 3, 5), (11, 1, 2), (12, 4, 11)]
+)
+def test_windows_of_every_width(n, shortest, longest):
+    structure = polytopes.Segment(n, shortest, longest)
+    u, vertices = 3 * torch.randn(20, n, dtype=torch.float64), structure.vertices()
+    assert len(vertices) == sum(n - length + 1 for length in range(shortest, longest + 1))
+    torch.testing.assert_close(structure.log_partition(u), (u @ vertices.T).logsumexp(-1))
+    torch.testing.assert_close((u * structure.argmax(u)).sum(-1), (u @ vertices.T).amax(-1))
+    assert bool((structure.argmax(u)[:, None] == vertices).all(-1).any(-1).all())
+    torch.autograd.gradgradcheck(structure.log_partition, u[:2].requires_grad_())
+
+
+def test_second_derivatives_of_far_utilities_are_finite():
+    u = 1000 * torch.randn(4, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    hessian = torch.autograd.functional.hessian(polytopes.Segment(30, 3, 17).log_partition, u[0])
+    assert bool(torch.isfinite(hessian).all())  # pyright: ignore
 
 
 def test_bad_sizes_are_refused():
