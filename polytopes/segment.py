@@ -1,9 +1,9 @@
 """One contiguous run of items: X = { 1 on i, ..., j, 0 elsewhere : min_length <= j - i + 1 <= max_length }.
 
-With A_i = 1 where the run starts at i or before and B_i = 1 where it ends at i or before, x_i = A_i - B_(i-1). Hull: A
-and B do not decrease, end at 1, and A_(i - max_length + 1) <= B_i <= A_(i - min_length + 1): a system of differences,
-whose matrix is totally unimodular, so integral. Scores of runs are differences of prefix sums; their maximum and their
-log-sum-exp take O(n log n), by those over windows of starts.
+With A_i = 1 where the run starts at i or before, and B_i = 1 where it ends at i + min_length or before (an end is the
+item after the last), x_i = A_i - B_(i - min_length). Hull: A and B do not decrease, end at 1, and, with the number w of
+lengths, A_(i - w + 1) <= B_i <= A_i: a system of differences, whose matrix is totally unimodular, so integral. Scores of
+runs are differences of prefix sums; their maximum and their log-sum-exp take O(n log n), by those over windows of starts.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import cvxpy as cp
+import numpy as np
 import torch
 
 import sst_cvx as sst
@@ -31,15 +32,18 @@ class Segment(sst.Structure, final=True):
         self.n = check_size("n", n, 1)
         self.min_length = check_size("min_length", min_length, 1, n)
         self.max_length = n if max_length is None else check_size("max_length", max_length, min_length, n)
-        x, started, ended = cp.Variable(n), cp.Variable(n), cp.Variable(n)
-        hull = [started[0] >= 0, ended[0] >= 0, started[-1] == 1, ended[-1] == 1]
-        hull += [x[0] == started[0], ended[self.min_length - 1 :] <= started[: n - self.min_length + 1]]
-        if n > 1:
-            hull += [cp.diff(started) >= 0, cp.diff(ended) >= 0, x[1:] == started[1:] - ended[:-1]]
-        if self.min_length > 1:
-            hull.append(ended[: self.min_length - 1] == 0)
-        if self.max_length < n:
-            hull.append(ended[self.max_length - 1 :] >= started[: n - self.max_length + 1])
+        count, width = n - self.min_length + 1, self.max_length - self.min_length + 1
+        x, started = cp.Variable(n), cp.Variable(count)
+        ended = cp.Variable(count) if width > 1 else started
+        hull = [started[0] >= 0, started[-1] == 1]
+        if count > 1:
+            hull.append(cp.diff(started) >= 0)
+        if width > 1:
+            hull += [ended[0] >= 0, ended[-1] == 1, ended <= started, cp.diff(ended) >= 0]
+        if 1 < width < count:
+            hull.append(ended[width - 1 :] >= started[: 1 - width])
+        on = cp.hstack([started, np.ones(self.min_length - 1)])
+        hull.append(x == on - cp.hstack([np.zeros(self.min_length), ended[:-1]]) if count > 1 else x == on)
         super().__init__(x, hull)
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
