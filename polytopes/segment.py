@@ -2,8 +2,9 @@
 
 With A_i = 1 where the run starts at i or before, and B_i = 1 where it ends at i + min_length or before (an end is the
 item after the last), x_i = A_i - B_(i - min_length). Hull: A and B do not decrease, end at 1, and, with the number w of
-lengths, A_(i - w + 1) <= B_i <= A_i: a system of differences, whose matrix is totally unimodular, so integral. Scores of
-runs are differences of prefix sums; their maximum and their log-sum-exp take O(n log n), by those over windows of starts.
+lengths, A_(i - w + 1) <= B_i <= A_i: a system of differences, whose matrix is totally unimodular, so integral. Scores
+of runs are differences of prefix sums; their maximum and their log-sum-exp take O(n log n), by those over windows of
+starts.
 """
 
 from __future__ import annotations
