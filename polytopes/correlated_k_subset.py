@@ -70,6 +70,11 @@ class CorrelatedKSubset(sst.Structure, final=True):
         items = items.scatter(1, chosen, 1.0) if self.k else items
         return torch.cat([items, items[:, :-1] * items[:, 1:]], 1)
 
+    def length_mask(self, lengths: torch.Tensor) -> torch.Tensor:
+        """Mask of sequences padded to n items: ``(*batch,)`` integers to ``(*batch, 2 n - 1)`` bool."""
+        items = sst.length_mask(lengths, self.n)
+        return torch.cat([items, items[..., 1:]], -1)
+
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """log of the sum over subsets of exp <u, x>; differentiable any number of times."""
         return self._graph.log_sum(self._scores(u))

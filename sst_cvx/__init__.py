@@ -12,6 +12,7 @@ After Paulus, Choi, Tarlow, Krause, Maddison, "Gradient Estimation with Stochast
 
 from sst_cvx.checks import Check, CheckFailed, Report, check, checks
 from sst_cvx.fast_paths import fast_path
+from sst_cvx.masking import length_mask
 from sst_cvx.regularizers import (
     BinaryEntropy,
     CategoricalEntropy,
@@ -44,4 +45,5 @@ __all__ = [
     "check",
     "checks",
     "fast_path",
+    "length_mask",
 ]

@@ -10,6 +10,7 @@ from sst_cvx.convex_layer import ConvexLayer, GradientGuard, check_violation, ma
 from sst_cvx.fast_paths import describe, find_fast_path
 from sst_cvx.hull import violation_by_cvxpy
 from sst_cvx.interior_path import InteriorPath, refusal
+from sst_cvx.masking import Faces, Mask, by_face
 from sst_cvx.regularizer_checks import check_regularizer
 from sst_cvx.regularizers import ExponentialFamilyEntropy, Regularizer, SeparableRegularizer
 from sst_cvx.structure import Structure
@@ -70,6 +71,7 @@ class SoftArgmax(torch.nn.Module):
         if path == "fast" and function is None:
             raise ValueError(f"path='fast' does not apply: {reason}. Use path='auto', 'interior_point' or 'layer'.")
         self._layer: ConvexLayer | None = None
+        self._faces = Faces(structure)
         if function is not None and path in ("auto", "fast"):
             self.path, self._function, self._why = "fast", function, reason
         elif path == "layer" or not self._try_interior_point(reason, insist=path == "interior_point"):
@@ -108,19 +110,28 @@ class SoftArgmax(torch.nn.Module):
         return ConvexLayer(self.structure, self.regularizer, self._solver, self._solver_options)
 
     def forward(
-        self, u: torch.Tensor, temperature: float | torch.Tensor = 1.0, **parameters: torch.Tensor
+        self,
+        u: torch.Tensor,
+        temperature: float | torch.Tensor = 1.0,
+        *,
+        mask: torch.Tensor | None = None,
+        **parameters: torch.Tensor,
     ) -> torch.Tensor:
         """The soft argmax, same shape, dtype and device as ``u``.
 
         Args:
             u: utilities ``(*batch, *event_shape)``, any floating dtype and device.
             temperature: positive; a number, a scalar tensor, or one that broadcasts to ``batch``. Differentiable.
+            mask: bool, broadcasts to ``u``: False where an item is forbidden, and then exactly 0, in every element; its
+                utility does not count. The fast paths take any mask; others compile once for each distinct one.
             parameters: the hull's parameters by name, each of its own shape, with or without leading batch dimensions.
 
         Raises:
             TypeError, ValueError: arguments of a wrong type, shape or range, naming the argument.
             SolveError: a failed solve, or an answer outside the hull, naming the batch elements.
         """
+        if mask is not None:
+            return self._masked(Mask(self.structure, u, mask), u, temperature)
         batch_shape = check_utilities(u, self.structure.event_shape)
         wide = u if u.dtype in _GUARD else u.float()
         t, t_event = check_temperature(temperature, wide, batch_shape, len(self.structure.event_shape))
@@ -132,6 +143,22 @@ class SoftArgmax(torch.nn.Module):
         else:
             x = self._by_layer(wide, t, batch_shape, values)
         return x if x.dtype == u.dtype else x.to(u.dtype)
+
+    def _masked(self, mask: Mask, u: torch.Tensor, temperature: float | torch.Tensor) -> torch.Tensor:
+        wide = u if u.dtype in _GUARD else u.float()
+        t, _ = check_temperature(temperature, wide, mask.batch_shape, 0)
+        lowered = mask.lowered(wide, t)
+        if self.path == "fast":
+            return mask.removed(self(lowered, t)).to(u.dtype)
+        batch = mask.batch_shape.numel()
+        flat = lowered.reshape(batch, *self.structure.event_shape)
+        temperatures = torch.as_tensor(t, dtype=wide.dtype, device=u.device).expand(mask.batch_shape).reshape(batch)
+
+        def make(face: Structure) -> SoftArgmax:
+            solver = {"solver": self._solver, "solver_options": self._solver_options}
+            return SoftArgmax(face, self.regularizer, path=self.path, **solver)
+
+        return by_face(mask, self._faces, make, wide, lambda soft, i: soft(flat[i], temperatures[i])).to(u.dtype)
 
     def _fast(
         self,
@@ -249,7 +276,13 @@ class SoftArgmax(torch.nn.Module):
 
     @torch.no_grad()
     def gap(
-        self, u: torch.Tensor, x: torch.Tensor, temperature: float | torch.Tensor = 1.0, **parameters: torch.Tensor
+        self,
+        u: torch.Tensor,
+        x: torch.Tensor,
+        temperature: float | torch.Tensor = 1.0,
+        *,
+        mask: torch.Tensor | None = None,
+        **parameters: torch.Tensor,
     ) -> torch.Tensor:
         """Frank-Wolfe gap max_{v in X} <u - t grad f(x), v - x>, ``(*batch,)``, float64: zero exactly at X_t(u).
 
@@ -266,7 +299,11 @@ class SoftArgmax(torch.nn.Module):
             raise ValueError(f"x must have the shape of the utilities, {tuple(u.shape)}, got {tuple(x.shape)}.")
         _, t = check_temperature(temperature, wide, batch_shape, event_dim)
         direction = wide - t * self.regularizer.gradient(point, event_dim)
-        best = self.structure.argmax(direction, **parameters)
+        if mask is None:
+            best = self.structure.argmax(direction, **parameters)
+        else:
+            best = self.structure.masked_argmax(direction, mask)
+            direction = torch.where(mask, direction, 0.0)
         return (direction * (best - point)).reshape(*batch_shape, self.structure.variable.size).sum(-1)
 
     def reference(self) -> SoftArgmax:

@@ -12,6 +12,7 @@ import torch
 
 from sst_cvx.hard_argmax import HardArgmax
 from sst_cvx.hull import CompiledHull, ViolationOfLinearHull
+from sst_cvx.masking import Faces, Mask, by_face
 from sst_cvx.validation import SolveError, check_finite, check_utilities
 
 ParameterValues = dict[str, torch.Tensor]
@@ -107,8 +108,62 @@ class Structure:
         """
         raise NotImplementedError(f"{type(self).__name__} has no log_partition: override it, or list vertices().")
 
+    def fillers(self, allowed: torch.Tensor) -> torch.Tensor | None:
+        """Items that must be there whatever a mask ``(*batch, *event_shape)`` allows, bool of its shape, or None.
+
+        E.g. an edge to each vertex that a mask cuts off, so that there are spanning trees; answers leave them out.
+        """
+        del allowed
+        return None
+
     #: Why the log-partition of this instance is out of reach ("" if it is not), e.g. because it is too large.
     log_partition_refusal: str = ""
+
+    # -- with forbidden items ---------------------------------------------------------------------------------
+
+    def masked_argmax(self, u: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """``argmax`` over the elements that are 0 wherever ``mask`` (bool, broadcasts to u) is False.
+
+        Utilities of forbidden items do not count, not even if they are NaN or infinite.
+
+        Raises:
+            TypeError, ValueError: as ``argmax``; a mask that is not bool or does not broadcast; a set with negative
+                entries or parameters. SolveError: every element has a forbidden item.
+        """
+        masked = Mask(self, u, mask)
+        if type(self).argmax is not Structure.argmax:
+            return masked.removed(self.argmax(masked.lowered(u.detach())))
+        flat = masked.lowered(u.detach()).reshape(-1, *self.event_shape)
+        return by_face(masked, self._faces, lambda face: face, u.detach(), lambda face, i: face.argmax(flat[i]))
+
+    def masked_log_partition(self, u: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """``log_partition`` over the elements that are 0 wherever ``mask`` is False; arguments as ``masked_argmax``."""
+        masked = Mask(self, u, mask)
+        lowered = masked.lowered(u.double())
+        values = self.log_partition(lowered)
+        masked.refuse(values < masked.least(lowered))
+        return values.to(u.dtype)
+
+    @cached_property
+    def _faces(self) -> Faces:
+        return Faces(self)
+
+    @cached_property
+    def nonnegative(self) -> bool:
+        """Whether all entries are at least 0 on the hull."""
+        reach = self.coordinate_range()
+        return reach is not None and bool((reach[0] >= -1e-9).all())
+
+    def face(self, kept: np.ndarray) -> Structure:
+        """The structure with the items that a flat mask leaves out fixed at 0, as a declaration of its own.
+
+        Raises:
+            ValueError: it is empty.
+        """
+        constraints = list(self.constraints)
+        if not kept.all():
+            constraints.append(cp.vec(self.variable, order="C")[np.flatnonzero(~kept)] == 0)
+        return Structure(self.variable, constraints, parameters=self.parameters, integral=self.integral)
 
     # -- what follows from the declaration --------------------------------------------------------------------
 
@@ -233,7 +288,7 @@ def _order_parameters(constraints: list[Any], listed: Sequence[cp.Parameter]) ->
         )
     ordered = list(listed) if listed else list(found.values())
     names = [p.name() for p in ordered]
-    taken = {"self", "u", "x", "temperature"}
+    taken = {"self", "u", "x", "temperature", "mask"}
     if len(set(names)) < len(names) or taken & set(names) or not all(name.isidentifier() for name in names):
         raise ValueError(f"hull parameters {names} need distinct names, valid in Python and none of {sorted(taken)}.")
     return ordered

@@ -226,6 +226,26 @@ class _PathChecks:
             worst = max(worst, error / (1 + float(u.abs().max())))
         return worst, _GAP[self.soft.path]
 
+    def masked(self) -> tuple[float, float]:
+        """With all but the items of two elements forbidden: those at exactly 0, and the best of what is left."""
+        if self.parameters or not self.structure.nonnegative:
+            raise NotApplicable("masks are for nonnegative sets without parameters")
+        u, t = self.utilities(), 0.5
+        corners = [self.structure.argmax(sample_utilities(self.structure, (_BATCH,), self.seed + i)) for i in (3, 4)]
+        mask = torch.stack(corners).amax(0) > 0.5
+        x = self.soft(u.masked_fill(~mask, torch.nan), t, mask=mask)
+        if bool((x[~mask] != 0).any()):
+            raise ValueError("forbidden items are not at exactly 0.")
+        if isinstance(self.regularizer, ExponentialFamilyEntropy):
+            points = enumerate_vertices(self.structure)
+            outside = _flat(~mask).to(points.dtype) @ points.T > 1e-9
+            weights = (_flat(u) @ points.T / t).masked_fill(outside, -torch.inf).softmax(-1)
+            return _largest(_flat(x) - weights @ points), 1e-8
+        figure, size = _largest(self.soft.gap(u, x, t, mask=mask)), 1 + float(u.abs().max())
+        if self.soft.path == "interior_point":  # as in ``optimality_gap``
+            figure = min(figure, _largest(self.soft.gap(u, x.clamp(_VALUE, 1 - _VALUE), t, mask=mask)))
+        return figure / size, _GAP[self.soft.path]
+
     def _degenerate_error(self, u: torch.Tensor, x: torch.Tensor) -> float:
         if isinstance(self.regularizer, ExponentialFamilyEntropy):
             return _largest(_flat(x) - self._marginals(u))
@@ -285,6 +305,7 @@ def checks(
         ("batch shapes", measure.batch_shapes),
         ("float32", measure.dtypes),
         ("ties, zeros, huge ranges", measure.degenerate),
+        ("forbidden items", measure.masked),
     ]
     return [Check(f"{label}: {name}", measurement) for name, measurement in found]
 
