@@ -2,6 +2,7 @@
 
 import torch
 
+from polytopes.arborescence import Arborescence
 from polytopes.at_most_k_subset import AtMostKSubset
 from polytopes.correlated_k_subset import CorrelatedKSubset
 from polytopes.hypercube import Hypercube
@@ -13,6 +14,7 @@ from polytopes.segment import Segment
 from polytopes.spanning_tree import SpanningTree
 
 _DIAMOND = torch.tensor([[0, 0, 1, 1, 2, 3, 1, 5], [1, 2, 2, 3, 3, 4, 4, 4]])  # vertex 5 is on no path
+_TRIANGLES = torch.tensor([[0, 0, 1, 2, 3, 1, 3, 2], [1, 2, 3, 3, 1, 2, 0, 1]])  # one edge into the root
 #: Small instances that every test runs over, the degenerate ones included.
 EXAMPLES = (
     OneHot(1),
@@ -40,6 +42,11 @@ EXAMPLES = (
     CorrelatedKSubset(6, 3),
     SpanningTree(2),
     SpanningTree(4),
+    Arborescence(2),
+    Arborescence(4, root=1),
+    Arborescence(3, root=None),
+    Arborescence(4, single_root=True),
+    Arborescence(_TRIANGLES),
     Path(torch.tensor([[0], [1]]), 0, 1),
     Path(_DIAMOND, 0, 4),
     Segment(1),
@@ -48,6 +55,7 @@ EXAMPLES = (
 
 __all__ = [
     "EXAMPLES",
+    "Arborescence",
     "AtMostKSubset",
     "CorrelatedKSubset",
     "Hypercube",

@@ -3,9 +3,7 @@
 Hull: Martin's (1991) extended formulation, O(n m) variables. For every root k the tree's edges are turned towards k:
 z[k, i -> j] says that edge {i, j} is in the tree and i is nearer to k, so every other vertex has one incoming edge.
 
-Paper, section 4.2 ("spanning trees"). The log-partition is Kirchhoff's matrix-tree theorem, computed without
-determinants and subtractions: eliminating vertex v from a weighted graph multiplies the sum over trees by
-S = sum_j w_vj and adds w_vi w_vj / S to w_ij (star-mesh transformation). In the log domain that is right at any scale.
+Paper, section 4.2 ("spanning trees"). The log-partition is Kirchhoff's matrix-tree theorem (``sst_cvx/tree_sum.py``).
 """
 
 from __future__ import annotations
@@ -18,9 +16,9 @@ import numpy as np
 import torch
 
 import sst_cvx as sst
-from sst_cvx.validation import check_finite, check_size, check_utilities, check_vertex_count
-
-_ABSENT = -1e30  # log-weight of an edge that is not in the graph: finite, so that logaddexp has gradients
+from sst_cvx.best_tree import hanging_edges
+from sst_cvx.tree_sum import ABSENT, log_tree_sum
+from sst_cvx.validation import check_edge_index, check_finite, check_size, check_utilities, check_vertex_count
 
 
 class SpanningTree(sst.Structure, final=True):
@@ -73,6 +71,20 @@ class SpanningTree(sst.Structure, final=True):
         weight[:, tails, heads] = weight[:, heads, tails] = flat
         return _prim(weight, number, torch.zeros_like(flat)).reshape(u.shape)
 
+    def length_mask(self, lengths: torch.Tensor) -> torch.Tensor:
+        """Mask of graphs padded to n vertices: ``(*batch,)`` integers to ``(*batch, edges)`` bool.
+
+        True for edges between vertices before the length.
+        """
+        present = sst.length_mask(lengths, self.n)
+        return present[..., self.edge_index].all(-2)
+
+    def fillers(self, allowed: torch.Tensor) -> torch.Tensor:
+        """An edge to every vertex that a mask leaves no edge: it is not in the graph, and the tree spans the others."""
+        both = torch.cat([self.edge_index, self.edge_index.flip(0)], 1)
+        hanging = hanging_edges(both, self.n, torch.cat([allowed, allowed], -1))
+        return hanging.unflatten(-1, (2, -1)).any(-2)
+
     def vertices(self) -> torch.Tensor:
         m = len(self.edge_index[0])
         found = []
@@ -84,9 +96,9 @@ class SpanningTree(sst.Structure, final=True):
         return rows.scatter(1, torch.tensor(found), 1.0)
 
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
-        """log of the sum over spanning trees of exp of the sum of their edges' utilities."""
+        """log of the sum over spanning trees of exp of the sum of their edges' utilities; differentiable twice."""
         tails, heads = self.edge_index.to(u.device)
-        dense = u.new_full((*u.shape[:-1], self.n, self.n), _ABSENT)
+        dense = u.new_full((*u.shape[:-1], self.n, self.n), ABSENT)
         both = torch.cat([tails * self.n + heads, heads * self.n + tails])
         flat = dense.flatten(-2).index_copy(-1, both, torch.cat([u, u], -1))
         return log_tree_sum(flat.reshape(dense.shape))
@@ -94,23 +106,6 @@ class SpanningTree(sst.Structure, final=True):
     def __repr__(self) -> str:
         m = self.edge_index.shape[1]
         return f"SpanningTree({self.n})" if m == self.n * (self.n - 1) // 2 else f"SpanningTree(n={self.n}, edges={m})"
-
-
-def log_tree_sum(w: torch.Tensor) -> torch.Tensor:
-    """log sum over spanning trees of prod exp(w_ij), for symmetric log-weights ``(*batch, n, n)``.
-
-    The diagonal does not count. Star-mesh elimination, the last vertex first; differentiable by autograd, twice. In
-    float64 inside: differences of log-weights of size 1,000 leave float32 marginals with four digits.
-    """
-    dtype, w = w.dtype, w.double()
-    total = w.new_zeros(w.shape[:-2])
-    for v in range(w.shape[-1] - 1, 0, -1):
-        star, rest = w[..., v, :v], w[..., :v, :v]
-        mass = star.logsumexp(-1)
-        total = total + mass
-        detour = star[..., :, None] + star[..., None, :] - mass[..., None, None]
-        w = torch.stack([rest, detour]).logsumexp(0)
-    return total.to(dtype)
 
 
 def _prim(weight: torch.Tensor, number: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -135,12 +130,9 @@ def _edges(graph: int | torch.Tensor) -> tuple[torch.Tensor, int]:
         n = check_size("graph", graph, 2)
         pairs = list(itertools.combinations(range(n), 2))
         return torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T.contiguous(), n
-    if graph.dim() != 2 or graph.shape[0] != 2 or graph.is_floating_point() or not graph.numel():
-        raise ValueError(f"edge_index must be an integer tensor (2, edges), got {tuple(graph.shape)} {graph.dtype}.")
-    edge_index = graph.detach().to("cpu", torch.long)
-    n = int(edge_index.max()) + 1
+    edge_index, n = check_edge_index(graph)
     pairs = {(min(i, j), max(i, j)) for i, j in edge_index.T.tolist()}
-    if int(edge_index.min()) < 0 or any(i == j for i, j in pairs) or len(pairs) < edge_index.shape[1]:
+    if any(i == j for i, j in pairs) or len(pairs) < edge_index.shape[1]:
         raise ValueError("edge_index must list each undirected edge once, without loops, vertices from 0.")
     if not _connects(n, list(pairs)):
         raise ValueError(f"the graph does not connect its {n} vertices, so it has no spanning tree.")

@@ -187,7 +187,7 @@ def test_graphs_without_spanning_trees():
         SpanningTree(torch.tensor([[0, 2], [1, 3]]))
     with pytest.raises(ValueError, match="each undirected edge once"):
         SpanningTree(torch.tensor([[0, 1], [1, 0]]))
-    with pytest.raises(ValueError, match=r"integer tensor \(2, edges\)"):
+    with pytest.raises(TypeError, match=r"integer tensor \(2, edges\)"):
         SpanningTree(torch.zeros(3, 2))
 
 
