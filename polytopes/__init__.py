@@ -6,12 +6,25 @@ from polytopes.at_most_k_subset import AtMostKSubset
 from polytopes.hypercube import Hypercube
 from polytopes.k_subset import KSubset
 from polytopes.matching import Matching
+from polytopes.matroid_bases import MatroidBases
 from polytopes.one_hot import OneHot
 from polytopes.path import Path
 from polytopes.segment import Segment
 from polytopes.spanning_tree import SpanningTree
 
 _DIAMOND = torch.tensor([[0, 0, 1, 1, 2, 3, 1, 5], [1, 2, 2, 3, 3, 4, 4, 4]])  # vertex 5 is on no path
+# A multigraph with a loop, a bridge, parallel edges, and two components.
+_FOREST = torch.tensor([[0, 0, 1, 1, 2, 2, 4], [1, 2, 2, 2, 3, 2, 5]])
+_FANO = torch.tensor([[0, 1, 2], [0, 3, 4], [0, 5, 6], [1, 3, 5], [1, 4, 6], [2, 3, 6], [2, 4, 5]])
+
+
+def _fano_rank(sets: torch.Tensor) -> torch.Tensor:
+    """The Fano plane's seven points, linear over GF(2) only: sets on a line have rank at most 2."""
+    lines = torch.zeros(7, 7, dtype=torch.bool).scatter(1, _FANO, True).to(sets.device)
+    on_a_line = (lines | ~sets[..., None, :]).all(-1).any(-1)
+    return torch.minimum(sets.sum(-1), torch.where(on_a_line, 2, 3))
+
+
 #: Small instances that every test runs over, the degenerate ones included.
 EXAMPLES = (
     OneHot(1),
@@ -38,6 +51,21 @@ EXAMPLES = (
     Path(_DIAMOND, 0, 4),
     Segment(1),
     Segment(6, 2, 3),
+    MatroidBases.uniform(5, 2),
+    MatroidBases.partition(torch.tensor([0, 1, 0, 1, 0, 2, 3]), [2, 1, 1, 0]),
+    MatroidBases.graphic(_FOREST),
+    MatroidBases(7, _fano_rank),
 )
 
-__all__ = ["EXAMPLES", "AtMostKSubset", "Hypercube", "KSubset", "Matching", "OneHot", "Path", "Segment", "SpanningTree"]
+__all__ = [
+    "EXAMPLES",
+    "AtMostKSubset",
+    "Hypercube",
+    "KSubset",
+    "Matching",
+    "MatroidBases",
+    "OneHot",
+    "Path",
+    "Segment",
+    "SpanningTree",
+]
