@@ -174,7 +174,8 @@ class MatroidBases(sst.Structure, final=True):
             return self._known.log_partition(u)
         if self.log_partition_refusal:
             raise NotImplementedError(f"{self.log_partition_refusal}.")
-        return (u @ self._bases.to(u.device, u.dtype).T).logsumexp(-1)
+        sums = u.double() @ self._bases.to(u.device).T  # differences of large sums: float32 leaves four digits
+        return sums.logsumexp(-1).to(u.dtype)
 
     @cached_property
     def _bases(self) -> torch.Tensor:
