@@ -5,7 +5,7 @@ a polytope", 1976) writes it as a mixture of a few affinely independent vertices
 point of the corral's affine hull; drop the vertex whose weight would turn negative first; if there is none, ask the
 argmax for the best vertex in direction g = y - x and add it, or stop where it gains nothing, that is where the
 Frank-Wolfe gap max_v <g, v - x> vanishes. Finite, and here batched: every element adds or drops one vertex a step. As
-a soft argmax with a sparse Jacobian: Niculae, Martins, Blondel, Cardie, "SparseMAP" (ICML 2018), sections 3.2 and 4.
+a soft argmax with its Jacobian: Niculae, Martins, Blondel, Cardie, "SparseMAP" (ICML 2018).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sst_cvx.regularizers import Euclidean, Regularizer
 from sst_cvx.structure import Structure
 from sst_cvx.validation import SolveError
 
-_GAP = 1e-13  # of sum (|g| + |x|) |v - x|: a gap that is rounding error
+_GAP = 1e-14  # of sum (|g| + |x|) |v - x|: a gap that is rounding error
 _ACCEPTED = 1e-10  # the same where rounding stops all progress
 _STALLS = 8  # steps without progress until that is decided
 _PROBE = 1e-8  # perturbation that tells the vertices of a face apart, relative to the largest |y|
@@ -80,8 +80,11 @@ class _Projection(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
         vertices, inverse = ctx.saved_tensors
-        d = weights_towards(vertices, inverse, cotangents[0])
-        return (d[:, None] @ vertices)[:, 0], None
+        along = torch.zeros_like(cotangents[0])
+        for _ in range(2):  # the second time for the digits that the inverse lacks
+            d = weights_towards(vertices, inverse, cotangents[0] - along)
+            along = along + (d[:, None] @ vertices)[:, 0]
+        return along, None
 
 
 def _nearest(argmax: Argmax, y: torch.Tensor, complete: bool) -> tuple[torch.Tensor, Corral]:
@@ -222,3 +225,4 @@ def _complete_face(oracle: Oracle, target: torch.Tensor, corral: Corral) -> None
             new = torch.nonzero(gap >= -_FACE * unit).flatten()
             found[new] |= corral.add(left[new], v[new]) >= 0
         left = left[found]
+    corral.refresh(torch.arange(len(target), device=target.device))

@@ -46,15 +46,28 @@ class Corral:
         if bool(self.used.all(1).any()):
             self._reserve(2 * self.used.shape[1])
         slot = (~self.used[elements]).to(torch.uint8).argmax(1)
-        h = (self.vertices[elements] @ v[:, :, None])[:, :, 0] + self.used[elements]
-        w = (self.inverse[elements] @ h[:, :, None])[:, :, 0]
-        complement = (v * v).sum(1) + 1 - (h * w).sum(1)
+        w, complement = self._beyond(elements, v)
         take = torch.nonzero(complement > _INDEPENDENT).flatten()
         to, at, w = elements[take], slot[take], w[take]
         w[torch.arange(len(w), device=w.device), at] = -1.0
         self._rank_one(to, w, complement[take].reciprocal())
         self.vertices[to, at], self.used[to, at] = v[take], True
         return torch.where(complement > _INDEPENDENT, slot, -1)
+
+    def _beyond(self, elements: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weights of the mixture nearest to (v, 1), and its squared distance: the Schur complement of one more slot.
+
+        Projected twice and measured, as in Gram-Schmidt: the inverse alone cannot tell dependence from rounding.
+        """
+        vertices, used, inverse = self.vertices[elements], self.used[elements], self.inverse[elements]
+        weights = inverse.new_zeros(used.shape)
+        rest, height = v, torch.ones_like(v[:, :1])
+        for _ in range(2):
+            along = (vertices @ rest[:, :, None])[:, :, 0] + used * height
+            weights = weights + (inverse @ along[:, :, None])[:, :, 0]
+            rest = v - (weights[:, None] @ vertices)[:, 0]
+            height = 1 - weights.sum(1, keepdim=True)
+        return weights, (rest * rest).sum(1) + height[:, 0] ** 2
 
     def drop(self, elements: torch.Tensor, slot: torch.Tensor) -> None:
         """Empty one slot of each of these elements."""
