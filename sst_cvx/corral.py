@@ -45,7 +45,7 @@ class Corral:
         """
         if bool(self.used.all(1).any()):
             self._reserve(2 * self.used.shape[1])
-        slot = (~self.used[elements]).to(torch.uint8).argmax(1)
+        slot = (~_at(self.used, elements)).to(torch.uint8).argmax(1)
         w, complement = self._beyond(elements, v)
         take = torch.nonzero(complement > _INDEPENDENT).flatten()
         to, at, w = elements[take], slot[take], w[take]
@@ -59,7 +59,7 @@ class Corral:
 
         Projected twice and measured, as in Gram-Schmidt: the inverse alone cannot tell dependence from rounding.
         """
-        vertices, used, inverse = self.vertices[elements], self.used[elements], self.inverse[elements]
+        vertices, used, inverse = (_at(t, elements) for t in (self.vertices, self.used, self.inverse))
         weights = inverse.new_zeros(used.shape)
         rest, height = v, torch.ones_like(v[:, :1])
         for _ in range(2):
@@ -104,10 +104,15 @@ class Corral:
 
     def _rank_one(self, elements: torch.Tensor, w: torch.Tensor, factor: torch.Tensor) -> None:
         """inverse += factor w w'."""
-        if len(elements) == len(self.used):  # elements are distinct and ascending: all of them, without a copy
+        if len(elements) == len(self.used):
             self.inverse.baddbmm_((w * factor[:, None])[:, :, None], w[:, None])
         else:
             self.inverse[elements] += (w * factor[:, None])[:, :, None] * w[:, None]
+
+
+def _at(tensor: torch.Tensor, elements: torch.Tensor) -> torch.Tensor:
+    """These elements, which are distinct and ascending: without a copy if they are all."""
+    return tensor if len(elements) == len(tensor) else tensor[elements]
 
 
 def weights_towards(vertices: torch.Tensor, inverse: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
