@@ -8,6 +8,7 @@ from polytopes.correlated_k_subset import CorrelatedKSubset
 from polytopes.hypercube import Hypercube
 from polytopes.k_subset import KSubset
 from polytopes.matching import Matching
+from polytopes.matroid_bases import MatroidBases
 from polytopes.one_hot import OneHot
 from polytopes.path import Path
 from polytopes.segment import Segment
@@ -15,6 +16,18 @@ from polytopes.spanning_tree import SpanningTree
 
 _DIAMOND = torch.tensor([[0, 0, 1, 1, 2, 3, 1, 5], [1, 2, 2, 3, 3, 4, 4, 4]])  # vertex 5 is on no path
 _TRIANGLES = torch.tensor([[0, 0, 1, 2, 3, 1, 3, 2], [1, 2, 3, 3, 1, 2, 0, 1]])  # one edge into the root
+# A multigraph with a loop, a bridge, parallel edges, and two components.
+_FOREST = torch.tensor([[0, 0, 1, 1, 2, 2, 4], [1, 2, 2, 2, 3, 2, 5]])
+_FANO = torch.tensor([[0, 1, 2], [0, 3, 4], [0, 5, 6], [1, 3, 5], [1, 4, 6], [2, 3, 6], [2, 4, 5]])
+
+
+def _fano_rank(sets: torch.Tensor) -> torch.Tensor:
+    """The Fano plane's seven points, linear over GF(2) only: sets on a line have rank at most 2."""
+    lines = torch.zeros(7, 7, dtype=torch.bool).scatter(1, _FANO, True).to(sets.device)
+    on_a_line = (lines | ~sets[..., None, :]).all(-1).any(-1)
+    return torch.minimum(sets.sum(-1), torch.where(on_a_line, 2, 3))
+
+
 #: Small instances that every test runs over, the degenerate ones included.
 EXAMPLES = (
     OneHot(1),
@@ -51,6 +64,10 @@ EXAMPLES = (
     Path(_DIAMOND, 0, 4),
     Segment(1),
     Segment(6, 2, 3),
+    MatroidBases.uniform(5, 2),
+    MatroidBases.partition(torch.tensor([0, 1, 0, 1, 0, 2, 3]), [2, 1, 1, 0]),
+    MatroidBases.graphic(_FOREST),
+    MatroidBases(7, _fano_rank),
 )
 
 __all__ = [
@@ -61,6 +78,7 @@ __all__ = [
     "Hypercube",
     "KSubset",
     "Matching",
+    "MatroidBases",
     "OneHot",
     "Path",
     "Segment",

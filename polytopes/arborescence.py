@@ -39,6 +39,7 @@ class Arborescence(sst.Structure, final=True):
     """
 
     known_bounded = True
+    prefers_active_set = True
 
     def __init__(self, graph: int | torch.Tensor, root: int | None = 0, single_root: bool = False):
         self.edge_index, self.n = _edges(graph, root)

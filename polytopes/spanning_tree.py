@@ -37,6 +37,7 @@ class SpanningTree(sst.Structure, final=True):
     """
 
     known_bounded = True  # Martin's formulation of 100 vertices has a million variables: only on demand
+    prefers_active_set = True
 
     def __init__(self, graph: int | torch.Tensor):
         self.edge_index, self.n = _edges(graph)

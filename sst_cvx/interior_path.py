@@ -23,6 +23,8 @@ def refusal(structure: Structure, regularizer: Regularizer) -> str:
     """Why the interior-point path does not take a pair; empty if it does."""
     if not isinstance(regularizer, SeparableRegularizer):
         return f"{regularizer!r} is not separable (a sum over coordinates), which the interior-point path needs"
+    if not structure.has_hull:
+        return "the structure has no hull, which the interior-point path needs"
     if not structure.hull.linear:
         return "the hull has other cones than linear constraints"
     if structure.parameters and structure.hull.affine() is None:

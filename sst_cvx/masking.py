@@ -76,15 +76,19 @@ class Mask:
         bottom = -(2 * flat.abs().sum(-1) + t * (1000 + flat.shape[-1])).to(u.dtype)
         return torch.where(self.kept, u, bottom.reshape(*bottom.shape, *[1] * (u.dim() - bottom.dim())))
 
-    def removed(self, x: torch.Tensor) -> torch.Tensor:
-        """Points with all but allowed items at exactly 0.
+    def checked(self, x: torch.Tensor) -> torch.Tensor:
+        """Points as they are.
 
         Raises:
             SolveError: forbidden items carry weight, because no element does without them.
         """
         weight = torch.where(self.kept, 0.0, x.detach()).reshape(*self.batch_shape, -1).abs().amax(-1)
         self.refuse(weight > _CARRIED)
-        return torch.where(self.allowed, x, 0.0)
+        return x
+
+    def removed(self, x: torch.Tensor) -> torch.Tensor:
+        """Points, checked, with all but allowed items at exactly 0."""
+        return torch.where(self.allowed, self.checked(x), 0.0)
 
     def least(self, lowered: torch.Tensor) -> torch.Tensor:
         """Less than the log-weight of any element without forbidden items, ``(*batch,)``."""

@@ -6,17 +6,18 @@ from typing import Any
 
 import torch
 
+from sst_cvx import active_set, interior_path
 from sst_cvx.convex_layer import ConvexLayer, GradientGuard, check_violation, make_solver
-from sst_cvx.fast_paths import describe, find_fast_path
+from sst_cvx.fast_paths import FastPathFunction, describe, find_fast_path
 from sst_cvx.hull import violation_by_cvxpy
-from sst_cvx.interior_path import InteriorPath, refusal
+from sst_cvx.interior_path import InteriorPath
 from sst_cvx.masking import Faces, Mask, by_face
 from sst_cvx.regularizer_checks import check_regularizer
 from sst_cvx.regularizers import ExponentialFamilyEntropy, Regularizer, SeparableRegularizer
 from sst_cvx.structure import Structure
 from sst_cvx.validation import SolveError, check_finite, check_temperature, check_utilities
 
-PATHS = ("auto", "fast", "interior_point", "layer")
+PATHS = ("auto", "fast", "active_set", "interior_point", "layer")
 _LAYER_RESOLUTION = 1e-4  # temperature over size of utilities below which its answers have too few digits
 _GUARD = {torch.float64: 1e-6, torch.float32: 1e-5}  # accepted violation of the hull, relative to its bounds
 
@@ -28,8 +29,10 @@ class SoftArgmax(torch.nn.Module):
         structure: the set X.
         regularizer: the strongly convex f.
         path: "auto" takes the first that applies of "fast" (a registered closed-form or combinatorial algorithm),
-            "interior_point" (a linear hull and a separable f: one batched solve, differentiated exactly) and "layer"
-            (the CvxpyLayer: any cone, any convex f). By name, it must apply.
+            "active_set" (Euclidean: the min-norm-point algorithm, by the hard argmax alone; only for structures without
+            a hull and those that prefer it), "interior_point" (a linear hull and a separable f: one batched solve,
+            differentiated exactly) and "layer" (the CvxpyLayer: any cone, any convex f). By name, it must apply. With
+            ``integral=False`` the active-set path projects on conv(X) itself, the others on the declared, looser hull.
         solver: engine of the layer (and of ``reference()``): "DIFFCP" (default), "MOREAU", or a cvxpylayers
             ``SolverInterface``. Other paths have no engine, but elements that the interior-point solver gives up go
             to the layer.
@@ -69,19 +72,33 @@ class SoftArgmax(torch.nn.Module):
         self._solver, self._solver_options = solver, solver_options
         function, reason = find_fast_path(structure, regularizer)
         if path == "fast" and function is None:
-            raise ValueError(f"path='fast' does not apply: {reason}. Use path='auto', 'interior_point' or 'layer'.")
+            raise ValueError(f"path='fast' does not apply: {reason}. Use path='auto' or another one.")
         self._layer: ConvexLayer | None = None
         self._faces = Faces(structure)
+        self._function: FastPathFunction
         if function is not None and path in ("auto", "fast"):
             self.path, self._function, self._why = "fast", function, reason
+        elif path in ("auto", "active_set") and self._try_active_set(reason, insist=path == "active_set"):
+            self.path, self._function = "active_set", active_set.euclidean_by_active_set
         elif path == "layer" or not self._try_interior_point(reason, insist=path == "interior_point"):
             self.path, self._layer = "layer", self._compile(reason)
             asked = "asked for by name" if path == "layer" else self._why
             self._why = f"{asked}; solver {type(self._layer.solver).__name__}"
 
+    def _try_active_set(self, reason: str, insist: bool) -> bool:
+        """Whether the active-set path answers for this pair; ``insist`` raises where it cannot."""
+        refused = active_set.refusal(self.structure, self.regularizer)
+        if refused and insist:
+            raise ValueError(f"path='active_set' does not apply: {refused}. Use path='auto' or another one.")
+        if refused or not (insist or self.structure.prefers_active_set or not self.structure.has_hull):
+            return False
+        asked = "asked for by name" if insist else reason
+        self._why = f"{asked}; the min-norm-point algorithm by {type(self.structure).__name__}.argmax"
+        return True
+
     def _try_interior_point(self, reason: str, insist: bool) -> bool:
         """Whether the interior-point path takes this pair; ``insist`` raises where it does not."""
-        refused = refusal(self.structure, self.regularizer)
+        refused = interior_path.refusal(self.structure, self.regularizer)
         if refused and insist:
             raise ValueError(f"path='interior_point' does not apply: {refused}. Use path='auto' or 'layer'.")
         self._why = f"{reason}; {refused}" if refused else reason
@@ -107,6 +124,12 @@ class SoftArgmax(torch.nn.Module):
                     f"ExponentialFamilyEntropy over {self.structure!r} has no path: {reason}, and the layer needs "
                     "vertices(). Override log_partition(u) or vertices() in a subclass of sst.Structure."
                 )
+        if not self.structure.has_hull:
+            raise ValueError(
+                f"the layer needs a hull, and {self.structure!r} has none (it is known by its argmax alone): "
+                "use Euclidean(), which path='active_set' answers by the argmax, or declare the hull by "
+                "sst.Structure(variable, constraints)."
+            )
         return ConvexLayer(self.structure, self.regularizer, self._solver, self._solver_options)
 
     def forward(
@@ -136,8 +159,8 @@ class SoftArgmax(torch.nn.Module):
         wide = u if u.dtype in _GUARD else u.float()
         t, t_event = check_temperature(temperature, wide, batch_shape, len(self.structure.event_shape))
         values = self.structure.flat_parameters(parameters, batch_shape)
-        if self.path == "fast":
-            x = self._fast(u, wide, t_event, batch_shape, values)
+        if self.path in ("fast", "active_set"):
+            x = self._by_function(u, wide, t_event, batch_shape, values)
         elif self.path == "interior_point":
             x = self._by_interior_point(wide, t, batch_shape, values)
         else:
@@ -151,6 +174,11 @@ class SoftArgmax(torch.nn.Module):
         if self.path == "fast":
             return mask.removed(self(lowered, t)).to(u.dtype)
         batch = mask.batch_shape.numel()
+        if self.path == "active_set":
+            _, t_event = check_temperature(temperature, wide, mask.batch_shape, len(self.structure.event_shape))
+            inside = torch.where(mask.allowed, wide, 0.0)
+            x = self._by_function(inside, inside, t_event, mask.batch_shape, {}, mask.allowed)
+            return mask.removed(x).to(u.dtype)
         flat = lowered.reshape(batch, *self.structure.event_shape)
         temperatures = torch.as_tensor(t, dtype=wide.dtype, device=u.device).expand(mask.batch_shape).reshape(batch)
 
@@ -160,13 +188,14 @@ class SoftArgmax(torch.nn.Module):
 
         return by_face(mask, self._faces, make, wide, lambda soft, i: soft(flat[i], temperatures[i])).to(u.dtype)
 
-    def _fast(
+    def _by_function(
         self,
         u: torch.Tensor,
         wide: torch.Tensor,
         t_event: torch.Tensor | float,
         batch_shape: torch.Size,
         values: dict[str, torch.Tensor],
+        mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         scaled = wide / t_event
         if not bool(torch.isfinite(scaled).all()):
@@ -175,6 +204,8 @@ class SoftArgmax(torch.nn.Module):
         if not scaled.numel():
             return scaled * 0
         shaped = {name: v.reshape(*batch_shape, *v.shape[1:]) for name, v in values.items()}
+        if mask is not None:
+            shaped["mask"] = mask
         try:
             x = self._function(self.structure, self.regularizer, scaled, **shaped)
         except SolveError as error:
@@ -185,7 +216,24 @@ class SoftArgmax(torch.nn.Module):
                 f"{tuple(u.shape)} {wide.dtype} {u.device}: it must keep shape, dtype and device."
             )
         self._guard(x, batch_shape, values, f"fast path {describe(self._function)}")
+        if self.path == "active_set":
+            self._guard_by_gap(scaled, x, batch_shape, mask)
         return x
+
+    def _guard_by_gap(
+        self, scaled: torch.Tensor, x: torch.Tensor, batch_shape: torch.Size, mask: torch.Tensor | None
+    ) -> None:
+        """The Frank-Wolfe gap certifies the answer where there is no hull, or an extended one; one more argmax."""
+        event = tuple(range(len(batch_shape), x.dim()))
+        point, u = x.detach().double(), scaled.detach().double()
+        size = 1 + ((u.abs() + point.abs()) * (1 + point.abs())).sum(event)
+        wrong = torch.nonzero(~(self.gap(u, point, mask=mask) <= _GUARD[x.dtype] * size).reshape(-1)).flatten()
+        if wrong.numel():
+            raise SolveError(
+                "the active-set path returned a point that is not optimal for {elements}: the Frank-Wolfe gap has not "
+                "vanished. It is not returned. Is argmax exact?",
+                wrong.tolist(),
+            ).in_batch(batch_shape)
 
     def _guard(self, x: torch.Tensor, batch_shape: torch.Size, values: dict[str, torch.Tensor], who: str) -> None:
         """The answer against the hull; rows with auxiliary variables cannot be checked from x alone."""

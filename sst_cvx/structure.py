@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -10,12 +10,11 @@ import cvxpy as cp
 import numpy as np
 import torch
 
+from sst_cvx.declaration import ParameterValues, check_declaration, expand_parameter, order_parameters, per_element
 from sst_cvx.hard_argmax import HardArgmax
 from sst_cvx.hull import CompiledHull, ViolationOfLinearHull
 from sst_cvx.masking import Faces, Mask, by_face
-from sst_cvx.validation import SolveError, check_finite, check_utilities
-
-ParameterValues = dict[str, torch.Tensor]
+from sst_cvx.validation import SolveError, check_finite, check_size, check_utilities
 
 
 class Structure:
@@ -30,7 +29,9 @@ class Structure:
 
     Args:
         variable: the event, a CVXPY variable of any shape.
-        constraints: CVXPY constraints, DCP and DPP; cones that cvxpylayers takes.
+        constraints: CVXPY constraints, DCP and DPP; cones that cvxpylayers takes. None where no hull is known: a
+            subclass that overrides ``argmax`` then still has the Euclidean soft argmax, by the active-set path. See
+            also ``from_argmax``.
         parameters: the hull's parameters in the order you want them listed; found in the constraints if left out.
         integral: True if the constraints describe conv(X). False if they are looser (a relaxation): X is then the
             set of integer points, and the hard argmax is solved as a mixed-integer program.
@@ -45,6 +46,9 @@ class Structure:
     parameters: list[cp.Parameter]
     #: A class whose hull is never empty or unbounded may say so: large instances are then not canonicalised at once.
     known_bounded = False
+    #: A class whose argmax is cheap beside its hull (an extended formulation) may say so: "auto" then takes the
+    #: active-set path before the interior-point path.
+    prefers_active_set = False
 
     def __init_subclass__(cls, *, final: bool = False, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -59,16 +63,39 @@ class Structure:
     def __init__(
         self,
         variable: cp.Variable,
-        constraints: Sequence[cp.Constraint | bool],  # CVXPY's comparisons are typed so; a bool is refused
+        constraints: Sequence[cp.Constraint | bool] | None,  # CVXPY's comparisons are typed so; a bool is refused
         *,
         parameters: Sequence[cp.Parameter] = (),
         integral: bool = True,
     ):
-        self.variable, self.constraints, self.integral = variable, list(constraints), integral
-        _check_declaration(variable, self.constraints)
-        self.parameters = _order_parameters(self.constraints, parameters)
+        self.variable, self.constraints, self.integral = variable, list(constraints or ()), integral
+        self.has_hull = constraints is not None
+        if not self.has_hull and not self.overrides("argmax"):
+            raise TypeError(
+                "constraints=None needs a subclass that overrides argmax: give the hull's constraints, or declare the "
+                "set by sst.Structure.from_argmax(event_shape, argmax)."
+            )
+        check_declaration(variable, self.constraints)
+        self.parameters = order_parameters(self.constraints, parameters)
         self.event_shape: tuple[int, ...] = tuple(variable.shape)
-        self._check_bounded()
+        if self.has_hull:
+            self._check_bounded()
+
+    @staticmethod
+    def from_argmax(event_shape: int | Sequence[int], argmax: Callable[[torch.Tensor], torch.Tensor]) -> Structure:
+        """A structure known by its hard argmax alone: its Euclidean soft argmax goes by the active-set path.
+
+        Args:
+            event_shape: shape of an element of X.
+            argmax: utilities ``(*batch, *event_shape)`` to a maximiser of <u, x> over X, same shape, dtype and device,
+                for any batch. It must be exact, and X finite.
+
+        Raises:
+            TypeError: not a function, or it returns no tensor of that dtype.
+            ValueError: event_shape is no shape, or what argmax returns has a wrong shape, is not finite, or is worse
+                than what it returned for other utilities.
+        """
+        return _ByArgmax(event_shape, argmax)
 
     # -- what a subclass may override -------------------------------------------------------------------------
 
@@ -85,9 +112,9 @@ class Structure:
         check_finite(u, "utilities")
         values = self.flat_parameters(parameters, batch_shape)
         flat = u.detach().reshape(batch_shape.numel(), self.variable.size).to("cpu", torch.float64).numpy()
-        per_element = _per_element(values, len(flat)) if self.parameters else None
+        each = per_element(values, len(flat)) if self.parameters else None
         try:
-            x = self._hard_argmax(flat, per_element)
+            x = self._hard_argmax(flat, each)
         except SolveError as error:
             raise error.in_batch(batch_shape) from None
         return torch.as_tensor(x).to(u.device, u.dtype).reshape(u.shape)
@@ -169,7 +196,16 @@ class Structure:
 
     @cached_property
     def hull(self) -> CompiledHull:
-        """The canonicalised constraints."""
+        """The canonicalised constraints.
+
+        Raises:
+            ValueError: the structure has no hull.
+        """
+        if not self.has_hull:
+            raise ValueError(
+                f"{self!r} has no hull, it is known by its argmax alone: use Euclidean(), which path='active_set' "
+                "answers, or declare the hull by sst.Structure(variable, constraints)."
+            )
         return CompiledHull(self.variable, self.constraints, self.parameters)
 
     @cached_property
@@ -180,6 +216,14 @@ class Structure:
     def _event_violation(self) -> ViolationOfLinearHull:
         return ViolationOfLinearHull(self.hull.at(), event_only=True)
 
+    @cached_property
+    def _support(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Directions ``(count, size)``, and the largest <d, x> over X: both ways along each coordinate, and the sum."""
+        axes = torch.eye(self.variable.size, dtype=torch.float64)
+        directions = torch.cat([axes, -axes, axes.sum(0, keepdim=True), -axes.sum(0, keepdim=True)])
+        best = self.argmax(directions.reshape(-1, *self.event_shape))
+        return directions, (best.reshape(len(best), -1) * directions).sum(1)
+
     def overrides(self, method: str) -> bool:
         """Whether this instance's own class (not a base class) gives ``method``."""
         return type(self) is not Structure and method in type(self).__dict__
@@ -187,8 +231,11 @@ class Structure:
     def violation(self, x: torch.Tensor) -> torch.Tensor | None:
         """How far points ``(batch, size)`` are outside the hull, ``(batch,)``; None if not decidable from x alone.
 
-        Rows with auxiliary variables are not seen here.
+        Rows with auxiliary variables are not seen here. Without a hull, by the support function along a few directions.
         """
+        if not self.has_hull:
+            directions, support = (part.to(x.device, x.dtype) for part in self._support)
+            return ((x @ directions.T - support) / (1 + support.abs())).amax(1)
         if self.parameters or not self.hull.linear:
             return None
         return self._event_violation(x)
@@ -209,6 +256,9 @@ class Structure:
         if self.parameters:
             return None
         size = self.variable.size
+        if not self.has_hull:
+            ends = self._support[1].numpy()
+            return -ends[size : 2 * size], ends[:size]
         lower, upper = np.full(size, -np.inf), np.full(size, np.inf)
         if self.hull.linear and not tight:
             linear = self.hull.at()
@@ -236,7 +286,7 @@ class Structure:
                 + (f" unknown {sorted(unknown)}" if unknown else "")
                 + ". Give each by its CVXPY name."
             )
-        return {p.name(): _expand_parameter(p, given[p.name()], batch_shape) for p in self.parameters}
+        return {p.name(): expand_parameter(p, given[p.name()], batch_shape) for p in self.parameters}
 
     def _check_bounded(self) -> None:
         if self.parameters or self.known_bounded:  # with parameters: decided when values are known
@@ -254,66 +304,59 @@ class Structure:
     def __repr__(self) -> str:
         extra = f", parameters=[{', '.join(p.name() for p in self.parameters)}]" if self.parameters else ""
         loose = "" if self.integral else ", integral=False"
+        if not self.has_hull:
+            return f"{type(self).__name__}(event_shape={self.event_shape}, no hull)"
         return (
             f"{type(self).__name__}(event_shape={self.event_shape}, {len(self.constraints)} constraints{extra}{loose})"
         )
 
 
-def _check_declaration(variable: cp.Variable, constraints: list[Any]) -> None:
-    if not isinstance(variable, cp.Variable):
-        raise TypeError(f"variable must be a cvxpy.Variable, got {type(variable).__name__}.")
-    for c in constraints:
-        if isinstance(c, (bool, np.bool_)) or not isinstance(c, cp.Constraint):
-            raise TypeError(f"constraints must be CVXPY constraints, got {c!r} ({type(c).__name__}).")
-        if not c.is_dcp():
-            raise ValueError(f"constraint {c} is not DCP: rewrite it so that CVXPY can see that it is convex.")
-        if not c.is_dcp(dpp=True):
-            raise ValueError(f"constraint {c} is not DPP: parameters must enter affinely (no product of parameters).")
-    for v in [variable, *(v for c in constraints for v in c.variables())]:
-        if v.attributes["boolean"] or v.attributes["integer"]:
-            raise ValueError(
-                f"variable {v.name()} is boolean or integer: declare the convex hull with a continuous variable; "
-                "if the constraints are looser than conv(X), say integral=False."
+class _ByArgmax(Structure, final=True):
+    """What ``Structure.from_argmax`` returns."""
+
+    def __init__(self, event_shape: int | Sequence[int], argmax: Callable[[torch.Tensor], torch.Tensor]):
+        if not callable(argmax):
+            raise TypeError(f"argmax must be a function of utilities, got {type(argmax).__name__}.")
+        shape = (event_shape,) if isinstance(event_shape, int) else tuple(event_shape)
+        self._function = argmax
+        super().__init__(cp.Variable(tuple(check_size("event_shape", s, 1) for s in shape)), None)
+        self._probe()
+
+    def argmax(self, u: torch.Tensor, **parameters: torch.Tensor) -> torch.Tensor:
+        """The function given to ``from_argmax``, with its answer checked for shape, dtype, device and finiteness."""
+        batch_shape = check_utilities(u, self.event_shape)
+        check_finite(u, "utilities")
+        self.flat_parameters(parameters, batch_shape)  # there are none
+        with torch.no_grad():
+            x = self._function(u.detach())
+        if not isinstance(x, torch.Tensor) or x.dtype != u.dtype or x.device != u.device:
+            got = f"{x.dtype} on {x.device}" if isinstance(x, torch.Tensor) else type(x).__name__
+            raise TypeError(
+                f"argmax must return a tensor of the dtype and device of the utilities, {u.dtype} on {u.device}, got "
+                f"{got}: end it with .to(u)."
             )
-        if v.is_complex():
-            raise ValueError(f"variable {v.name()} is complex: structures are sets of real arrays.")
+        if x.shape != u.shape:
+            raise ValueError(
+                f"argmax must return the shape of the utilities, {tuple(u.shape)}, got {tuple(x.shape)}: it maps "
+                "(*batch, *event_shape) to the same, for any leading batch dimensions."
+            )
+        check_finite(x, "what argmax returned")
+        return x.detach()
 
+    def _probe(self) -> None:
+        """On random utilities: batched and single, both dtypes; no answer may be worse than another element's."""
+        u = torch.randn(8, *self.event_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        self.argmax(u[:0])
+        self.argmax(u[0].float())
+        x = self.argmax(u.reshape(2, 4, *self.event_shape)).reshape(8, -1)
+        values = u.reshape(8, -1) @ x.T
+        loss = values.amax(1) - values.diagonal()
+        if bool((loss > 1e-9 * (1 + values.abs().amax())).any()):
+            raise ValueError(
+                f"argmax is not a maximiser: for some utilities its answer is worse, by {float(loss.max()):.3g}, than "
+                "what it returned for others. Return the x in X with the largest (u * x).sum()."
+            )
 
-def _order_parameters(constraints: list[Any], listed: Sequence[cp.Parameter]) -> list[cp.Parameter]:
-    found = {p.id: p for c in constraints for p in c.parameters()}
-    if listed and {p.id for p in listed} != set(found):
-        raise ValueError(
-            f"parameters lists {[p.name() for p in listed]}, but the constraints contain "
-            f"{[p.name() for p in found.values()]}: list exactly these, or leave the argument out."
-        )
-    ordered = list(listed) if listed else list(found.values())
-    names = [p.name() for p in ordered]
-    taken = {"self", "u", "x", "temperature", "mask"}
-    if len(set(names)) < len(names) or taken & set(names) or not all(name.isidentifier() for name in names):
-        raise ValueError(f"hull parameters {names} need distinct names, valid in Python and none of {sorted(taken)}.")
-    return ordered
-
-
-def _expand_parameter(p: cp.Parameter, value: object, batch_shape: torch.Size) -> torch.Tensor:
-    tensor = torch.as_tensor(value).to("cpu", torch.float64)
-    split = tensor.dim() - len(p.shape)
-    event, batch = tuple(tensor.shape[max(split, 0) :]), tensor.shape[: max(split, 0)]
-    try:
-        fits = split >= 0 and event == tuple(p.shape) and torch.broadcast_shapes(batch, batch_shape) == batch_shape
-    except RuntimeError:
-        fits = False
-    if not fits:
-        raise ValueError(
-            f"parameter {p.name()} has shape {tuple(tensor.shape)}; it must be {tuple(p.shape)}, optionally with "
-            f"leading dimensions that broadcast to the batch {tuple(batch_shape)}."
-        )
-    check_finite(tensor, f"parameter {p.name()}")
-    numbers = tensor.detach().numpy().reshape(-1, *p.shape)
-    if not all(np.allclose(p.project(v), v, atol=1e-9) for v in numbers):
-        raise ValueError(f"parameter {p.name()} violates its CVXPY attributes (sign, symmetry, ...).")
-    return tensor.expand((*batch_shape, *p.shape)).reshape(batch_shape.numel(), *p.shape)
-
-
-def _per_element(values: dict[str, torch.Tensor], batch: int) -> list[dict[str, np.ndarray]]:
-    arrays = {name: v.detach().numpy() for name, v in values.items()}
-    return [{name: a[i] for name, a in arrays.items()} for i in range(batch)]
+    def __repr__(self) -> str:
+        name = getattr(self._function, "__qualname__", type(self._function).__name__)
+        return f"Structure.from_argmax({self.event_shape}, {name})"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from scipy.optimize import linprog
 
 import polytopes
 import sst_cvx as sst
@@ -107,3 +109,18 @@ def fast_pairs() -> list[tuple[sst.Structure, sst.Regularizer]]:
     structures = (*polytopes.EXAMPLES, polytopes.KSubset(20, 5))
     pairs = [(s, f) for s in structures for f in regularizers]
     return [(s, f) for s, f in pairs if sst.SoftArgmax(s, f).path == "fast"]
+
+
+def not_nearest(points: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> tuple[float, float]:
+    """Two numbers that vanish just where x ``(batch, n)`` is the point of conv(points) nearest to y.
+
+    The L1 distance of x to conv(points), by HiGHS, and max_v <y - x, v - x> over all points.
+    """
+    count, n = points.shape
+    mixture = np.vstack([points.numpy().T, np.ones(count)])
+    slack = np.vstack([np.eye(n), np.zeros(n)])
+    cost = np.concatenate([np.zeros(count), np.ones(2 * n)])
+    rows = np.hstack([mixture, slack, -slack])
+    distances = [linprog(cost, A_eq=rows, b_eq=np.append(point, 1.0), method="highs").fun for point in x.numpy()]
+    gain = ((y - x) @ points.T).amax(1) - ((y - x) * x).sum(1)
+    return max(distances), float(gain.max())

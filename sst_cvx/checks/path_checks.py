@@ -16,11 +16,11 @@ from sst_cvx.soft_argmax import SoftArgmax
 from sst_cvx.structure import Structure
 
 _BATCH = 4
-# Bounds by path: two are exact; the layer loses accuracy at low temperatures (the measured worst, rounded up).
-_GAP = {"fast": 1e-9, "interior_point": 1e-8, "layer": 1e-4}
-_DIFFERENCE = {"fast": 1e-7, "interior_point": 1e-7, "layer": 1e-4}
+# Bounds by path: three are exact; the layer loses accuracy at low temperatures (the measured worst, rounded up).
+_GAP = {"fast": 1e-9, "active_set": 1e-9, "interior_point": 1e-8, "layer": 1e-4}
+_DIFFERENCE = {"fast": 1e-7, "active_set": 1e-7, "interior_point": 1e-7, "layer": 1e-4}
 _VALUE = 1e-9  # accuracy of the interior-point path
-_BATCHES = {"fast": 1e-10, "interior_point": 1e-9, "layer": 1e-6}
+_BATCHES = {"fast": 1e-10, "active_set": 1e-10, "interior_point": 1e-9, "layer": 1e-6}
 
 
 def _layer_bounds(regularizer: Regularizer, t: float) -> tuple[float, float]:
@@ -126,6 +126,14 @@ class _PathChecks:
             x_inside = x.clamp(*self.regularizer.domain)
             allowed = t * (self.regularizer.value(v, event_dim) - self.regularizer.value(x_inside, event_dim))
         return max(_largest(loss - allowed, signed=True), _largest(-loss, signed=True), 0.0)
+
+    def projection(self) -> tuple[float, float]:
+        """Euclidean: a vertex projects to itself; <X(u) - X(v), u - v> >= t |X(u) - X(v)|^2 (firmly nonexpansive)."""
+        u, t = self.utilities(), 0.5
+        v = self.structure.argmax(u, **self.parameters)
+        moved = self.answer(u, t) - self.answer(self.cotangent(), t)
+        excess = t * _dot(moved, moved) - _dot(moved, u - self.cotangent())
+        return max(_largest(self.answer(v, 1.0) - v), _largest(excess, signed=True)), 1e-9
 
     # -- gradients --------------------------------------------------------------------------------------------
 
@@ -298,12 +306,14 @@ def checks(
         if measure.soft.path != "layer":
             found.append((f"value = layer, t={t:g}", lambda t=t: measure.forward_against_layer(t)))
             found.append((f"gradient = layer, t={t:g}", lambda t=t: measure.gradient_against_layer(t)))
-        if measure.soft.path == "fast" and not exponential:
+        if measure.soft.path in ("fast", "active_set") and not exponential:
             found.append((f"value = interior point, t={t:g}", lambda t=t: measure.forward_against_interior_point(t)))
             found.append(
                 (f"gradient = interior point, t={t:g}", lambda t=t: measure.gradient_against_interior_point(t))
             )
         found.append((f"gradient = differences, t={t:g}", lambda t=t: measure.gradient_against_differences(t)))
+    if measure.soft.path == "active_set" and getattr(regularizer, "weights", None) is None:
+        found.append(("projection", measure.projection))
     found += [
         ("temperature gradient", measure.temperature_gradient),
         ("second derivative", measure.second_derivative),

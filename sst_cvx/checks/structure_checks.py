@@ -55,6 +55,7 @@ class _StructureChecks:
         self.values = {name: v[0].detach().numpy() for name, v in flat.items()}
 
     def vertices_in_hull(self) -> tuple[float, float]:
+        self._need_hull()
         points = enumerate_vertices(self.structure)
         hull = self.structure.hull
         if hull.auxiliary:
@@ -66,6 +67,10 @@ class _StructureChecks:
         outside = violation_by_cvxpy([s.variable], s.constraints, s.parameters, [shaped], repeated)
         return float(outside.max()), 1e-9
 
+    def _need_hull(self) -> None:
+        if not self.structure.has_hull:
+            raise NotApplicable("no hull: known by its argmax alone")
+
     def _distance(self, point: np.ndarray) -> float:
         """L1 distance of a point to the projection of an extended formulation."""
         s = self.structure
@@ -76,6 +81,7 @@ class _StructureChecks:
 
     def hull_is_tight(self) -> tuple[float, float]:
         """Support function of the hull against the vertices' in random, sparse and coordinate directions."""
+        self._need_hull()
         size = self.structure.variable.size
         rng = np.random.default_rng(self.seed)
         dense = rng.normal(size=(64, size))
@@ -96,7 +102,10 @@ class _StructureChecks:
         return HardArgmax(s.hull, s.integral)(directions, values)
 
     def argmax_attains(self) -> tuple[float, float]:
-        """Value of ``argmax`` against brute force (or HiGHS); and it must be an element of X."""
+        """Value of ``argmax`` against brute force (or HiGHS); and it must be an element of X.
+
+        With neither vertices nor a hull: against all elements that it returns for other utilities.
+        """
         worst = 0.0
         batches = [sample_utilities(self.structure, shape, self.seed) for shape in ((), (1,), (2, 3), (16,))]
         for u in [*batches, *degenerate_utilities(self.structure, self.seed).values()]:
@@ -113,6 +122,10 @@ class _StructureChecks:
             points = enumerate_vertices(self.structure)
             best = (flat @ points.T).amax(1)
             foreign = torch.cdist(x, points).amin(1).max()
+        elif not self.structure.has_hull:
+            others = self.structure.argmax(sample_utilities(self.structure, (256,), self.seed + 1), **self.parameters)
+            best = (flat @ others.reshape(256, -1).T).amax(1)
+            foreign = torch.zeros(())
         else:
             best = (flat * torch.as_tensor(self._support(flat.numpy()))).sum(1)
             foreign = (x - x.round()).abs().max() if self.structure.integral else torch.zeros(())
