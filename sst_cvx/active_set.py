@@ -150,6 +150,7 @@ class _Wolfe:
         reach = torch.where(leaving, corral.weights / -change.clamp(max=-1e-300), torch.inf)
         step, slot = reach.min(1)
         corral.weights += step.clamp(max=1.0)[:, None] * change
+        corral.weights /= corral.weights.sum(1, keepdim=True)  # always a mixture, whatever the digits of the inverse
         blocked = leaving.any(1)
         rows = torch.nonzero(blocked).flatten()
         if rows.numel():
@@ -194,15 +195,15 @@ class _Wolfe:
 
 
 def _gap(g: torch.Tensor, x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """<g, v - x>, and the size of its terms, which rounding errors are relative to."""
+    """<g, v - x>, and the size of its terms, which rounding errors are relative to; so are those of v itself."""
     terms = v - x
-    return (g * terms).sum(1), ((g.abs() + x.abs() + 1.0) * terms.abs()).sum(1)
+    return (g * terms).sum(1), ((g.abs() + x.abs() + 1.0) * (terms.abs() + 0.01)).sum(1)
 
 
 def _not_converged(elements: torch.Tensor) -> SolveError:
     return SolveError(
-        "the min-norm-point algorithm makes no progress for {elements}, although the Frank-Wolfe gap has not vanished: "
-        "utilities / temperature may be too large for float64. Raise the temperature, or scale the utilities.",
+        "the min-norm-point algorithm makes no progress for {elements}, although the Frank-Wolfe gap has not vanished. "
+        "Is argmax exact, and the set finite? Utilities / temperature may also be too large for float64.",
         elements.tolist(),
     )
 

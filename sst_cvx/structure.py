@@ -92,8 +92,8 @@ class Structure:
 
         Raises:
             TypeError: not a function, or it returns no tensor of that dtype.
-            ValueError: event_shape is no shape, or what argmax returns has a wrong shape, is not finite, or is worse
-                than what it returned for other utilities.
+            ValueError: event_shape is no shape, or what argmax returns has a wrong shape, is not finite, is worse
+                than what it returned for other utilities, or is not from a finite set.
         """
         return _ByArgmax(event_shape, argmax)
 
@@ -344,7 +344,8 @@ class _ByArgmax(Structure, final=True):
         return x.detach()
 
     def _probe(self) -> None:
-        """On random utilities: batched and single, both dtypes; no answer may be worse than another element's."""
+        """On random utilities: batched and single, both dtypes; no answer may be worse than another element's, and
+        none may follow small changes of the utilities continuously."""
         u = torch.randn(8, *self.event_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         self.argmax(u[:0])
         self.argmax(u[0].float())
@@ -355,6 +356,13 @@ class _ByArgmax(Structure, final=True):
             raise ValueError(
                 f"argmax is not a maximiser: for some utilities its answer is worse, by {float(loss.max()):.3g}, than "
                 "what it returned for others. Return the x in X with the largest (u * x).sum()."
+            )
+
+        moved = (self.argmax(u + 1e-6 * u.flip(0)).reshape(8, -1) - x).abs().amax(1) / (1e-300 + x.abs().max())
+        if bool(((moved > 1e-11) & (moved < 1e-4)).any()):
+            raise ValueError(
+                "argmax is not that of a finite set: its answer moves a little when utilities do. For a smooth body "
+                "declare its hull: sst.Structure(variable, constraints)."
             )
 
     def __repr__(self) -> str:

@@ -290,6 +290,10 @@ class TestFromArgmax:
         with pytest.raises(sst.SolveError, match="argmax is not exact for batch element 1"):
             sst.SoftArgmax(structure, EUCLIDEAN)(u)
 
+    def test_a_ball_is_no_finite_set(self):
+        with pytest.raises(ValueError, match="not that of a finite set"):
+            sst.Structure.from_argmax(3, lambda u: torch.nn.functional.normalize(u, dim=-1))
+
     def test_no_progress_is_an_error(self, monkeypatch):
         monkeypatch.setattr(active_set, "_GAP", -1.0)
         monkeypatch.setattr(active_set, "_ACCEPTED", -1.0)
