@@ -74,7 +74,19 @@ def _difference(case: Case, contender: object, reference: object, t: float) -> s
 
 def environment() -> str:
     """Machine and versions, one line."""
-    packages = ("torch", "cvxpy", "cvxpylayers", "diffcp", "clarabel", "moreau", "entmax", "POT")
+    packages = (
+        "torch",
+        "cvxpy",
+        "cvxpylayers",
+        "diffcp",
+        "clarabel",
+        "moreau",
+        "entmax",
+        "POT",
+        "torch-struct",
+        "networkx",
+        "scipy",
+    )
     versions = []
     for name in packages:
         try:
