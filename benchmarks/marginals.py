@@ -25,6 +25,7 @@ import sst_cvx as sst
 from benchmarks.__main__ import environment, markdown
 from benchmarks.marginal_peers import Way, argmax_ways, marginal_ways
 from benchmarks.measure import interleaved
+from tests.oracles import counting, enumeration
 
 SCALES = (1.0, 10.0, 100.0, 1000.0)
 DTYPES = (torch.float32, torch.float64)
@@ -32,33 +33,6 @@ DRAWS = 32
 RESULTS = pathlib.Path(__file__).parent / "results" / "2026-11-marginals.md"
 
 Truth = Callable[[sst.Structure, torch.Tensor], np.ndarray]
-
-
-def enumeration(structure: sst.Structure, u: torch.Tensor) -> np.ndarray:
-    """Marginals from all vertices, in long doubles."""
-    points = structure.vertices().numpy().astype(np.longdouble)
-    scores = u.numpy().astype(np.longdouble) @ points.T
-    p = np.exp(scores - scores.max(-1, keepdims=True))
-    return (p / p.sum(-1, keepdims=True)) @ points
-
-
-def counting(structure: sst.Structure, u: torch.Tensor) -> np.ndarray:
-    """Marginals of k-subsets by counting from both ends, in long doubles: nothing is differentiated."""
-    assert isinstance(structure, polytopes.KSubset)
-    w, k = u.numpy().astype(np.longdouble), structure.k
-    before, after = _counts(w, k), _counts(w[:, ::-1], k)[::-1]
-    without = np.logaddexp.reduce(before[:-1, :, :k] + after[1:, :, k - 1 :: -1], axis=-1)  # others choose k - 1
-    return np.exp(w + without.T - before[-1, :, k:])
-
-
-def _counts(w: np.ndarray, k: int) -> np.ndarray:
-    """log of the sum over j-subsets of the first i items: ``(n + 1, batch, k + 1)``."""
-    found = [np.full((len(w), k + 1), -np.inf, dtype=w.dtype)]
-    found[0][:, 0] = 0
-    for column in w.T:
-        chosen = np.pad(found[-1][:, :-1] + column[:, None], ((0, 0), (1, 0)), constant_values=-np.inf)
-        found.append(np.logaddexp(found[-1], chosen))
-    return np.stack(found)
 
 
 @dataclasses.dataclass(frozen=True)
