@@ -11,7 +11,7 @@ import torch
 from sst_cvx.checks.report import Check, Measurement, NotApplicable
 from sst_cvx.checks.structure_checks import degenerate_utilities, enumerate_vertices, sample_utilities
 from sst_cvx.interior_path import refusal
-from sst_cvx.regularizers import ExponentialFamilyEntropy, Regularizer, TsallisEntropy
+from sst_cvx.regularizers import BinaryEntropy, ExponentialFamilyEntropy, Regularizer, TsallisEntropy
 from sst_cvx.soft_argmax import SoftArgmax
 from sst_cvx.structure import Structure
 
@@ -99,9 +99,13 @@ class _PathChecks:
         u = self.utilities()
         x, size = self.answer(u, t), 1 + _flat(u).abs().amax(1)
         figure = _largest(self.soft.gap(u, x, t, **self.parameters) / size)
-        if self.soft.path == "interior_point":  # right to 1e-9; f' of an entropy sees more than that near 0
-            figure = min(figure, _largest(self.soft.gap(u, x + _VALUE, t, **self.parameters) / size))
+        if self.soft.path == "interior_point":  # right to 1e-9; f' of an entropy sees more than that near its ends
+            figure = min(figure, _largest(self.soft.gap(u, self._off_the_ends(x), t, **self.parameters) / size))
         return figure, _GAP[self.soft.path]
+
+    def _off_the_ends(self, x: torch.Tensor) -> torch.Tensor:
+        """x moved by 1e-9 from where f' is infinite: from 0, and from 1 where that ends its domain too."""
+        return x + _VALUE * (1 - 2 * x if isinstance(self.regularizer, BinaryEntropy) else 1)
 
     def limit_is_argmax(self) -> tuple[float, float]:
         """0 <= <u, v - X_t> <= t (f(v) - f(X_t)) for the argmax v: what X_t loses vanishes with t."""
@@ -243,7 +247,7 @@ class _PathChecks:
             return _largest(_flat(x) - weights @ points), 1e-8
         figure, size = _largest(self.soft.gap(u, x, t, mask=mask)), 1 + float(u.abs().max())
         if self.soft.path == "interior_point":  # as in ``optimality_gap``
-            figure = min(figure, _largest(self.soft.gap(u, x.clamp(_VALUE, 1 - _VALUE), t, mask=mask)))
+            figure = min(figure, _largest(self.soft.gap(u, self._off_the_ends(x), t, mask=mask)))
         return figure / size, _GAP[self.soft.path]
 
     def _degenerate_error(self, u: torch.Tensor, x: torch.Tensor) -> float:
