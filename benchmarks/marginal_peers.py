@@ -95,7 +95,7 @@ def _torch_struct(structure: sst.Structure, single_root: bool, eps: float | None
 
     def lay_out(u: torch.Tensor) -> torch.Tensor:
         scores = u.new_zeros(len(u), words, words)
-        scores[:, rows, columns] = u[:, number]
+        scores[:, rows, columns] = u[:, number.to(u.device)]
         return scores
 
     def compute(scores: torch.Tensor) -> torch.Tensor:
@@ -104,14 +104,14 @@ def _torch_struct(structure: sst.Structure, single_root: bool, eps: float | None
         return torch_struct.NonProjectiveDependencyCRF(scores, multiroot=not single_root).marginals
 
     def read(x: torch.Tensor) -> torch.Tensor:
-        return x.new_zeros(len(x), *structure.event_shape).index_add(1, number, x[:, rows, columns])
+        return x.new_zeros(len(x), *structure.event_shape).index_add(1, number.to(x.device), x[:, rows, columns])
 
     return Way(compute, lay_out, read)
 
 
 def _log_determinant(structure: sst.Structure, u: torch.Tensor) -> torch.Tensor:
     """The matrix-tree theorem as written: exp, Laplacian without the root's row and column, logdet."""
-    tails, heads, number = arcs(structure)
+    tails, heads, number = (ends.to(u.device) for ends in arcs(structure))
     n = int(heads.max()) + 1
     weights = u.new_zeros(len(u), n * n).index_copy(1, tails * n + heads, u.exp()[:, number]).reshape(-1, n, n)
     laplacian = torch.diag_embed(weights.sum(-2)) - weights
@@ -149,7 +149,7 @@ def _scipy_trees(structure: polytopes.SpanningTree, u: torch.Tensor) -> torch.Te
     for row, w in zip(x, weights, strict=True):
         tree = minimum_spanning_tree(csr_array((w, (tails, heads)), shape=(n, n))).tocoo()
         row[number[tree.row, tree.col]] = 1
-    return torch.as_tensor(x, dtype=u.dtype)
+    return torch.as_tensor(x, dtype=u.dtype, device=u.device)
 
 
 def _networkx_trees(structure: polytopes.SpanningTree, u: torch.Tensor) -> torch.Tensor:

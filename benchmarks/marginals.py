@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import datetime
+import functools
 import importlib.util
 import pathlib
 import statistics
@@ -30,7 +32,7 @@ from tests.oracles import counting, enumeration
 SCALES = (1.0, 10.0, 100.0, 1000.0)
 DTYPES = (torch.float32, torch.float64)
 DRAWS = 32
-RESULTS = pathlib.Path(__file__).parent / "results" / "2026-11-marginals.md"
+RESULTS = pathlib.Path(__file__).parent / "results"
 
 Truth = Callable[[sst.Structure, torch.Tensor], np.ndarray]
 
@@ -77,7 +79,7 @@ SPEED = (
 ARGMAX = tuple(Case("SpanningTree", (n,), batch=128) for n in (10, 30, 100))
 
 
-def accuracy_table(cases: list[Case]) -> list[tuple[str, ...]]:
+def accuracy_table(cases: list[Case], device: str) -> list[tuple[str, ...]]:
     """Rows: structure, dtype, who, and a cell for each scale: largest error / sum / outside."""
     table = [("structure", "dtype", "by", *(f"x{scale:g}" for scale in SCALES))]
     for case in track(cases, "accuracy"):
@@ -89,7 +91,7 @@ def accuracy_table(cases: list[Case]) -> list[tuple[str, ...]]:
             truth = case.truth(structure, u) if case.truth else None
             for dtype in DTYPES:
                 for name, way in marginal_ways(structure, variants=True).items():
-                    cells.setdefault((name, dtype), []).append(_accuracy(structure, way, u.to(dtype), truth))
+                    cells.setdefault((name, dtype), []).append(_accuracy(structure, way, u.to(device, dtype), truth))
         for dtype in DTYPES:
             table += [(case.name, _short(dtype), name, *c) for (name, d), c in cells.items() if d == dtype]
     return table
@@ -97,12 +99,12 @@ def accuracy_table(cases: list[Case]) -> list[tuple[str, ...]]:
 
 def _accuracy(structure: sst.Structure, way: Way, u: torch.Tensor, truth: np.ndarray | None) -> str:
     """Largest error, largest error of the sum, entries outside [0, 1] by more than 1e-6; and draws without answer."""
-    x = torch.cat([_answer(way, row) for row in u.split(1)]).double()  # alone: one failure takes no other with it
+    x = torch.cat([_answer(way, row) for row in u.split(1)]).double().cpu()  # alone: one failure takes no other with it
     right = torch.isfinite(x).all(-1)
     if not right.any():
         return "no answer"
     n = structure.n if isinstance(structure, getattr(polytopes, "CorrelatedKSubset", ())) else x.shape[-1]
-    total = structure.argmax(u)[..., :n].sum(-1)
+    total = structure.argmax(u.cpu())[..., :n].sum(-1)
     x, total = x[right], total[right]
     error = "-" if truth is None else f"{float(np.abs(x.numpy() - truth[right.numpy()]).max()):.0e}"
     outside = int(((x < -1e-6) | (x > 1 + 1e-6)).sum())
@@ -118,43 +120,49 @@ def _answer(way: Way, u: torch.Tensor) -> torch.Tensor:
         return torch.full_like(u, torch.nan)
 
 
-def speed_table(cases: list[Case], budget: float) -> list[tuple[str, ...]]:
+def speed_table(cases: list[Case], budget: float, device: str) -> list[tuple[str, ...]]:
     """Rows: structure, batch, dtype, who, milliseconds forward and with backward, each with its ratio to ours."""
     table = [("structure", "batch", "dtype", "by", "forward ms", "/ ours", "+ backward ms", "/ ours")]
     for case, dtype in track([(c, d) for c in cases for d in DTYPES], "speed"):
         structure = case.build()
         ways = marginal_ways(structure)
-        forward = _race(ways, structure, case.batch, dtype, budget / 2, backward=False)
-        both = _race(ways, structure, case.batch, dtype, budget / 2, backward=True)
+        forward = _race(ways, structure, case.batch, dtype, device, budget / 2, backward=False)
+        both = _race(ways, structure, case.batch, dtype, device, budget / 2, backward=True)
         for name in ways:
             cells = (*_times(forward, name), *_times(both, name))
             table.append((case.name, str(case.batch), _short(dtype), name, *cells))
     return table
 
 
-def argmax_table(cases: list[Case], budget: float) -> list[tuple[str, ...]]:
+def argmax_table(cases: list[Case], budget: float, device: str) -> list[tuple[str, ...]]:
     """Rows: structure, batch, who, milliseconds and its ratio to ours."""
     table = [("structure", "batch", "by", "ms", "/ ours")]
     for case in track(cases, "argmax"):
         structure = case.build()
         ways = argmax_ways(structure)
-        found = _race(ways, structure, case.batch, torch.float64, budget, backward=False)
+        found = _race(ways, structure, case.batch, torch.float64, device, budget, backward=False)
         table += [(case.name, str(case.batch), name, *_times(found, name)) for name in ways]
     return table
 
 
 def _race(
-    ways: dict[str, Way], structure: sst.Structure, batch: int, dtype: torch.dtype, budget: float, backward: bool
+    ways: dict[str, Way],
+    structure: sst.Structure,
+    batch: int,
+    dtype: torch.dtype,
+    device: str,
+    budget: float,
+    backward: bool,
 ) -> dict[str, float | str]:
     """Median seconds of interleaved runs, or why there are none."""
     generator = torch.Generator().manual_seed(batch)
-    u = torch.randn(batch, *structure.event_shape, generator=generator).to(dtype)
+    u = torch.randn(batch, *structure.event_shape, generator=generator).to(device, dtype)
     calls: dict[str, Callable[[], object]] = {}
     found: dict[str, float | str] = {}
     for name, way in ways.items():
         laid = way.lay_out(u)
-        v = torch.randn(laid.shape, generator=generator).to(dtype)
-        calls[name] = _pull_back(way, laid, v) if backward else _forward(way, laid)
+        v = torch.randn(laid.shape, generator=generator).to(device, dtype)
+        calls[name] = functools.partial(_run, way, laid, v if backward else None)
         try:
             calls[name]()
         except Exception as error:
@@ -163,20 +171,16 @@ def _race(
     return found | {name: statistics.median(times) for name, times in interleaved(calls, budget).items()}
 
 
-def _forward(way: Way, laid: torch.Tensor) -> Callable[[], object]:
-    def run() -> object:
+def _run(way: Way, laid: torch.Tensor, v: torch.Tensor | None) -> None:
+    """Forward; and backward of <v, answer>, if v is given. Ends when the device has."""
+    if v is None:
         with torch.no_grad():
-            return way.compute(laid)
-
-    return run
-
-
-def _pull_back(way: Way, laid: torch.Tensor, v: torch.Tensor) -> Callable[[], object]:
-    def run() -> object:
+            way.compute(laid)
+    else:
         leaf = laid.detach().requires_grad_()
-        return torch.autograd.grad((way.compute(leaf) * v).sum(), leaf)
-
-    return run
+        torch.autograd.grad((way.compute(leaf) * v).sum(), leaf)
+    if laid.is_cuda:
+        torch.cuda.synchronize(laid.device)
 
 
 def _times(found: dict[str, float | str], name: str) -> tuple[str, str]:
@@ -199,6 +203,16 @@ def notes(cases: tuple[Case, ...]) -> Iterator[str]:
             yield f"Skipped: {package} is not installed."
 
 
+def device_name(device: str) -> str:
+    """For a file's name: cpu, or the graphics card's own name."""
+    kind = torch.device(device).type
+    return torch.cuda.get_device_name(device).lower().replace(" ", "-") if kind == "cuda" else kind
+
+
+def device_line(device: str) -> str:
+    return environment() if device == "cpu" else f"{torch.cuda.get_device_name(device)}; {environment()}"
+
+
 def show(console: Console, title: str, table: list[tuple[str, ...]]) -> str:
     """Print by rich; the same as Markdown."""
     if len(table) == 1:
@@ -216,12 +230,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="for the timings of one structure and dtype")
     parser.add_argument("--skip-accuracy", action="store_true")
     parser.add_argument("--skip-speed", action="store_true")
-    parser.add_argument("--output", type=pathlib.Path, default=RESULTS, help="write the tables as Markdown here")
+    parser.add_argument("--device", default="cpu", help="where the tensors are, e.g. cuda")
+    parser.add_argument("--output", type=pathlib.Path, help="the tables as Markdown; default: results/, by the device")
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     console = Console()
-    parts = [f"`python -m benchmarks.marginals {' '.join(sys.argv[1:])}`".replace(" `", "`"), environment()]
+    parts = [f"`python -m benchmarks.marginals {' '.join(sys.argv[1:])}`".replace(" `", "`"), device_line(args.device)]
     parts += notes(ACCURACY + SPEED)
     console.print(*parts[1:], sep="\n")
 
@@ -230,12 +245,13 @@ def main() -> None:
 
     if not args.skip_accuracy:
         title = "Accuracy: largest error / largest error of the sum / entries outside [0, 1], over 32 draws"
-        parts.append(show(console, title, accuracy_table(chosen(ACCURACY))))
+        parts.append(show(console, title, accuracy_table(chosen(ACCURACY), args.device)))
     if not args.skip_speed:
-        parts.append(show(console, "Speed of marginals", speed_table(chosen(SPEED), args.seconds)))
-        parts.append(show(console, "Speed of the hard argmax", argmax_table(chosen(ARGMAX), args.seconds)))
-    args.output.write_text("\n\n".join(part for part in parts if part) + "\n")
-    console.print(f"written to {args.output}")
+        parts.append(show(console, "Speed of marginals", speed_table(chosen(SPEED), args.seconds, args.device)))
+        parts.append(show(console, "Speed of the hard argmax", argmax_table(chosen(ARGMAX), args.seconds, args.device)))
+    output = args.output or RESULTS / f"{datetime.date.today():%Y-%m}-{device_name(args.device)}-marginals.md"
+    output.write_text("\n\n".join(part for part in parts if part) + "\n")
+    console.print(f"written to {output}")
 
 
 if __name__ == "__main__":
