@@ -47,9 +47,11 @@ def marginal_ways(structure: sst.Structure, variants: bool = False) -> dict[str,
     return ways
 
 
-def argmax_ways(structure: polytopes.SpanningTree) -> dict[str, Way]:
-    """Best spanning trees: ours, SciPy and networkx for each element, conversion from and to torch included."""
-    ways = {"ours": Way(structure.argmax), "SciPy, each": Way(lambda u: _scipy_trees(structure, u))}
+def argmax_ways(structure: sst.Structure) -> dict[str, Way]:
+    """Best trees: ours, SciPy (undirected only) and networkx, one by one, conversion from and to torch included."""
+    ways = {"ours": Way(structure.argmax)}
+    if isinstance(structure, polytopes.SpanningTree):
+        ways["SciPy, each"] = Way(lambda u: _scipy_trees(structure, u))
     if importlib.util.find_spec("networkx"):
         ways["networkx, each"] = Way(lambda u: _networkx_trees(structure, u))
     return ways
@@ -152,14 +154,19 @@ def _scipy_trees(structure: polytopes.SpanningTree, u: torch.Tensor) -> torch.Te
     return torch.as_tensor(x, dtype=u.dtype, device=u.device)
 
 
-def _networkx_trees(structure: polytopes.SpanningTree, u: torch.Tensor) -> torch.Tensor:
+def _networkx_trees(structure: sst.Structure, u: torch.Tensor) -> torch.Tensor:
     import networkx
 
-    edges = structure.edge_index.T.tolist()
+    directed = not isinstance(structure, polytopes.SpanningTree)
+    edges = structure.edge_index.T.tolist()  # none enters the root: every arborescence grows from it
     x = torch.zeros_like(u)
     for row, weights in zip(x, u.tolist(), strict=True):
-        graph = networkx.Graph()
+        graph = networkx.DiGraph() if directed else networkx.Graph()
         numbered = zip(edges, weights, range(len(edges)), strict=True)
         graph.add_edges_from((i, j, {"weight": w, "number": e}) for (i, j), w, e in numbered)
-        row[[e for _, _, e in networkx.maximum_spanning_edges(graph, data="number")]] = 1
+        if directed:
+            tree = networkx.maximum_spanning_arborescence(graph, preserve_attrs=True).edges(data=True)
+        else:
+            tree = networkx.maximum_spanning_edges(graph)
+        row[[data["number"] for *_, data in tree]] = 1
     return x
