@@ -6,6 +6,7 @@ Three tables: time (forward plus backward, medians of interleaved runs), accurac
 from __future__ import annotations
 
 import argparse
+import functools
 import pathlib
 import resource
 import statistics
@@ -21,7 +22,7 @@ from tqdm import tqdm
 import sst_cvx as sst
 from benchmarks.__main__ import environment, markdown
 from benchmarks.contenders import Contender, plain_cvxpylayers
-from benchmarks.measure import call, utilities
+from benchmarks.measure import call, interleaved, utilities
 from tests.hulls import LARGE, birkhoff, k_subset, pairs, trees_by_martin
 
 REGULARIZERS: dict[str, sst.SeparableRegularizer] = {
@@ -44,17 +45,8 @@ def race(
     contenders: dict[str, Contender], u: torch.Tensor, v: torch.Tensor, t: float, budget: float
 ) -> dict[str, float]:
     """Median seconds; interleaved until the budget is spent. Infinite for one that raises."""
-    samples: dict[str, list[float]] = {name: [] for name in contenders}
-    start = time.perf_counter()
-    while time.perf_counter() - start < budget or not all(samples.values()):
-        for name, contender in contenders.items():
-            if samples[name] and sum(samples[name]) > budget / len(contenders):  # infinite once it has raised
-                continue
-            try:
-                samples[name].append(seconds(contender, u, v, t))
-            except Exception:
-                samples[name].append(float("inf"))
-    return {name: statistics.median(found) for name, found in samples.items()}
+    calls = {name: functools.partial(seconds, contender, u, v, t) for name, contender in contenders.items()}
+    return {name: statistics.median(found) for name, found in interleaved(calls, budget).items()}
 
 
 def time_table(only: str, batches: list[int], budget: float) -> list[tuple[str, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
 from torch.utils.benchmark import Timer
@@ -60,6 +61,27 @@ def times(
         if backward:
             found[name] = statistics.median(samples[name, False]), statistics.median(samples[name, True])
     return found
+
+
+def interleaved(calls: dict[str, Callable[[], object]], budget: float) -> dict[str, list[float]]:
+    """Seconds of runs A, B, C, A, B, C, ... until the budget is spent; infinite for one that raises.
+
+    Each is run at least once, and none takes more than its share of the budget otherwise.
+    """
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    begun = time.perf_counter()
+    while time.perf_counter() - begun < budget or not all(samples.values()):
+        open_ = [name for name, seen in samples.items() if not seen or sum(seen) <= budget / len(calls)]
+        if not open_:
+            break
+        for name in open_:
+            start = time.perf_counter()
+            try:
+                calls[name]()
+                samples[name].append(time.perf_counter() - start)
+            except Exception:
+                samples[name].append(float("inf"))
+    return samples
 
 
 def _once(contender: Contender, u: torch.Tensor, v: torch.Tensor, t: float) -> float:

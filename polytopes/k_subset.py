@@ -13,7 +13,7 @@ import cvxpy as cp
 import torch
 
 import sst_cvx as sst
-from sst_cvx.count_polynomial import log_elementary_symmetric
+from sst_cvx.count_frequencies import log_elementary_symmetric, subset_marginals
 from sst_cvx.thresholding import (
     BinaryResponse,
     CategoricalResponse,
@@ -75,3 +75,8 @@ def binary(structure: KSubset, regularizer: sst.BinaryEntropy, u: torch.Tensor) 
 @sst.fast_path(KSubset, sst.TsallisEntropy)
 def tsallis(structure: KSubset, regularizer: sst.TsallisEntropy, u: torch.Tensor) -> torch.Tensor:
     return threshold_map(u, structure.k, TsallisResponse(regularizer.alpha))
+
+
+@sst.fast_path(KSubset, sst.ExponentialFamilyEntropy)
+def exponential_family(structure: KSubset, regularizer: sst.ExponentialFamilyEntropy, u: torch.Tensor) -> torch.Tensor:
+    return subset_marginals(u, structure.k)

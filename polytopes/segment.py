@@ -29,6 +29,8 @@ class Segment(sst.Structure, final=True):
         min_length, max_length: bounds of the run's length, 1 <= min_length <= max_length <= n; by default any length.
     """
 
+    prefers_active_set = True
+
     def __init__(self, n: int, min_length: int = 1, max_length: int | None = None):
         self.n = check_size("n", n, 1)
         self.min_length = check_size("min_length", min_length, 1, n)

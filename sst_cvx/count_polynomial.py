@@ -20,18 +20,6 @@ from sst_cvx.thresholding import BinaryResponse, solve_threshold
 _DIRECT = 8  # degree up to which two polynomials are multiplied term by term; above it by FFT
 
 
-def log_elementary_symmetric(u: torch.Tensor, k: int) -> torch.Tensor:
-    """log e_k(exp u) over the last dimension: ``(*batch, n)`` to ``(*batch,)``, differentiable by autograd, twice."""
-    n = u.shape[-1]
-    if k == 0:
-        return (u * 0).sum(-1)
-    if k == n:
-        return u.sum(-1)
-    theta = _Tilt.apply(u.detach(), k)
-    coefficients, constant = _tilted(u, theta, k)
-    return coefficients[..., k].log() + constant + k * theta.squeeze(-1)
-
-
 def log_elementary_symmetric_up_to(u: torch.Tensor, k: int) -> torch.Tensor:
     """log sum_{j <= k} e_j(exp u) over the last dimension: ``(*batch, n)`` to ``(*batch,)``, differentiable, twice.
 

@@ -124,3 +124,30 @@ def not_nearest(points: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> tuple
     distances = [linprog(cost, A_eq=rows, b_eq=np.append(point, 1.0), method="highs").fun for point in x.numpy()]
     gain = ((y - x) @ points.T).amax(1) - ((y - x) * x).sum(1)
     return max(distances), float(gain.max())
+
+
+def enumeration(structure: sst.Structure, u: torch.Tensor) -> np.ndarray:
+    """Marginals from all vertices, in long doubles."""
+    points = structure.vertices().numpy().astype(np.longdouble)
+    scores = u.numpy().astype(np.longdouble) @ points.T
+    p = np.exp(scores - scores.max(-1, keepdims=True))
+    return (p / p.sum(-1, keepdims=True)) @ points
+
+
+def counting(structure: sst.Structure, u: torch.Tensor) -> np.ndarray:
+    """Marginals of k-subsets by counting from both ends, in long doubles: nothing is differentiated."""
+    assert isinstance(structure, polytopes.KSubset)
+    w, k = u.numpy().astype(np.longdouble), structure.k
+    before, after = _counts(w, k), _counts(w[:, ::-1], k)[::-1]
+    without = np.logaddexp.reduce(before[:-1, :, :k] + after[1:, :, k - 1 :: -1], axis=-1)  # others choose k - 1
+    return np.exp(w + without.T - before[-1, :, k:])
+
+
+def _counts(w: np.ndarray, k: int) -> np.ndarray:
+    """log of the sum over j-subsets of the first i items: ``(n + 1, batch, k + 1)``."""
+    found = [np.full((len(w), k + 1), -np.inf, dtype=w.dtype)]
+    found[0][:, 0] = 0
+    for column in w.T:
+        chosen = np.pad(found[-1][:, :-1] + column[:, None], ((0, 0), (1, 0)), constant_values=-np.inf)
+        found.append(np.logaddexp(found[-1], chosen))
+    return np.stack(found)

@@ -11,7 +11,7 @@ import torch
 from sst_cvx.checks.report import Check, Measurement, NotApplicable
 from sst_cvx.checks.structure_checks import degenerate_utilities, enumerate_vertices, sample_utilities
 from sst_cvx.interior_path import refusal
-from sst_cvx.regularizers import ExponentialFamilyEntropy, Regularizer, TsallisEntropy
+from sst_cvx.regularizers import BinaryEntropy, ExponentialFamilyEntropy, Regularizer, TsallisEntropy
 from sst_cvx.soft_argmax import SoftArgmax
 from sst_cvx.structure import Structure
 
@@ -99,15 +99,14 @@ class _PathChecks:
         u = self.utilities()
         x, size = self.answer(u, t), 1 + _flat(u).abs().amax(1)
         figure = _largest(self.soft.gap(u, x, t, **self.parameters) / size)
-        if self.soft.path == "interior_point":  # right to 1e-9; f' of an entropy sees more than that near 0
-            near = self._off_the_ends(x)
-            figure = min(figure, _largest((self.soft.gap(u, near, t, **self.parameters) / size).clamp(min=0)))
+        if self.soft.path == "interior_point":  # right to 1e-9; f' of an entropy sees more than that near its ends
+            gaps = self.soft.gap(u, self._off_the_ends(x), t, **self.parameters) / size
+            figure = min(figure, _largest(gaps.clamp(min=0)))
         return figure, _GAP[self.soft.path]
 
     def _off_the_ends(self, x: torch.Tensor) -> torch.Tensor:
-        """Points moved off the ends of f's domain, by the accuracy of the interior-point path."""
-        low, high = getattr(self.regularizer, "domain", (-torch.inf, torch.inf))
-        return x.clamp(low + _VALUE, high - _VALUE)
+        """x moved by 1e-9 from where f' is infinite: from 0, and from 1 where that ends its domain too."""
+        return x + _VALUE * (1 - 2 * x if isinstance(self.regularizer, BinaryEntropy) else 1)
 
     def limit_is_argmax(self) -> tuple[float, float]:
         """0 <= <u, v - X_t> <= t (f(v) - f(X_t)) for the argmax v: what X_t loses vanishes with t."""
