@@ -11,6 +11,7 @@ from polytopes.matching import Matching
 from polytopes.matroid_bases import MatroidBases
 from polytopes.one_hot import OneHot
 from polytopes.path import Path
+from polytopes.permutahedron import Permutahedron
 from polytopes.segment import Segment
 from polytopes.spanning_tree import SpanningTree
 
@@ -43,6 +44,12 @@ EXAMPLES = (
     Matching(1),
     Matching(2),
     Matching(4),
+    Matching(2, 3),
+    Matching(3, 1),
+    Matching(2, 3, partial=True),
+    Permutahedron(torch.tensor([0.5])),
+    Permutahedron(torch.linspace(0, 1, 4)),
+    Permutahedron(torch.tensor([0.5, 0.0, 1.0, 0.5, 0.25])),
     Hypercube(1),
     Hypercube(4),
     AtMostKSubset(1, 0),
@@ -81,6 +88,7 @@ __all__ = [
     "MatroidBases",
     "OneHot",
     "Path",
+    "Permutahedron",
     "Segment",
     "SpanningTree",
 ]

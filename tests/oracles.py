@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -82,6 +83,21 @@ def box(u: torch.Tensor, name: str) -> torch.Tensor:
     return RESPONSES[name](u + shifts.get(name, 0.0))
 
 
+def nearest_in_permutahedron(u: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """By trying all ways to cut the sorted entries into blocks, each shifted as a whole to the sum of its weights."""
+    n = u.shape[-1]
+    ordered, order = u.sort(-1, descending=True)
+    best, least = torch.zeros_like(u), torch.full(u.shape[:1], torch.inf, dtype=u.dtype)
+    for cuts in itertools.chain.from_iterable(itertools.combinations(range(1, n), k) for k in range(n)):
+        blocks = [slice(a, b) for a, b in itertools.pairwise((0, *cuts, n))]
+        x = torch.cat([ordered[:, b] + (weights[b] - ordered[:, b]).mean(-1, keepdim=True) for b in blocks], -1)
+        inside = (x.sort(-1, descending=True).values.cumsum(-1) <= weights.cumsum(-1) + 1e-12).all(-1)
+        distance = torch.where(inside, ((x - ordered) ** 2).sum(-1), torch.inf)
+        better = distance < least
+        best, least = torch.where(better[:, None], x, best), torch.where(better, distance, least)
+    return torch.zeros_like(u).scatter(-1, order, best)
+
+
 def truth(structure: sst.Structure, regularizer: sst.Regularizer, u: torch.Tensor) -> torch.Tensor:
     """The soft argmax at temperature 1 for every fast path of the library, ``(batch, *event_shape)``."""
     name = type(regularizer).__name__
@@ -89,6 +105,8 @@ def truth(structure: sst.Structure, regularizer: sst.Regularizer, u: torch.Tenso
         return marginals(structure, u)
     if isinstance(structure, polytopes.Matching):
         return sinkhorn(u)
+    if isinstance(structure, polytopes.Permutahedron):
+        return nearest_in_permutahedron(u, structure.weights)
     if isinstance(structure, polytopes.Hypercube):
         return box(u, name)
     if isinstance(structure, polytopes.AtMostKSubset):

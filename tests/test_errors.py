@@ -202,7 +202,7 @@ class TestRegularizer:
                 sst.TsallisEntropy(alpha)
 
     def test_exponential_family_out_of_reach(self):
-        with pytest.raises(ValueError, match="permanent, out of reach beyond n = 12"):
+        with pytest.raises(ValueError, match="permanent, out of reach beyond 12 rows"):
             sst.SoftArgmax(polytopes.Matching(13), sst.ExponentialFamilyEntropy())
         with pytest.raises(ValueError, match="permanent"):
             polytopes.Matching(13).log_partition(torch.zeros(13, 13))

@@ -1,5 +1,7 @@
 """The contract: every check of every example."""
 
+from pathlib import Path
+
 import cvxpy as cp
 import networkx as nx
 import numpy as np
@@ -215,3 +217,17 @@ def test_graphs_without_paths():
         polytopes.Path(torch.tensor([[0], [1]]), 1, 1)
     with pytest.raises(TypeError, match="integer tensor"):
         polytopes.Path(torch.zeros(2, 3), 0, 1)
+
+
+def test_the_table_of_paths_is_true():
+    """polytopes/README.md, cell by cell, for the last example of every class."""
+    lines = (Path(__file__).parent.parent / "polytopes" / "README.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
+    regularizers = [sst.Euclidean(), sst.CategoricalEntropy(), sst.BinaryEntropy(), sst.TsallisEntropy(1.5)]
+    examples = {type(s).__name__: s for s in polytopes.EXAMPLES}
+    examples["Matching"] = polytopes.Matching(3)
+    assert {row[0].strip("`") for row in rows} == set(examples)
+    for name, _, *cells in rows:
+        structure = examples[name.strip("`")]
+        for cell, regularizer in zip(cells, [*regularizers, sst.ExponentialFamilyEntropy()], strict=True):
+            assert cell.split(":")[0] == sst.SoftArgmax(structure, regularizer).path, (structure, regularizer)

@@ -245,7 +245,7 @@ class _PathChecks:
             raise NotApplicable("masks are for nonnegative sets without parameters")
         u, t = self.utilities(), 0.5
         corners = [self.structure.argmax(sample_utilities(self.structure, (_BATCH,), self.seed + i)) for i in (3, 4)]
-        mask = torch.stack(corners).amax(0) > 0.5
+        mask = torch.stack(corners).amax(0) > 0
         x = self.soft(u.masked_fill(~mask, torch.nan), t, mask=mask)
         if bool((x[~mask] != 0).any()):
             raise ValueError("forbidden items are not at exactly 0.")

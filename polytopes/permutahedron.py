@@ -1,0 +1,103 @@
+"""Rankings: X = { (w_p(1), ..., w_p(n)) : p a permutation }, conv(X) the permutahedron of w.
+
+Paper, section 4.3 (sorting and ranking). Hull: x = P w with P doubly stochastic. Euclidean: isotonic regression
+(Blondel, Teboul, Berthet, Djolonga, "Fast Differentiable Sorting and Ranking", 2020, proposition 3): with u and w in
+decreasing order, X(u) = u - iso(u - w). Log-partition: a permanent.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import cvxpy as cp
+import numpy as np
+import torch
+
+import sst_cvx as sst
+from polytopes.matching import LARGEST_PERMANENT, log_matchings
+from sst_cvx.isotonic import isotonic_regression
+from sst_cvx.validation import check_finite, check_utilities, check_vertex_count
+
+
+class Permutahedron(sst.Structure, final=True):
+    """All orders of n numbers; event shape ``(n,)``. The largest utility gets the largest weight.
+
+    Args:
+        weights: ``(n,)`` finite numbers, n >= 1; equal ones are allowed. E.g. 0, ..., n - 1 for ranks.
+
+    Raises:
+        TypeError, ValueError: no vector of finite numbers.
+    """
+
+    known_bounded = True
+
+    def __init__(self, weights: torch.Tensor):
+        if not isinstance(weights, torch.Tensor) or weights.is_complex() or weights.dtype == torch.bool:
+            raise TypeError("weights must be a real tensor (n,).")
+        if weights.dim() != 1 or not weights.numel():
+            raise ValueError(f"weights must be (n,) with n >= 1, got shape {tuple(weights.shape)}.")
+        self.weights = weights.detach().to("cpu", torch.float64).sort(descending=True).values
+        check_finite(self.weights, "weights")
+        n = len(self.weights)
+        x, order = cp.Variable(n), cp.Variable((n, n))
+        doubly_stochastic = [order >= 0, cp.sum(order, axis=0) == 1, cp.sum(order, axis=1) == 1]
+        super().__init__(x, [*doubly_stochastic, x == order @ self.weights.numpy()])
+        if n > LARGEST_PERMANENT:
+            self.log_partition_refusal = (
+                f"the log-partition of {self!r} is the logarithm of a permanent, out of reach beyond "
+                f"n = {LARGEST_PERMANENT}: use Euclidean() instead"
+            )
+
+    def argmax(self, u: torch.Tensor) -> torch.Tensor:
+        """The weights in the order of the utilities, by sorting; on the device of ``u``."""
+        check_utilities(u, self.event_shape)
+        check_finite(u, "utilities")
+        order = u.argsort(-1, descending=True)
+        return torch.empty_like(u).scatter(-1, order, self.weights.to(u).expand_as(u))
+
+    def vertices(self) -> torch.Tensor:
+        check_vertex_count(self, round(math.exp(math.lgamma(len(self.weights) + 1) - self._log_repeats())))
+        return torch.tensor(sorted(set(itertools.permutations(self.weights.tolist()))), dtype=torch.float64)
+
+    def log_partition(self, u: torch.Tensor) -> torch.Tensor:
+        """log of the sum over different orders of exp <u, x>: a permanent of n <= 12.
+
+        Raises:
+            ValueError: n is larger.
+        """
+        if self.log_partition_refusal:
+            raise ValueError(self.log_partition_refusal + ".")
+        scores = u.double()[..., :, None] * self.weights.to(u.device)
+        return (log_matchings(scores, every_row=True, every_column=True) - self._log_repeats()).to(u.dtype)
+
+    def _log_repeats(self) -> float:
+        """log of the number of permutations that give one order."""
+        counts = torch.unique(self.weights, return_counts=True)[1].tolist()
+        return sum(math.lgamma(count + 1) for count in counts)
+
+    def violation(self, x: torch.Tensor) -> torch.Tensor:
+        """By majorisation: the k largest entries sum to no more than the k largest weights, and all to as much."""
+        most = self.weights.to(x).cumsum(-1)
+        sums = x.sort(-1, descending=True).values.cumsum(-1)
+        scale = 1 + self.weights.abs().sum().item()
+        return torch.maximum((sums - most).amax(-1), (most - sums)[..., -1]) / scale
+
+    def coordinate_range(self, tight: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Each entry is any of the weights."""
+        n = len(self.weights)
+        return np.full(n, float(self.weights[-1])), np.full(n, float(self.weights[0]))
+
+    def __repr__(self) -> str:
+        shown = [f"{w:g}" for w in self.weights.tolist()]
+        return f"Permutahedron([{', '.join(shown if len(shown) < 8 else [*shown[:3], '...', shown[-1]])}])"
+
+
+@sst.fast_path(Permutahedron, sst.Euclidean)
+def euclidean(structure: Permutahedron, regularizer: sst.Euclidean, u: torch.Tensor) -> torch.Tensor:
+    ordered, order = u.double().sort(-1, descending=True)
+    weights = structure.weights.to(u.device)
+    # As w plus what the fit leaves of u - w, not u minus the fit: far utilities keep the digits of w.
+    rest = ordered - weights
+    x = weights + (rest - isotonic_regression(rest))
+    return torch.zeros_like(x).scatter(-1, order, x).to(u.dtype)
