@@ -8,11 +8,12 @@ import polytopes
 import sst_cvx as sst
 from tests.oracles import counting
 
-SIZES = [(2, 1), (3, 2), (20, 5), (100, 99), (350, 10), (1000, 100), (1000, 500)]
+SIZES = [(2, 1), (3, 2), (20, 5), (100, 99), (350, 10), (1000, 100)]
+LARGEST = pytest.param(1000, 500, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 10.0, 100.0, 1000.0, 1e4])
-@pytest.mark.parametrize(("n", "k"), SIZES)
+@pytest.mark.parametrize(("n", "k"), [*SIZES, LARGEST])
 def test_marginals_at_every_scale(n, k, scale):
     structure = polytopes.KSubset(n, k)
     soft = sst.SoftArgmax(structure, sst.ExponentialFamilyEntropy())

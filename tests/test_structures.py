@@ -15,8 +15,8 @@ from polytopes import SpanningTree
 from tests.hulls import pairs
 from tests.oracles import marginals
 
-CONTRACT = [
-    pytest.param(check, id=f"{structure!r}: {check}")
+CONTRACT = [  # temperatures 1 and 0.1 always, 0.3 with the slow checks
+    pytest.param(check, id=f"{structure!r}: {check}", marks=pytest.mark.slow if "t=0.3" in str(check) else ())
     for structure in (*polytopes.EXAMPLES, pairs())
     for check in sst.checks(structure)
 ]
