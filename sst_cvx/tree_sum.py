@@ -46,15 +46,15 @@ def log_tree_sum(w: torch.Tensor, single_root: bool = False) -> torch.Tensor:
     ignored = torch.eye(n, dtype=torch.bool, device=w.device)
     ignored[:, 0] = True
     flat = flat.masked_fill(ignored, ABSENT)
-    if n == 1 or not len(flat):
-        total = flat.sum((-1, -2)) * 0
-    else:
-        total = _by_range(flat, single_root and n > 2)
+    trivial = n == 1 or not len(flat)
+    total = flat.sum((-1, -2)) * 0 if trivial else _by_range(flat, single_root and n > 2)
     return total.to(w.dtype).reshape(w.shape[:-2])
 
 
 def _by_range(w: torch.Tensor, single_root: bool) -> torch.Tensor:
     """Each element by the fastest algorithm that is right for it."""
+    if single_root:
+        w = _heaviest_first(w)
     scaled, shift = _scaled(w, single_root)
     near, far = _ranges(scaled.detach(), single_root)
     ways = (
@@ -125,11 +125,22 @@ def _elimination(w: torch.Tensor, single_root: bool) -> torch.Tensor:
     return EliminatedWeights.apply(torch.where(w < -_LOST, ABSENT, w), single_root)  # type: ignore[no-any-return]
 
 
+def _heaviest_first(w: torch.Tensor) -> torch.Tensor:
+    """Vertex 1 is one whose edge from the root is heavy beside its others, or nothing where it hardly matters."""
+    edges = w.detach()[:, 0, 1:] - w.detach()[:, 1:, 1:].amax(1)
+    heaviest, start = edges.max(1)
+    return _with_first(w, start + 1) if bool((heaviest - edges[:, 0] > _OVERFLOW / 2).any()) else w
+
+
 def _best_first(w: torch.Tensor) -> torch.Tensor:
-    """Vertices in another order: after the root the one that follows it in the best tree, so that it reaches all."""
+    """Vertex 1 is the one that follows the root in the best tree, so that it reaches all."""
     parent = best_tree(torch.where(w > ABSENT / 2, w, -torch.inf), single_root=True)
-    start = (parent[:, 1:] == 0).int().argmax(1, keepdim=True) + 1
+    return _with_first(w, (parent[:, 1:] == 0).int().argmax(1) + 1)
+
+
+def _with_first(w: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+    """Weights with vertices 1 and ``start``, ``(batch,)``, exchanged."""
     order = torch.arange(w.shape[-1], device=w.device).repeat(len(w), 1)
-    order = order.scatter(1, start, 1)
-    order[:, 1:2] = start
+    order = order.scatter(1, start[:, None], 1)
+    order[:, 1] = start
     return w.gather(1, order[:, :, None].expand_as(w)).gather(2, order[:, None].expand_as(w))
