@@ -17,6 +17,8 @@ sum over trees of the rest rooted at r, needs no edge of the root. Another verte
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from sst_cvx.best_tree import best_tree
@@ -58,7 +60,7 @@ def _by_range(w: torch.Tensor, single_root: bool) -> torch.Tensor:
     scaled, shift = _scaled(w, single_root)
     near, far = _ranges(scaled.detach(), single_root)
     ways = (
-        (near, lambda i: _laplacian(scaled[i], single_root) + shift[i]),
+        (near, lambda i: _Determinant.apply(scaled[i], single_root) + shift[i]),
         (~near & ~far, lambda i: _elimination(scaled[i], single_root) + shift[i]),
         (far, lambda i: eliminated(_best_first(w[i]) if single_root else w[i], single_root)),
     )
@@ -95,30 +97,49 @@ def _ranges(w: torch.Tensor, single_root: bool) -> tuple[torch.Tensor, torch.Ten
     """
     inner = w[:, 1:, 1:] if single_root else w
     reach = inner[:, 0, 1:]
-    overflows = w[:, 0].amax(1) > _OVERFLOW
-    near = (reach.amin(1) > -_NEAR) & ~overflows
+    most = w[:, 0].amax(1)
+    near = (reach.amin(1) > -_NEAR) & (most < _NEAR)
     for _ in range(inner.shape[1] - 2):
         further = torch.maximum(reach, (reach[:, :, None] + inner[:, 1:, 1:]).amax(1))
         if bool(near.all()) or torch.equal(further, reach):
             break
         reach = further
-    return near, (reach.amin(1) < -_RANGE) | overflows
+    return near, (reach.amin(1) < -_RANGE) | (most > _OVERFLOW)
 
 
-def _laplacian(w: torch.Tensor, single_root: bool) -> torch.Tensor:
-    """Determinant of the Laplacian without the first vertex.
+class _Determinant(torch.autograd.Function):
+    """log det L of log-weights; its gradient w (dL/dw)^T L^-T is written with operations that autograd knows."""
 
-    With a single root, vertex 1 is the first one of the rest, and sums tau_r over trees of the rest rooted at r go as
-    the stationary distribution of the walk to parents (Markov chain tree theorem).
-    """
-    weights = w.exp()
-    inner = weights[:, 1:, 1:] if single_root else weights
-    laplacian = torch.diag_embed(inner[:, :, 1:].sum(1)) - inner[:, 1:, 1:]
-    total = torch.linalg.slogdet(laplacian)[1]
+    @staticmethod
+    def forward(ctx: Any, w: torch.Tensor, single_root: bool) -> torch.Tensor:  # type: ignore[override]
+        ctx.save_for_backward(w)
+        ctx.single_root = single_root
+        return torch.linalg.slogdet(_laplacian(w.exp(), single_root))[1]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (w,) = ctx.saved_tensors
+        weights = w.exp()
+        inverse = torch.linalg.inv(_laplacian(weights, ctx.single_root))
+        return _by_weight(inverse, ctx.single_root) * weights * gradients[0][:, None, None], None
+
+
+def _laplacian(weights: torch.Tensor, single_root: bool) -> torch.Tensor:
+    """Laplacian without the root; a single root's edges stand in place of the first row (Koo et al. 2007)."""
     if not single_root:
-        return total
-    share = torch.linalg.solve(laplacian, inner[:, 1:, :1])[:, :, 0]  # tau_r / tau_1
-    return total + (weights[:, 0, 1] + (weights[:, 0, 2:] * share).sum(1)).log()
+        return torch.diag_embed(weights[:, :, 1:].sum(1)) - weights[:, 1:, 1:]
+    rest = torch.diag_embed(weights[:, 1:, 1:].sum(1)) - weights[:, 1:, 1:]
+    return torch.cat([weights[:, :1, 1:], rest[:, 1:]], 1)
+
+
+def _by_weight(inverse: torch.Tensor, single_root: bool) -> torch.Tensor:
+    """Derivatives by every weight of the log-determinant, ``(batch, n, n)``, from the inverse of the Laplacian."""
+    across = inverse.mT
+    visits = inverse.diagonal(dim1=1, dim2=2)[:, None]
+    if not single_root:
+        return torch.nn.functional.pad(torch.cat([visits, visits - across], 1), (1, 0))
+    visits = torch.cat([torch.zeros_like(visits[:, :, :1]), visits[:, :, 1:]], 2)  # column 1 has no diagonal entry
+    return torch.nn.functional.pad(torch.cat([across[:, :1], visits, visits - across[:, 1:]], 1), (1, 0))
 
 
 def _elimination(w: torch.Tensor, single_root: bool) -> torch.Tensor:
@@ -129,7 +150,7 @@ def _heaviest_first(w: torch.Tensor) -> torch.Tensor:
     """Vertex 1 is one whose edge from the root is heavy beside its others, or nothing where it hardly matters."""
     edges = w.detach()[:, 0, 1:] - w.detach()[:, 1:, 1:].amax(1)
     heaviest, start = edges.max(1)
-    return _with_first(w, start + 1) if bool((heaviest - edges[:, 0] > _OVERFLOW / 2).any()) else w
+    return _with_first(w, start + 1) if bool((heaviest - edges[:, 0] > _NEAR / 2).any()) else w
 
 
 def _best_first(w: torch.Tensor) -> torch.Tensor:
