@@ -116,6 +116,19 @@ class Arborescence(sst.Structure, final=True):
             flows @ balance.T == supply,
         ]
 
+    def violation(self, x: torch.Tensor) -> torch.Tensor:
+        """What can be seen without the hull: entries in [0, 1], and the number of edges into every vertex."""
+        tails, heads = self.edge_index.to(x.device)
+        into = x.new_zeros(len(x), self.n).index_add(1, heads, x)
+        outside = torch.maximum(-x, x - 1).amax(1)
+        if self._free:
+            total = (x.sum(1) - (self.n - 1)).abs() / self.n
+            return torch.stack([outside, total, into.amax(1) - 1]).amax(0)
+        wanted = (torch.arange(self.n, device=x.device) != self.root).to(x.dtype)
+        outside = torch.maximum(outside, (into - wanted).abs().amax(1))
+        leaving = (x[:, (tails == self.root) & (heads != self.root)].sum(1) - 1).abs()
+        return torch.maximum(outside, leaving) if self.single_root else outside
+
     def coordinate_range(self, tight: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Between 0 and 1."""
         return np.zeros(self.variable.size), np.ones(self.variable.size)

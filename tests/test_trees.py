@@ -8,7 +8,9 @@ import torch
 
 import polytopes
 import sst_cvx as sst
-from sst_cvx.tree_sum import log_tree_sum
+from sst_cvx import tree_sum
+from sst_cvx.tree_elimination import EliminatedWeights, eliminated
+from sst_cvx.tree_sum import ABSENT, log_tree_sum
 
 _SPARSE = torch.tensor([[0, 0, 1, 2, 3, 1, 3, 2, 4, 5, 3], [1, 2, 3, 3, 1, 2, 0, 1, 5, 4, 5]])
 LISTED = [
@@ -61,13 +63,90 @@ def test_edges_of_large_trees_in_float32(kind, scale):
         torch.testing.assert_close(leaving, torch.ones_like(leaving), rtol=0, atol=1e-5)
 
 
+def _weights(scale, n, batch=3, seed=3):
+    """As ``log_tree_sum`` hands them on: nothing on the diagonal or into the root."""
+    w = scale * torch.randn(batch, n, n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    ignored = torch.eye(n, dtype=torch.bool)
+    ignored[:, 0] = True
+    return w.masked_fill(ignored, ABSENT), ~ignored
+
+
+# All edges of the first vertex so much worse that each algorithm has its turn, and the derivatives are not trivial.
 @pytest.mark.parametrize("single_root", [False, True])
-@pytest.mark.parametrize("scale", [1.0, 30.0])
-def test_both_algorithms_have_both_derivatives(scale, single_root):
-    w = scale * torch.randn(2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+@pytest.mark.parametrize(("worse", "algorithm"), [(0.0, "near"), (40.0, "middle"), (2000.0, "far")])
+def test_all_algorithms_have_both_derivatives(worse, algorithm, single_root):
+    w, _ = _weights(1.0, 4, batch=2)
+    first = int(single_root)
+    w[:, first, first + 1 :] -= worse
+    near, far = tree_sum._ranges(tree_sum._scaled(w, single_root)[0], single_root)
+    assert bool({"near": near, "middle": ~near & ~far, "far": far}[algorithm].all())
     w.requires_grad_()
     torch.autograd.gradcheck(lambda v: log_tree_sum(v, single_root), w)
     torch.autograd.gradgradcheck(lambda v: log_tree_sum(v, single_root), w)
+
+
+@pytest.mark.parametrize("single_root", [False, True])
+@pytest.mark.parametrize(("scale", "n"), [(1.0, 3), (3.0, 7), (20.0, 12)])
+def test_elimination_on_weights_is_elimination_on_logs(n, scale, single_root):
+    """Value, gradient, and the gradient along V of the closed forms, against autograd of the log domain."""
+    w, edges = _weights(scale, n)
+    along = torch.randn(w.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    w.requires_grad_()
+    found = []
+    for total in (EliminatedWeights.apply(w, single_root), eliminated(w, single_root)):
+        (x,) = torch.autograd.grad(total.sum(), w, create_graph=True)
+        (turned,) = torch.autograd.grad((x * along * edges).sum(), w, allow_unused=True)
+        found.append([total.detach(), x.detach() * edges, torch.zeros_like(w) if turned is None else turned * edges])
+    for mine, other in zip(*found, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-13, atol=1e-12)
+
+
+@pytest.mark.parametrize("single_root", [False, True])
+def test_elimination_on_weights_has_third_derivatives(single_root):
+    w, edges = _weights(1.0, 4, batch=1)
+    leaf = w[:, edges].requires_grad_()
+
+    def marginal(v):
+        total = EliminatedWeights.apply(w.masked_scatter(edges, v), single_root)
+        return torch.autograd.grad(total.sum(), v, create_graph=True)[0]
+
+    torch.autograd.gradcheck(marginal, leaf)
+    torch.autograd.gradgradcheck(marginal, leaf)
+
+
+@pytest.mark.parametrize("single_root", [False, True])
+def test_one_batch_of_every_range_is_its_elements(single_root):
+    scales = torch.tensor([1.0, 3000.0, 30.0, 1.0, 300.0, 10.0, 1e4], dtype=torch.float64)
+    w = scales[:, None, None] * _weights(1.0, 9, batch=7)[0].clamp(min=-10)
+    along = torch.randn(w.shape, dtype=torch.float64)
+
+    def answers(part):
+        part = part.clone().requires_grad_()
+        total = log_tree_sum(part, single_root)
+        (x,) = torch.autograd.grad(total.sum(), part, create_graph=True)
+        (turned,) = torch.autograd.grad((x * along[: len(part)]).sum(), part)
+        return total.detach(), x.detach(), turned
+
+    expected = []
+    for i in range(len(w)):
+        repeated = w[i : i + 1].expand(len(w), -1, -1)
+        expected.append([answer[i] for answer in answers(repeated)])
+    for mine, others in zip(answers(w), zip(*expected, strict=True), strict=True):
+        torch.testing.assert_close(mine, torch.stack(others), rtol=1e-13, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+def test_long_paths_and_cycles(scale):
+    """Far from the root by many edges: a path has one tree, and a cycle one for every edge left out."""
+    n = 60
+    line = torch.stack([torch.arange(n - 1), torch.arange(1, n)])
+    u = scale * torch.randn(4, n, dtype=torch.float64)
+    path = polytopes.SpanningTree(line)
+    torch.testing.assert_close(path.log_partition(u[:, 1:]), u[:, 1:].sum(1))
+    torch.testing.assert_close(marginals(path, u[:, 1:]), torch.ones(4, n - 1, dtype=torch.float64))
+    cycle = polytopes.SpanningTree(torch.cat([line, torch.tensor([[n - 1], [0]])], 1))
+    torch.testing.assert_close(cycle.log_partition(u), u.sum(1) + (-u).logsumexp(1))
+    torch.testing.assert_close(marginals(cycle, u), 1 - (-u).softmax(1), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -105,6 +184,19 @@ def test_best_arborescence_against_networkx(graph, root, ties):
         assert value == pytest.approx(nx.maximum_spanning_arborescence(graph).size("weight"), abs=1e-9)
 
 
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+@pytest.mark.parametrize("graph", [2, 5, _SPARSE], ids=["2", "5", "sparse"])
+def test_best_single_root_against_enumeration(graph, scale, ties):
+    structure = polytopes.Arborescence(graph, single_root=True)
+    vertices = structure.vertices()
+    u = torch.randn(350, *structure.event_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+    u = scale * (u.mul(1.5).round() if ties else u)
+    x = structure.argmax(u)
+    assert bool((x[:, None] == vertices).all(-1).any(1).all())
+    torch.testing.assert_close((x * u).sum(1), (u @ vertices.T).amax(1), rtol=1e-13, atol=1e-9)
+
+
 @pytest.mark.slow
 def test_best_trees_of_many_sizes_against_networkx():
     generator = torch.Generator().manual_seed(11)
@@ -135,6 +227,44 @@ def test_padded_graphs_are_small_graphs(kind, length):
         if length > 1:
             small = sst.SoftArgmax(build(length), regularizer)(u[:, inside], 0.7)
             torch.testing.assert_close(x[:, inside], small, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0, 1e4])
+@pytest.mark.parametrize("kind", ["single root", "free root"])
+def test_padding_costs_no_digits(kind, scale):
+    """A mask lowers utilities by more than their sum: that must not add to the rounding of those that stay."""
+    root = None if kind == "free root" else 0
+    padded, small = (polytopes.Arborescence(n, root=root, single_root=root == 0) for n in (30, 12))
+    mask = padded.length_mask(torch.tensor([12]))
+    generator = torch.Generator().manual_seed(1)
+    u = scale * torch.randn(4, *padded.event_shape, dtype=torch.float64, generator=generator)
+    x = sst.SoftArgmax(padded, sst.ExponentialFamilyEntropy())(u, mask=mask)
+    torch.testing.assert_close(x[:, mask[0]], marginals(small, u[:, mask[0]]), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("structure", [s for s in LISTED if isinstance(s, polytopes.Arborescence)], ids=str)
+def test_violation_of_arborescences(structure):
+    vertices = structure.vertices()
+    assert float(structure.violation(vertices).max()) <= 0
+    assert float(structure.violation(vertices.mean(0, keepdim=True)).max()) <= 1e-12
+    lacking, doubled = vertices.clone(), 2 * vertices
+    lacking[torch.arange(len(lacking)), vertices.argmax(1)] = 0
+    assert float(structure.violation(lacking).min()) > 0.1
+    assert float(structure.violation(doubled).min()) > 0.1
+
+
+def test_roots_that_are_not_single_are_outside():
+    structure = polytopes.Arborescence(3, single_root=True)
+    star = (structure.edge_index[0] == 0).double()[None]
+    assert float(structure.violation(star)) == 1
+    assert float(polytopes.Arborescence(3).violation(star)) == 0
+
+
+def test_large_arborescences_answer_without_their_hull():
+    structure = polytopes.Arborescence(40)
+    soft = sst.SoftArgmax(structure, sst.ExponentialFamilyEntropy())
+    soft(torch.randn(structure.event_shape))
+    assert "hull" not in vars(structure)
 
 
 def test_graphs_without_arborescence_are_refused():

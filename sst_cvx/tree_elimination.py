@@ -1,0 +1,132 @@
+"""The subtraction-free elimination of ``tree_sum.py`` on the weights themselves, where their range permits.
+
+Vertices are eliminated from the last to the first, in place. With S the mass that enters v, p = w_iv / S, o = w_vj:
+
+    w_ij <- w_ij + p_i o_j,        log Z = sum_v log S_v.
+
+Its reverse gives Y_ij = d log Z / d w_ij, vertex by vertex in the opposite order; with q = Y o over earlier vertices,
+
+    Y_vj = sum_i p_i Y_ij,         Y_iv = (1 + q_i - <p, q>) / S,
+
+and the marginals are w Y. Their Jacobian is symmetric (a Hessian), so its product with V is their derivative along V:
+both recursions, differentiated by hand. Five passes in place of a graph of n copies of the weights.
+
+With a single root, the root's row is a right-hand side: S leaves it out, the 1 and <p, q> above do not reach it, and
+the last vertex that is left brings log w_01.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def eliminated(w: torch.Tensor, single_root: bool) -> torch.Tensor:
+    """log Z by elimination in the log domain, right at any scale; differentiable any number of times.
+
+    Args:
+        w: ``(batch, n, n)`` log-weights, root first; with a single root, vertex 1 must reach all others.
+    """
+    last = int(single_root)
+    total = w.new_zeros(len(w))
+    for v in range(w.shape[-1] - 1, last, -1):
+        into, out, rest = w[:, :v, v], w[:, v, :v], w[:, :v, :v]
+        mass = into[:, last:].logsumexp(1)
+        detour = (into - mass[:, None])[:, :, None] + out[:, None, :]
+        w = torch.stack([rest, detour]).logsumexp(0)
+        total = total + mass
+    return total + w[:, 0, 1] if single_root else total
+
+
+class EliminatedWeights(torch.autograd.Function):
+    """``eliminated`` for log-weights whose exponentials neither overflow nor lose a tree that counts."""
+
+    @staticmethod
+    def forward(ctx: Any, w: torch.Tensor, single_root: bool) -> torch.Tensor:  # type: ignore[override]
+        factors, mass = _factors(w.exp(), int(single_root))
+        ctx.save_for_backward(w, factors, mass)
+        ctx.single_root = single_root
+        total = mass.log().sum(1)
+        return total + factors[:, 0, 1].log() if single_root else total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradients[0][:, None, None] * _Marginals.apply(*ctx.saved_tensors, ctx.single_root), None
+
+
+class _Marginals(torch.autograd.Function):
+    """w Y, from the factors of the elimination."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, w: torch.Tensor, factors: torch.Tensor, mass: torch.Tensor, single_root: bool
+    ) -> torch.Tensor:
+        adjoint = _adjoint(factors, mass, int(single_root))
+        ctx.save_for_backward(w, factors, mass, adjoint)
+        ctx.single_root = single_root
+        return w.exp() * adjoint
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        w, factors, mass, adjoint = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a third derivative is asked for: through the graph
+            leaf = w if w.requires_grad else w.detach().requires_grad_()
+            (x,) = torch.autograd.grad(eliminated(leaf, ctx.single_root).sum(), leaf, create_graph=True)
+            (product,) = torch.autograd.grad(x, leaf, gradients[0], create_graph=True)
+            return product, None, None, None
+        weights = w.exp()
+        along = weights * gradients[0]
+        product = adjoint * along
+        product += weights * _adjoint_along(along, factors, mass, adjoint, int(ctx.single_root))
+        return product, None, None, None
+
+
+def _factors(w: torch.Tensor, last: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Eliminate in place: p above the diagonal, o below it; and the masses S, 1 up to vertex ``last``."""
+    mass = torch.ones_like(w[:, 0])
+    for v in range(w.shape[-1] - 1, last, -1):
+        into = w[:, :v, v]
+        mass[:, v] = into[:, last:].sum(1)
+        into /= mass[:, v, None]
+        w[:, :v, :v].addcmul_(into[:, :, None], w[:, v, None, :v])
+    return w, mass
+
+
+def _adjoint(factors: torch.Tensor, mass: torch.Tensor, last: int) -> torch.Tensor:
+    y = torch.zeros_like(factors)
+    if last:
+        y[:, 0, 1] = 1 / factors[:, 0, 1]
+    for v in range(last + 1, factors.shape[-1]):
+        known, p, o = y[:, :v, :v], factors[:, :v, v, None], factors[:, v, :v, None]
+        y[:, v, :v] = (p.mT @ known)[:, 0]
+        q = (known @ o)[:, :, 0]
+        q[:, last:] += 1 - (p[:, :, 0] * q).sum(1, keepdim=True)
+        y[:, :v, v] = q / mass[:, v, None]
+    return y
+
+
+def _adjoint_along(
+    along: torch.Tensor, factors: torch.Tensor, mass: torch.Tensor, y: torch.Tensor, last: int
+) -> torch.Tensor:
+    """Derivative of the adjoint Y when weights move ``along``."""
+    both = torch.stack([factors, along], 1)  # what is eliminated, and its derivative
+    growth = torch.zeros_like(mass)  # of log S
+    for v in range(factors.shape[-1] - 1, last, -1):
+        (p, into), (o, out) = both[:, :, :v, v].unbind(1), both[:, :, v, :v].unbind(1)
+        into /= mass[:, v, None]
+        growth[:, v] = into[:, last:].sum(1)
+        into -= p * growth[:, v, None]
+        rest = both[:, 1, :v, :v]
+        rest.addcmul_(into[:, :, None], o[:, None]).addcmul_(p[:, :, None], out[:, None])
+    dy = torch.zeros_like(y)
+    if last:
+        dy[:, 0, 1] = -both[:, 1, 0, 1] * y[:, 0, 1] ** 2
+    for v in range(last + 1, factors.shape[-1]):
+        p, o = both[:, :, :v, v], both[:, :, v, :v]
+        dy[:, v, :v] = (p[:, :1] @ dy[:, :v, :v] + p[:, 1:] @ y[:, :v, :v])[:, 0]
+        q, dq = (y[:, :v, :v] @ o.mT).unbind(2)
+        dq = dq + (dy[:, :v, :v] @ o[:, :1].mT)[:, :, 0]
+        dq[:, last:] -= (p[:, 1] * q + p[:, 0] * dq).sum(1, keepdim=True)
+        dy[:, :v, v] = dq / mass[:, v, None] - y[:, :v, v] * growth[:, v, None]
+    return dy
