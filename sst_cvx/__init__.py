@@ -11,7 +11,9 @@ After Paulus, Choi, Tarlow, Krause, Maddison, "Gradient Estimation with Stochast
 """
 
 from sst_cvx.checks import Check, CheckFailed, Report, check, checks
+from sst_cvx.estimators import ImplicitMLE, PerturbedOptimizer, Relaxed, ScoreFunction, StraightThrough
 from sst_cvx.fast_paths import fast_path
+from sst_cvx.fenchel_young import FenchelYoungLoss
 from sst_cvx.masking import length_mask
 from sst_cvx.regularizers import (
     BinaryEntropy,
@@ -22,8 +24,11 @@ from sst_cvx.regularizers import (
     SeparableRegularizer,
     TsallisEntropy,
 )
+from sst_cvx.schedules import CosineSchedule, ExponentialSchedule, LinearSchedule
 from sst_cvx.soft_argmax import SoftArgmax
 from sst_cvx.structure import Structure
+from sst_cvx.tricks import ExponentialFamily, StochasticArgmax, StochasticSoftmax
+from sst_cvx.utilities import Logistic, NegativeExponential
 from sst_cvx.validation import SolveError
 
 __version__ = "0.1.0"
@@ -33,13 +38,27 @@ __all__ = [
     "CategoricalEntropy",
     "Check",
     "CheckFailed",
+    "CosineSchedule",
     "Euclidean",
+    "ExponentialFamily",
     "ExponentialFamilyEntropy",
+    "ExponentialSchedule",
+    "FenchelYoungLoss",
+    "ImplicitMLE",
+    "LinearSchedule",
+    "Logistic",
+    "NegativeExponential",
+    "PerturbedOptimizer",
     "Regularizer",
+    "Relaxed",
     "Report",
+    "ScoreFunction",
     "SeparableRegularizer",
     "SoftArgmax",
     "SolveError",
+    "StochasticArgmax",
+    "StochasticSoftmax",
+    "StraightThrough",
     "Structure",
     "TsallisEntropy",
     "check",

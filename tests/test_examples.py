@@ -35,3 +35,15 @@ def test_own_structure():
     for _, checks, baseline, ours in rows:
         assert int(checks) >= 20
         assert float(ours) > float(baseline) + 5
+
+
+def test_estimator_bias_variance(tmp_path):
+    """At these temperatures relaxations are the least noisy, and the score function with a baseline unbiased."""
+    picture = tmp_path / "picture.png"
+    table = run("estimator_bias_variance.py", "--out", str(picture))
+    rows = {
+        (s, e, t): float(d) for s, e, t, d in re.findall(r"\| (.+?) \| (.+?) \| (\S*) ?\| .+? \| ([\d.]+) \|", table)
+    }
+    for name in ("2 of 5 items", "trees on 4 vertices"):
+        assert rows[name, "relaxed", "1"] < 0.5 * rows[name, "score function, leave one out", ""]
+    assert picture.stat().st_size > 10_000

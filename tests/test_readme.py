@@ -15,6 +15,6 @@ def test_readme(capsys, monkeypatch):
     names: dict = {}
     for block in blocks:
         exec(compile(block, str(README), "exec"), names)
-    assert names["relaxed_sample"].shape == (32, 6)
+    assert names["q"].rsample().shape == (32, 6)
     assert names["y"].sum(-1).max() <= 2.5 + 1e-5  # the knapsack's capacity
     assert "FAILED" in capsys.readouterr().out  # the planted mistake of the last example

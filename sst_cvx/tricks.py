@@ -1,0 +1,288 @@
+"""Stochastic argmax and softmax tricks: random utilities U, X(U) hard and X_t(U) relaxed (paper, sections 2 and 3).
+
+All noise is drawn here, and straight-through is here, once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.distributions import Distribution, Gumbel, Independent
+
+from sst_cvx.masking import Mask
+from sst_cvx.soft_argmax import SoftArgmax
+from sst_cvx.structure import Structure
+from sst_cvx.utilities import draw
+from sst_cvx.validation import check_temperature, check_vertex_count
+
+_Shape = Any  # what torch.Size takes
+
+
+class _Trick:
+    """What both tricks share: shapes, as of a torch distribution over the structure's event."""
+
+    def __init__(self, structure: Structure, utilities: Distribution, mask: torch.Tensor | None):
+        if not isinstance(structure, Structure):
+            raise TypeError(f"structure must be an sst.Structure, got {structure!r}.")
+        if structure.parameters:
+            raise ValueError("the tricks take structures without hull parameters.")
+        if not isinstance(utilities, Distribution):
+            raise TypeError(
+                f"utilities must be a torch distribution, got {type(utilities).__name__}: e.g. Gumbel(u, 1)."
+            )
+        if not utilities.has_rsample:
+            raise ValueError(
+                f"utilities {utilities} must be reparameterisable (has_rsample): Gumbel, Normal, Logistic."
+            )
+        shape, event = utilities.batch_shape + utilities.event_shape, torch.Size(structure.event_shape)
+        split = len(shape) - len(event)
+        if split < 0 or shape[split:] != event:
+            raise ValueError(
+                f"utilities of shape {tuple(shape)} must end with the event shape {tuple(event)} of {structure!r}."
+            )
+        if len(utilities.event_shape) > len(event):
+            raise ValueError("utilities must be independent across batch elements: too many event dimensions.")
+        self.structure, self.utilities, self.mask = structure, utilities, mask
+        self.batch_shape, self.event_shape = shape[:split], event
+
+    def _hard(self, u: torch.Tensor) -> torch.Tensor:
+        u = u.detach()
+        return self.structure.argmax(u) if self.mask is None else self.structure.masked_argmax(u, self.mask)
+
+    def _expanded(self, batch_shape: _Shape) -> tuple[Distribution, torch.Tensor | None]:
+        """Utilities and mask for a larger batch."""
+        batch = torch.Size(batch_shape)
+        rest = batch + self.event_shape
+        kept = rest[: len(rest) - len(self.utilities.event_shape)]
+        mask = None if self.mask is None else self.mask.expand(self.batch_shape + self.event_shape).expand(rest)
+        return self.utilities.expand(kept), mask
+
+
+class StochasticArgmax(_Trick):
+    """X(U): the discrete random variable (stochastic argmax trick, paper, definition 1).
+
+    Args:
+        structure: the set X.
+        utilities: a reparameterisable torch distribution of shape ``(*batch, *event_shape)``.
+        mask: bool, broadcasts to the utilities: False where an item is forbidden.
+
+    Raises:
+        TypeError, ValueError: no distribution of this shape, or one without ``rsample``.
+    """
+
+    has_rsample = False
+
+    def __init__(self, structure: Structure, utilities: Distribution, *, mask: torch.Tensor | None = None):
+        super().__init__(structure, utilities, mask)
+
+    def sample(self, sample_shape: _Shape = (), *, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Elements of X, ``(*sample_shape, *batch_shape, *event_shape)``; not differentiable."""
+        with torch.no_grad():
+            return self._hard(draw(self.utilities, sample_shape, generator))
+
+    def expand(self, batch_shape: _Shape) -> StochasticArgmax:
+        utilities, mask = self._expanded(batch_shape)
+        return StochasticArgmax(self.structure, utilities, mask=mask)
+
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        """log of the probability of elements ``(*batch, *event_shape)``; one-hot X and Gumbel utilities of one scale.
+
+        Raises:
+            NotImplementedError: no closed form is known.
+        """
+        return (x * self._log_probabilities()).sum(-1)
+
+    def entropy(self) -> torch.Tensor:
+        """Entropy ``(*batch,)``, where ``log_prob`` has a closed form."""
+        log_p = self._log_probabilities()
+        return -(log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(-1)
+
+    def _log_probabilities(self) -> torch.Tensor:
+        base = self.utilities
+        while isinstance(base, Independent):
+            base = base.base_dist
+        probe = torch.eye(self.event_shape[0], dtype=torch.float64) if len(self.event_shape) == 1 else None
+        one_hot = probe is not None and self.structure.has_vertices() and _same_rows(self.structure, probe)
+        if not one_hot or type(base) is not Gumbel:
+            raise NotImplementedError(
+                "probabilities of an argmax are known in closed form for one-hot sets and Gumbel utilities only: "
+                "sst.ExponentialFamily has log_prob for every structure with a log-partition."
+            )
+        scale = base.scale[..., :1]
+        if bool((base.scale != scale).any()):
+            raise NotImplementedError("the Gumbel utilities of one element need one common scale for a closed form.")
+        logits = base.loc / scale
+        if self.mask is not None:
+            logits = logits.masked_fill(~self.mask, -torch.inf)
+        return logits.log_softmax(-1)
+
+    def __repr__(self) -> str:
+        return f"StochasticArgmax({self.structure!r}, {self.utilities})"
+
+
+class StochasticSoftmax(_Trick):
+    """X_t(U): the relaxed, differentiable random variable (stochastic softmax trick, paper, definition 2).
+
+    Args:
+        soft_argmax: the relaxation, a ``SoftArgmax``.
+        utilities: a reparameterisable torch distribution of shape ``(*batch, *event_shape)``.
+        temperature: positive number, or tensor that broadcasts to the batch shape.
+        mask: bool, broadcasts to the utilities: False where an item is forbidden.
+
+    Raises:
+        TypeError, ValueError: as ``StochasticArgmax``; a temperature that is not positive.
+    """
+
+    has_rsample = True
+
+    def __init__(
+        self,
+        soft_argmax: SoftArgmax,
+        utilities: Distribution,
+        temperature: float | torch.Tensor,
+        *,
+        mask: torch.Tensor | None = None,
+    ):
+        if not isinstance(soft_argmax, SoftArgmax):
+            raise TypeError(f"soft_argmax must be an sst.SoftArgmax, got {type(soft_argmax).__name__}.")
+        super().__init__(soft_argmax.structure, utilities, mask)
+        check_temperature(temperature, torch.empty(0), self.batch_shape, len(self.event_shape))
+        self.soft_argmax, self.temperature = soft_argmax, temperature
+
+    def rsample(
+        self,
+        sample_shape: _Shape = (),
+        *,
+        straight_through: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """Relaxed samples ``(*sample_shape, *batch_shape, *event_shape)``, differentiable.
+
+        With ``straight_through``, elements of X forward, and the relaxed sample's derivative backward.
+        """
+        u = draw(self.utilities, sample_shape, generator)
+        soft = self._soft(u)
+        return _StraightThrough.apply(soft, self._hard(u)) if straight_through else soft  # pyright: ignore
+
+    def sample(self, sample_shape: _Shape = (), *, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Elements of X, as ``StochasticArgmax.sample``; those of ``rsample`` for the same state of the generator."""
+        with torch.no_grad():
+            return self._hard(draw(self.utilities, sample_shape, generator))
+
+    def sample_pair(
+        self, sample_shape: _Shape = (), *, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The relaxed sample and the element of X for the same noise."""
+        u = draw(self.utilities, sample_shape, generator)
+        return self._soft(u), self._hard(u)
+
+    def _soft(self, u: torch.Tensor) -> torch.Tensor:
+        return self.soft_argmax(u, self.temperature, mask=self.mask)
+
+    def expand(self, batch_shape: _Shape) -> StochasticSoftmax:
+        utilities, mask = self._expanded(batch_shape)
+        return StochasticSoftmax(self.soft_argmax, utilities, self.temperature, mask=mask)
+
+    def hard(self) -> StochasticArgmax:
+        """The discrete random variable that this one relaxes."""
+        return StochasticArgmax(self.structure, self.utilities, mask=self.mask)
+
+    def __repr__(self) -> str:
+        return f"StochasticSoftmax({self.soft_argmax!r}, {self.utilities}, temperature={self.temperature})"
+
+
+class ExponentialFamily:
+    """p(x) proportional to exp <u, x> over X, by the log-partition A(u).
+
+    Args:
+        structure: a set with a log-partition.
+        u: utilities ``(*batch, *event_shape)``.
+        mask: bool, broadcasts to u: False where an item is forbidden.
+
+    Raises:
+        ValueError: the structure has no log-partition, or refuses it.
+    """
+
+    has_rsample = False
+
+    def __init__(self, structure: Structure, u: torch.Tensor, *, mask: torch.Tensor | None = None):
+        if not structure.has_log_partition():
+            reason = structure.log_partition_refusal or f"{structure!r} has no log_partition"
+            raise ValueError(f"{reason}: there is no exponential family to compute with.")
+        self.structure, self.u, self.mask = structure, u, mask
+        self.event_shape = torch.Size(structure.event_shape)
+        self.batch_shape = u.shape[: u.dim() - len(self.event_shape)]
+
+    def log_partition(self) -> torch.Tensor:
+        """A(u), ``(*batch,)``."""
+        if self.mask is None:
+            return self.structure.log_partition(self.u)
+        return self.structure.masked_log_partition(self.u, self.mask)
+
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        """<u, x> - A(u) for elements of X, ``(*batch,)``. That x is in X is not checked."""
+        return self._dot(x) - self.log_partition()
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """Marginals, grad A(u)."""
+        with torch.enable_grad():
+            u = self.u if self.u.requires_grad else self.u.detach().requires_grad_()
+            total = ExponentialFamily(self.structure, u, mask=self.mask).log_partition().sum()
+            (marginals,) = torch.autograd.grad(total, u, create_graph=self.u.requires_grad)
+        return marginals
+
+    def entropy(self) -> torch.Tensor:
+        """A(u) - <u, grad A(u)>, ``(*batch,)``."""
+        return self.log_partition() - self._dot(self.mean)
+
+    def sample(self, sample_shape: _Shape = (), *, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Exact samples: by the structure's own algorithm where it has one, else from the list of its elements.
+
+        Raises:
+            NotImplementedError: neither is at hand.
+        """
+        u = self.u.detach().expand(*torch.Size(sample_shape), *self.u.shape)
+        exact = getattr(self.structure, "sample", None)
+        if exact is not None:
+            if self.mask is None:
+                return exact(u, generator)
+            masked = Mask(self.structure, u, self.mask)
+            return masked.removed(exact(masked.lowered(u), generator))
+        vertices = self.structure.vertices().to(u.device)
+        check_vertex_count(self.structure, len(vertices))
+        flat, points = u.reshape(-1, self.event_shape.numel()), vertices.flatten(1)
+        scores = flat.double() @ points.T
+        if self.mask is not None:
+            forbidden = ~self.mask.expand(u.shape).reshape(flat.shape)
+            scores = scores.masked_fill(forbidden.double() @ points.T > 0, -torch.inf)
+        which = torch.multinomial(scores.softmax(-1), 1, generator=generator)[:, 0]
+        return points[which].reshape(u.shape).to(u.dtype)
+
+    def _dot(self, x: torch.Tensor) -> torch.Tensor:
+        u = self.u if self.mask is None else torch.where(self.mask, self.u, 0.0)
+        return (u * x).flatten(x.dim() - len(self.event_shape)).sum(-1) if self.event_shape else u * x
+
+    def __repr__(self) -> str:
+        return f"ExponentialFamily({self.structure!r}, batch_shape={tuple(self.batch_shape)})"
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, soft: torch.Tensor, hard: torch.Tensor) -> torch.Tensor:
+        return hard.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradients[0], None
+
+
+def _same_rows(structure: Structure, rows: torch.Tensor) -> bool:
+    """Whether the elements of X are these rows, in any order."""
+    vertices = structure.vertices()
+    return (
+        vertices.shape == rows.shape
+        and bool((vertices.sort(0).values == rows.sort(0).values).all())
+        and bool((vertices.sum(1) == 1).all())
+    )

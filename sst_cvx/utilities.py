@@ -1,0 +1,135 @@
+"""Distributions of random utilities that torch lacks, and the Kullback-Leibler divergences between them.
+
+The paper's KL term of a relaxed latent variable is that between its utilities (section 3): Gumbel to Gumbel, Normal to
+Normal (both in torch), and negative exponentials, whose argmax over spanning trees and paths has exact properties.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.distributions import Distribution, constraints, register_kl
+from torch.distributions.utils import broadcast_all
+
+_Parameter = torch.Tensor | float
+
+
+def _open_uniform(shape: torch.Size, like: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Uniform on (0, 1), both ends out: their quantiles are infinite."""
+    info = torch.finfo(like.dtype)
+    u = torch.rand(shape, dtype=like.dtype, device=like.device, generator=generator)
+    return u.clamp(info.tiny, 1 - info.eps / 2)
+
+
+class Logistic(Distribution):
+    """Logistic utilities: the difference of two Gumbels of one scale.
+
+    Args:
+        loc: mean; scale: positive. Both broadcast to the batch shape.
+    """
+
+    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012  # pyright: ignore
+    support = constraints.real  # pyright: ignore
+    has_rsample = True
+
+    def __init__(self, loc: _Parameter, scale: _Parameter, validate_args: bool | None = None):
+        self.loc, self.scale = broadcast_all(loc, scale)
+        super().__init__(self.loc.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Logistic:
+        shape = torch.Size(batch_shape)
+        return Logistic(self.loc.expand(shape), self.scale.expand(shape), validate_args=False)
+
+    @property
+    def mean(self) -> torch.Tensor:
+        return self.loc
+
+    @property
+    def variance(self) -> torch.Tensor:
+        return (self.scale * torch.pi) ** 2 / 3
+
+    def rsample(self, sample_shape: Any = ()) -> torch.Tensor:
+        return self.icdf(_open_uniform(self._extended_shape(sample_shape), self.loc))
+
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        z = (value - self.loc) / self.scale
+        return torch.nn.functional.logsigmoid(z) + torch.nn.functional.logsigmoid(-z) - self.scale.log()
+
+    def cdf(self, value: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid((value - self.loc) / self.scale)
+
+    def icdf(self, value: torch.Tensor) -> torch.Tensor:
+        return self.loc + self.scale * (value.log() - torch.log1p(-value))
+
+    def entropy(self) -> torch.Tensor:
+        return self.scale.log() + 2
+
+
+class NegativeExponential(Distribution):
+    """U = -E with E exponential of the given rate; the smallest cost E wins (paper, appendix on trees and paths).
+
+    Args:
+        rate: positive, of the batch shape: of the cost, so that mean utilities are -1 / rate.
+    """
+
+    arg_constraints = {"rate": constraints.positive}  # noqa: RUF012  # pyright: ignore
+    support = constraints.less_than(0.0)  # pyright: ignore
+    has_rsample = True
+
+    def __init__(self, rate: _Parameter, validate_args: bool | None = None):
+        (self.rate,) = broadcast_all(rate)
+        super().__init__(self.rate.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> NegativeExponential:
+        return NegativeExponential(self.rate.expand(torch.Size(batch_shape)), validate_args=False)
+
+    @property
+    def mean(self) -> torch.Tensor:
+        return -1 / self.rate
+
+    @property
+    def variance(self) -> torch.Tensor:
+        return self.rate**-2
+
+    def rsample(self, sample_shape: Any = ()) -> torch.Tensor:
+        return self.icdf(_open_uniform(self._extended_shape(sample_shape), self.rate))
+
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        return self.rate.log() + self.rate * value
+
+    def cdf(self, value: torch.Tensor) -> torch.Tensor:
+        return (self.rate * value).clamp(max=0).exp()
+
+    def icdf(self, value: torch.Tensor) -> torch.Tensor:
+        return value.log() / self.rate
+
+    def entropy(self) -> torch.Tensor:
+        return 1 - self.rate.log()
+
+
+@register_kl(NegativeExponential, NegativeExponential)
+def _kl_negative_exponential(p: NegativeExponential, q: NegativeExponential) -> torch.Tensor:
+    ratio = q.rate / p.rate
+    return ratio - 1 - ratio.log()
+
+
+def draw(utilities: Distribution, sample_shape: Any, generator: torch.Generator | None) -> torch.Tensor:
+    """A reparameterised sample; with a generator by quantiles of uniforms, as torch's distributions take none.
+
+    Raises:
+        NotImplementedError: a generator, and a distribution without ``icdf``.
+    """
+    if generator is None:
+        return utilities.rsample(sample_shape)
+    base = utilities
+    while isinstance(base, torch.distributions.Independent):
+        base = base.base_dist
+    shape = torch.Size(sample_shape) + utilities.batch_shape + utilities.event_shape
+    uniform = _open_uniform(shape, utilities.mean.detach(), generator)
+    try:
+        return base.icdf(uniform)
+    except NotImplementedError:
+        raise NotImplementedError(
+            f"{type(base).__name__} has no icdf, by which a generator could drive it: seed by torch.manual_seed."
+        ) from None

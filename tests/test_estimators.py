@@ -1,0 +1,150 @@
+"""Gradient estimators against exact gradients by enumeration; Fenchel-Young losses against differences."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.distributions import Gumbel
+
+import polytopes
+import sst_cvx as sst
+from examples.estimator_bias_variance import STRUCTURES, Problem, basis_probabilities
+
+REPEATS = 20_000
+
+
+def estimate(problem, estimator, samples=4, temperature=1.0, repeats=REPEATS):
+    """Independent estimates ``(repeats, n)``."""
+    torch.manual_seed(0)
+    theta = problem.theta.expand(repeats, -1).clone().requires_grad_()
+    soft = sst.SoftArgmax(problem.structure, sst.ExponentialFamilyEntropy())
+    trick = sst.StochasticSoftmax(soft, Gumbel(theta, torch.ones_like(theta)), temperature)
+    estimator(problem.loss, trick, samples=samples).sum().backward()
+    return theta.grad
+
+
+def within(estimates, exact):
+    error = (estimates.mean(0) - exact).abs() / (estimates.std(0) / len(estimates) ** 0.5)
+    return float(error.max()) < 5
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_score_functions_are_unbiased_and_baselines_help(name):
+    problem = Problem(STRUCTURES[name], seed=1)
+    plain = estimate(problem, sst.ScoreFunction())
+    assert within(plain, problem.exact)
+    average = sst.ScoreFunction("moving_average")
+    estimate(problem, average, repeats=100)
+    constant = torch.zeros(REPEATS, dtype=torch.float64)
+    for estimator in (
+        sst.ScoreFunction("leave_one_out"),
+        sst.ScoreFunction("batch"),
+        average,
+        sst.ScoreFunction(lambda: constant + 1.5),
+    ):
+        better = estimate(problem, estimator)
+        assert within(better, problem.exact)
+        assert float(better.var(0).sum()) < float(plain.var(0).sum())
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_the_bias_of_relaxations_vanishes_with_the_temperature(name):
+    problem = Problem(STRUCTURES[name], seed=1)
+    for estimator in (sst.Relaxed(), sst.StraightThrough()):
+        warm, cold = ((estimate(problem, estimator, temperature=t).mean(0) - problem.exact).norm() for t in (2.0, 0.1))
+        assert float(cold) < 0.25 * float(warm)
+
+
+def test_linear_losses_are_differentiated_without_bias_by_i_mle_and_perturbed_optimizers():
+    """I-MLE is a finite difference: exact up to its step."""
+    problem = Problem(STRUCTURES["2 of 5 items"], seed=2)
+    a = torch.randn(5, dtype=torch.float64)
+    problem.loss = lambda x: (x * a).sum(-1)
+    exact = estimate(problem, sst.ScoreFunction("leave_one_out"), samples=16).mean(0)
+    assert within(estimate(problem, sst.PerturbedOptimizer()) - exact, torch.zeros(5))
+    step, vertices = 0.5, problem.structure.vertices()
+    ahead, behind = (basis_probabilities(vertices, problem.theta - h * a) @ vertices for h in (0.0, step))
+    assert within(estimate(problem, sst.ImplicitMLE(step)), (ahead - behind) / step)
+
+
+def test_a_learned_baseline_is_trained_along():
+    torch.manual_seed(0)
+    problem, net = Problem(STRUCTURES["2 of 5 items"], seed=1), torch.nn.Linear(1, 1)
+    optimizer, one = torch.optim.Adam(net.parameters(), lr=0.1), torch.ones(64, 1)
+    theta = problem.theta.float().expand(64, -1)
+    soft = sst.SoftArgmax(problem.structure, sst.Euclidean())
+    trick = sst.StochasticSoftmax(soft, Gumbel(theta, 1.0), 1.0)
+    estimator = sst.ScoreFunction(lambda: net(one)[:, 0])
+    loss_fn = lambda x: problem.loss(x.double()).float()  # noqa: E731
+    for _ in range(150):
+        optimizer.zero_grad()
+        estimator(loss_fn, trick, samples=4).mean().backward()
+        optimizer.step()
+    mean = float(loss_fn(trick.sample((500,))).mean())
+    assert float(net(one[:1]).detach()) == pytest.approx(mean, rel=0.25)
+
+
+def test_the_value_is_the_loss_and_its_own_parameters_learn():
+    problem = Problem(STRUCTURES["2 of 5 items"], seed=1)
+    weight = torch.ones((), dtype=torch.float64, requires_grad=True)
+    theta = problem.theta.expand(3, -1)
+    trick = sst.StochasticSoftmax(sst.SoftArgmax(problem.structure, sst.Euclidean()), Gumbel(theta, 1.0), 1.0)
+    for estimator in (sst.Relaxed(), sst.ScoreFunction("leave_one_out"), sst.PerturbedOptimizer(), sst.ImplicitMLE()):
+        surrogate = estimator(lambda x: weight * problem.loss(x), trick, samples=4)
+        assert surrogate.shape == (3,)
+        (g,) = torch.autograd.grad(surrogate.sum(), weight)
+        torch.testing.assert_close(g, surrogate.sum().detach())
+        with pytest.raises(ValueError, match="loss_fn must return"):
+            estimator(lambda x: x.sum(), trick, samples=4)
+    with pytest.raises(ValueError, match="at least two"):
+        sst.ScoreFunction("leave_one_out")(problem.loss, trick, samples=1)
+    with pytest.raises(ValueError, match="baseline must be one of"):
+        sst.ScoreFunction("best")
+    with pytest.raises(TypeError, match="StochasticSoftmax"):
+        sst.Relaxed()(problem.loss, trick.hard())
+
+
+LOSSES = [
+    (polytopes.KSubset(5, 2), sst.Euclidean()),
+    (polytopes.KSubset(5, 2), sst.BinaryEntropy()),
+    (polytopes.SpanningTree(4), sst.ExponentialFamilyEntropy()),
+    (polytopes.SpanningTree(4), sst.CategoricalEntropy()),
+    (polytopes.Matching(3), sst.TsallisEntropy(1.5)),
+]
+
+
+@pytest.mark.parametrize(("structure", "regularizer"), LOSSES, ids=str)
+def test_fenchel_young_losses(structure, regularizer):
+    torch.manual_seed(3)
+    soft = sst.SoftArgmax(structure, regularizer)
+    loss = sst.FenchelYoungLoss(soft, reduction="none")
+    u = torch.randn(2, 3, *structure.event_shape, dtype=torch.float64, requires_grad=True)
+    y = structure.argmax(torch.randn_like(u))
+    t = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    value = loss(u, y, t)
+    assert value.shape == (2, 3)
+    assert bool((value >= -1e-9).all())
+    (g,) = torch.autograd.grad(value.sum(), u, retain_graph=True)
+    torch.testing.assert_close(g, soft(u, 0.7).detach() - y)
+    torch.autograd.gradcheck(lambda v, s: loss(v, y, s), (u, t), eps=1e-5, atol=1e-5)
+    if soft.path == "fast" and not isinstance(regularizer, sst.Euclidean):
+        torch.autograd.gradgradcheck(lambda v: loss(v, y, 0.7), u, eps=1e-5, atol=1e-4)
+    if not isinstance(regularizer, sst.ExponentialFamilyEntropy):
+        at_optimum = loss(u.detach(), soft(u.detach(), 0.7), 0.7)
+        torch.testing.assert_close(at_optimum, torch.zeros_like(at_optimum), rtol=0, atol=1e-8)
+    mean = sst.FenchelYoungLoss(soft)(u, y, 0.7)
+    torch.testing.assert_close(mean, value.mean())
+
+
+def test_fenchel_young_of_one_hot_is_cross_entropy_and_takes_masks():
+    u = torch.randn(4, 6, dtype=torch.float64)
+    y = torch.nn.functional.one_hot(torch.tensor([0, 1, 2, 0]), 6).double()
+    mask = sst.length_mask(torch.tensor([6, 5, 4, 3]), 6)
+    expected = torch.nn.functional.cross_entropy(u.masked_fill(~mask, -torch.inf), y.argmax(1))
+    for regularizer in (sst.CategoricalEntropy(), sst.ExponentialFamilyEntropy()):
+        loss = sst.FenchelYoungLoss(sst.SoftArgmax(polytopes.OneHot(6), regularizer))
+        torch.testing.assert_close(loss(u, y, mask=mask), expected)
+    with pytest.raises(ValueError, match="shape of the utilities"):
+        loss(u, y[:2])
+    with pytest.raises(ValueError, match="reduction"):
+        sst.FenchelYoungLoss(loss.soft_argmax, reduction="max")

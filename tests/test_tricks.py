@@ -1,0 +1,184 @@
+"""Random utilities and the tricks: distributions against Monte Carlo and closed forms, shapes, seeds, masks, errors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.distributions import Gumbel, Independent, Normal, kl_divergence
+
+import polytopes
+import sst_cvx as sst
+from examples.estimator_bias_variance import basis_probabilities
+
+_DISTRIBUTIONS = {
+    "Logistic": lambda: sst.Logistic(torch.tensor([0.5, -1.0]).double(), torch.tensor([1.0, 2.0]).double()),
+    "NegativeExponential": lambda: sst.NegativeExponential(torch.tensor([0.5, 2.0]).double()),
+}
+
+
+def near(samples, expected, dim=0):
+    """Means within five standard errors."""
+    error = (samples.mean(dim) - expected).abs() / (samples.std(dim) / samples.shape[dim] ** 0.5).clamp(min=1e-12)
+    return float(error.max()) < 5
+
+
+@pytest.mark.parametrize("name", _DISTRIBUTIONS)
+def test_distributions_are_consistent(name):
+    torch.manual_seed(0)
+    d = _DISTRIBUTIONS[name]()
+    x = d.rsample((100_000,))
+    assert near(x, d.mean)
+    assert near((x - d.mean) ** 2, d.variance)
+    assert near(-d.log_prob(x), d.entropy())
+    assert near((x <= d.mean).double(), d.cdf(d.mean))
+    torch.testing.assert_close(d.cdf(d.icdf(torch.tensor([0.1, 0.9]).double())), torch.tensor([0.1, 0.9]).double())
+    wide = d.expand((3, 2))
+    assert wide.rsample((4,)).shape == (4, 3, 2)
+    at = d.mean.clone().requires_grad_()
+    (density,) = torch.autograd.grad(d.cdf(at).sum(), at)
+    torch.testing.assert_close(density, d.log_prob(d.mean).exp())
+    with pytest.raises(ValueError, match="constraint"):
+        type(d)(*[torch.tensor([-1.0])] * (2 if name == "Logistic" else 1))
+
+
+@pytest.mark.parametrize(
+    ("p", "q"),
+    [
+        (sst.NegativeExponential(0.7), sst.NegativeExponential(2.0)),
+        (Gumbel(0.3, 1.0), Gumbel(0.0, 1.0)),
+        (Gumbel(-1.0, 0.8), Gumbel(0.5, 1.5)),
+        (Normal(1.0, 2.0), Normal(0.0, 1.0)),
+    ],
+    ids=str,
+)
+def test_divergences_against_monte_carlo(p, q):
+    torch.manual_seed(1)
+    x = p.sample((400_000,))
+    assert near((p.log_prob(x) - q.log_prob(x)).double(), kl_divergence(p, q).double())
+
+
+def test_gumbel_to_standard_gumbel_is_the_papers_formula():
+    mu = torch.randn(5, dtype=torch.float64)
+    divergence = kl_divergence(Gumbel(mu, torch.ones_like(mu)), Gumbel(torch.zeros_like(mu), torch.ones_like(mu)))
+    torch.testing.assert_close(divergence, mu + (-mu).exp() - 1)
+
+
+@pytest.mark.parametrize(
+    "structure", [polytopes.OneHot(4), polytopes.KSubset(4, 2), polytopes.SpanningTree(4)], ids=str
+)
+def test_gumbel_argmax_has_the_probabilities_of_plackett_and_luce(structure):
+    torch.manual_seed(2)
+    theta, vertices = torch.randn(structure.event_shape, dtype=torch.float64), structure.vertices()
+    x = sst.StochasticArgmax(structure, Gumbel(theta, torch.ones_like(theta))).sample((40_000,))
+    seen = (x[:, None] == vertices).all(-1).double()
+    exact = basis_probabilities(vertices, theta)
+    torch.testing.assert_close(exact.sum(), torch.ones_like(exact[0]))
+    assert near(seen, exact)
+
+
+def test_one_hot_gumbel_is_categorical():
+    logits = torch.randn(3, 4, dtype=torch.float64)
+    trick = sst.StochasticArgmax(polytopes.OneHot(4), Independent(Gumbel(logits * 2, torch.full_like(logits, 2.0)), 1))
+    categorical = torch.distributions.OneHotCategorical(logits=logits)
+    x = trick.sample()
+    torch.testing.assert_close(trick.log_prob(x), categorical.log_prob(x))
+    torch.testing.assert_close(trick.entropy(), categorical.entropy())
+    with pytest.raises(NotImplementedError, match="one-hot"):
+        sst.StochasticArgmax(polytopes.KSubset(4, 2), Gumbel(logits, 1.0)).log_prob(x)
+    with pytest.raises(NotImplementedError, match="one common scale"):
+        sst.StochasticArgmax(polytopes.OneHot(4), Gumbel(logits, logits.exp())).entropy()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_shapes_seeds_and_straight_through(dtype):
+    structure = polytopes.KSubset(5, 2)
+    logits = torch.randn(2, 3, 5, dtype=dtype, requires_grad=True)
+    soft = sst.SoftArgmax(structure, sst.BinaryEntropy())
+    trick = sst.StochasticSoftmax(soft, Gumbel(logits, torch.ones_like(logits)), 0.5)
+    assert (trick.batch_shape, trick.event_shape) == ((2, 3), (5,))
+
+    def generator():
+        return torch.Generator().manual_seed(3)
+
+    relaxed = trick.rsample((4,), generator=generator())
+    hard = trick.sample((4,), generator=generator())
+    through = trick.rsample((4,), straight_through=True, generator=generator())
+    pair = trick.sample_pair((4,), generator=generator())
+    assert relaxed.shape == hard.shape == (4, 2, 3, 5)
+    assert relaxed.dtype == hard.dtype == dtype
+    assert not hard.requires_grad
+    assert torch.equal(through, hard)
+    assert torch.equal(pair[0], relaxed)
+    assert torch.equal(pair[1], hard)
+    assert torch.equal(trick.hard().sample((4,), generator=generator()), hard)
+    weights = torch.randn_like(relaxed)
+    (a,) = torch.autograd.grad((relaxed * weights).sum(), logits)
+    (b,) = torch.autograd.grad((through * weights).sum(), logits)
+    torch.testing.assert_close(a, b)
+    assert trick.expand((7, 2, 3)).rsample().shape == (7, 2, 3, 5)
+    gamma = sst.StochasticArgmax(structure, torch.distributions.Gamma(torch.ones(5), torch.ones(5)))
+    with pytest.raises(NotImplementedError, match="icdf"):
+        gamma.sample(generator=generator())
+
+
+def test_masks_reach_both_samples():
+    structure = polytopes.KSubset(5, 2)
+    mask = sst.length_mask(torch.tensor([5, 3]), 5)
+    logits = torch.zeros(2, 5, requires_grad=True)
+    soft = sst.SoftArgmax(structure, sst.ExponentialFamilyEntropy())
+    trick = sst.StochasticSoftmax(soft, Gumbel(logits, 1.0), 1.0, mask=mask)
+    for x in (*trick.sample_pair((50,)), trick.hard().sample((50,)), trick.expand((4, 2)).sample()):
+        assert bool((x[..., 1, 3:] == 0).all())
+        torch.testing.assert_close(x.sum(-1), torch.full(x.shape[:-1], 2.0))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    "structure", [polytopes.KSubset(5, 2), polytopes.Segment(5, 1, 3), polytopes.Matching(3)], ids=str
+)
+def test_exponential_family(structure, masked):
+    torch.manual_seed(4)
+    u, vertices = torch.randn(structure.event_shape, dtype=torch.float64), structure.vertices()
+    mask = None
+    if masked:
+        mask = vertices[:2].amax(0) > 0
+        vertices = vertices[~((vertices > 0) & ~mask).flatten(1).any(1)]
+    family = sst.ExponentialFamily(structure, u, mask=mask)
+    exact = (vertices * u).flatten(1).sum(1).softmax(0)
+    batch = sst.ExponentialFamily(structure, u.expand(len(vertices), *u.shape), mask=mask)
+    torch.testing.assert_close(batch.log_prob(vertices).exp(), exact)
+    torch.testing.assert_close(family.entropy(), -(exact * exact.log()).sum())
+    torch.testing.assert_close(family.mean.flatten(), exact @ vertices.flatten(1))
+    x = family.sample((20_000,), generator=torch.Generator().manual_seed(0))
+    assert near((x[:, None] == vertices).flatten(2).all(-1).double(), exact)
+    with pytest.raises(ValueError, match="permanent"):
+        sst.ExponentialFamily(polytopes.Matching(20), torch.zeros(20, 20))
+
+
+def test_schedules():
+    for schedule, middle in (
+        (sst.LinearSchedule(1.0, 0.1, 10), 0.55),
+        (sst.ExponentialSchedule(1.0, 0.01, 10), 0.1),
+        (sst.CosineSchedule(1.0, 0.2, 10), 0.6),
+    ):
+        assert schedule(0) == pytest.approx(schedule.start)
+        assert schedule(5) == pytest.approx(middle)
+        assert schedule(10) == schedule(1000) == pytest.approx(schedule.end)
+        with pytest.raises(ValueError, match="step"):
+            schedule(-1)
+    with pytest.raises(ValueError, match="positive"):
+        sst.LinearSchedule(1.0, 0.0, 10)
+
+
+def test_wrong_arguments_are_refused():
+    soft = sst.SoftArgmax(polytopes.KSubset(5, 2), sst.Euclidean())
+    with pytest.raises(TypeError, match="torch distribution"):
+        sst.StochasticSoftmax(soft, torch.zeros(5), 1.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="reparameterisable"):
+        sst.StochasticSoftmax(soft, torch.distributions.Bernoulli(torch.full((5,), 0.5)), 1.0)
+    with pytest.raises(ValueError, match="must end with the event shape"):
+        sst.StochasticSoftmax(soft, Gumbel(torch.zeros(5, 4), 1.0), 1.0)
+    with pytest.raises(ValueError, match="temperature"):
+        sst.StochasticSoftmax(soft, Gumbel(torch.zeros(5), 1.0), 0.0)
+    with pytest.raises(TypeError, match="SoftArgmax"):
+        sst.StochasticSoftmax(polytopes.KSubset(5, 2), Gumbel(torch.zeros(5), 1.0), 1.0)  # type: ignore[arg-type]
