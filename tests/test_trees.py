@@ -9,7 +9,7 @@ import torch
 import polytopes
 import sst_cvx as sst
 from sst_cvx import tree_sum
-from sst_cvx.tree_elimination import EliminatedWeights, eliminated
+from sst_cvx.tree_elimination import eliminated, eliminated_weights
 from sst_cvx.tree_sum import ABSENT, log_tree_sum
 
 _SPARSE = torch.tensor([[0, 0, 1, 2, 3, 1, 3, 2, 4, 5, 3], [1, 2, 3, 3, 1, 2, 0, 1, 5, 4, 5]])
@@ -93,7 +93,7 @@ def test_elimination_on_weights_is_elimination_on_logs(n, scale, single_root):
     along = torch.randn(w.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     w.requires_grad_()
     found = []
-    for total in (EliminatedWeights.apply(w, single_root), eliminated(w, single_root)):
+    for total in (eliminated_weights(w, single_root), eliminated(w, single_root)):
         (x,) = torch.autograd.grad(total.sum(), w, create_graph=True)
         (turned,) = torch.autograd.grad((x * along * edges).sum(), w, allow_unused=True)
         found.append([total.detach(), x.detach() * edges, torch.zeros_like(w) if turned is None else turned * edges])
@@ -107,7 +107,7 @@ def test_elimination_on_weights_has_third_derivatives(single_root):
     leaf = w[:, edges].requires_grad_()
 
     def marginal(v):
-        total = EliminatedWeights.apply(w.masked_scatter(edges, v), single_root)
+        total = eliminated_weights(w.masked_scatter(edges, v), single_root)
         return torch.autograd.grad(total.sum(), v, create_graph=True)[0]
 
     torch.autograd.gradcheck(marginal, leaf)
