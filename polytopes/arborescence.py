@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import breadth_first_order
 import sst_cvx as sst
 from polytopes.path import incidence
 from sst_cvx.best_tree import best_tree, hanging_edges
-from sst_cvx.tree_sum import ABSENT, log_tree_sum
+from sst_cvx.tree_sum import ABSENT, log_tree_sum, tree_marginals
 from sst_cvx.validation import check_edge_index, check_finite, check_size, check_utilities, check_vertex_count
 
 
@@ -174,9 +174,22 @@ class Arborescence(sst.Structure, final=True):
         """log of the sum over arborescences of exp of the sum of their edges' utilities; differentiable twice."""
         return log_tree_sum(self._dense(u, ABSENT), self.single_root or self._free)
 
+    def marginals(self, u: torch.Tensor) -> torch.Tensor:
+        """Gradient of the log-partition, of the shape of ``u``; differentiable."""
+        tails, heads = self._ends(u.device)
+        x = tree_marginals(self._dense(u.double(), ABSENT), self.single_root or self._free)
+        return x.flatten(-2).index_select(-1, tails * self._size + heads).to(u.dtype)
+
     def __repr__(self) -> str:
         single = ", single_root=True" if self.single_root else ""
         return f"Arborescence(n={self.n}, edges={self.edge_index.shape[1]}, root={self.root}{single})"
+
+
+@sst.fast_path(Arborescence, sst.ExponentialFamilyEntropy)
+def exponential_family(
+    structure: Arborescence, regularizer: sst.ExponentialFamilyEntropy, u: torch.Tensor
+) -> torch.Tensor:
+    return structure.marginals(u)
 
 
 def _edges(graph: int | torch.Tensor, root: int | None) -> tuple[torch.Tensor, int]:

@@ -17,7 +17,7 @@ import torch
 
 import sst_cvx as sst
 from sst_cvx.best_tree import hanging_edges
-from sst_cvx.tree_sum import ABSENT, log_tree_sum
+from sst_cvx.tree_sum import ABSENT, log_tree_sum, tree_marginals
 from sst_cvx.validation import check_edge_index, check_finite, check_size, check_utilities, check_vertex_count
 
 
@@ -98,15 +98,31 @@ class SpanningTree(sst.Structure, final=True):
 
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """log of the sum over spanning trees of exp of the sum of their edges' utilities; differentiable twice."""
+        return log_tree_sum(self._dense(u)[0])
+
+    def marginals(self, u: torch.Tensor) -> torch.Tensor:
+        """Gradient of the log-partition, of the shape of ``u``; differentiable."""
+        dense, both = self._dense(u.double())
+        x = tree_marginals(dense).flatten(-2).index_select(-1, both)
+        return x.unflatten(-1, (2, -1)).sum(-2).to(u.dtype)
+
+    def _dense(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Utilities as ``(*batch, n, n)``, both ways, and their places in it."""
         tails, heads = self.edge_index.to(u.device)
-        dense = u.new_full((*u.shape[:-1], self.n, self.n), ABSENT)
         both = torch.cat([tails * self.n + heads, heads * self.n + tails])
-        flat = dense.flatten(-2).index_copy(-1, both, torch.cat([u, u], -1))
-        return log_tree_sum(flat.reshape(dense.shape))
+        dense = u.new_full((*u.shape[:-1], self.n * self.n), ABSENT)
+        return dense.index_copy(-1, both, torch.cat([u, u], -1)).unflatten(-1, (self.n, self.n)), both
 
     def __repr__(self) -> str:
         m = self.edge_index.shape[1]
         return f"SpanningTree({self.n})" if m == self.n * (self.n - 1) // 2 else f"SpanningTree(n={self.n}, edges={m})"
+
+
+@sst.fast_path(SpanningTree, sst.ExponentialFamilyEntropy)
+def exponential_family(
+    structure: SpanningTree, regularizer: sst.ExponentialFamilyEntropy, u: torch.Tensor
+) -> torch.Tensor:
+    return structure.marginals(u)
 
 
 def _prim(weight: torch.Tensor, number: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 
+_LOST = 560.0  # weights below exp(-_LOST) are dropped: less than rounding, and their products would be subnormal
+
 
 def eliminated(w: torch.Tensor, single_root: bool) -> torch.Tensor:
     """log Z by elimination in the log domain, right at any scale; differentiable any number of times.
@@ -39,9 +41,23 @@ def eliminated(w: torch.Tensor, single_root: bool) -> torch.Tensor:
     return total + w[:, 0, 1] if single_root else total
 
 
-class EliminatedWeights(torch.autograd.Function):
+def eliminated_weights(w: torch.Tensor, single_root: bool) -> torch.Tensor:
     """``eliminated`` for log-weights whose exponentials neither overflow nor lose a tree that counts."""
+    return _EliminatedWeights.apply(_without_lost(w), single_root)  # type: ignore[no-any-return]
 
+
+def eliminated_marginals(w: torch.Tensor, single_root: bool) -> torch.Tensor:
+    """Gradient of ``eliminated_weights``, ``(batch, n, n)``."""
+    kept = _without_lost(w)
+    factors, mass = _factors(kept.detach().exp(), int(single_root))
+    return _Marginals.apply(kept, factors, mass, single_root)  # type: ignore[no-any-return]
+
+
+def _without_lost(w: torch.Tensor) -> torch.Tensor:
+    return torch.where(w < -_LOST, -1e30, w)
+
+
+class _EliminatedWeights(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, w: torch.Tensor, single_root: bool) -> torch.Tensor:  # type: ignore[override]
         factors, mass = _factors(w.exp(), int(single_root))

@@ -9,8 +9,8 @@ import torch
 import polytopes
 import sst_cvx as sst
 from sst_cvx import tree_sum
-from sst_cvx.tree_elimination import EliminatedWeights, eliminated
-from sst_cvx.tree_sum import ABSENT, log_tree_sum
+from sst_cvx.tree_elimination import eliminated, eliminated_weights
+from sst_cvx.tree_sum import ABSENT, log_tree_sum, tree_marginals
 
 _SPARSE = torch.tensor([[0, 0, 1, 2, 3, 1, 3, 2, 4, 5, 3], [1, 2, 3, 3, 1, 2, 0, 1, 5, 4, 5]])
 LISTED = [
@@ -93,7 +93,7 @@ def test_elimination_on_weights_is_elimination_on_logs(n, scale, single_root):
     along = torch.randn(w.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     w.requires_grad_()
     found = []
-    for total in (EliminatedWeights.apply(w, single_root), eliminated(w, single_root)):
+    for total in (eliminated_weights(w, single_root), eliminated(w, single_root)):
         (x,) = torch.autograd.grad(total.sum(), w, create_graph=True)
         (turned,) = torch.autograd.grad((x * along * edges).sum(), w, allow_unused=True)
         found.append([total.detach(), x.detach() * edges, torch.zeros_like(w) if turned is None else turned * edges])
@@ -107,7 +107,7 @@ def test_elimination_on_weights_has_third_derivatives(single_root):
     leaf = w[:, edges].requires_grad_()
 
     def marginal(v):
-        total = EliminatedWeights.apply(w.masked_scatter(edges, v), single_root)
+        total = eliminated_weights(w.masked_scatter(edges, v), single_root)
         return torch.autograd.grad(total.sum(), v, create_graph=True)[0]
 
     torch.autograd.gradcheck(marginal, leaf)
@@ -133,6 +133,36 @@ def test_one_batch_of_every_range_is_its_elements(single_root):
         expected.append([answer[i] for answer in answers(repeated)])
     for mine, others in zip(answers(w), zip(*expected, strict=True), strict=True):
         torch.testing.assert_close(mine, torch.stack(others), rtol=1e-13, atol=1e-12)
+
+
+@pytest.mark.parametrize("single_root", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 10.0, 100.0, 1e4])
+def test_marginals_are_the_gradient_of_the_log_sum(scale, single_root):
+    """And their pullback its second derivative; vertices in any order, so that starts are exchanged."""
+    w = scale * torch.randn(2, 5, 8, 8, dtype=torch.float64)
+    w.requires_grad_()
+    along = torch.randn_like(w)
+    (expected,) = torch.autograd.grad(log_tree_sum(w, single_root).sum(), w, create_graph=True)
+    found = tree_marginals(w, single_root)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
+    pullbacks = [torch.autograd.grad((x * along).sum(), w)[0] for x in (found, expected)]
+    torch.testing.assert_close(*pullbacks, rtol=0, atol=1e-11)
+    with torch.no_grad():
+        torch.testing.assert_close(tree_marginals(w, single_root), found, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("single_root", [False, True])
+@pytest.mark.parametrize("worse", [0.0, 40.0, 2000.0])
+def test_marginals_are_differentiable_twice(worse, single_root):
+    w, edges = _weights(1.0, 4, batch=1)
+    w[:, int(single_root), 2:] -= worse
+
+    def marginal(v):
+        return tree_marginals(w.masked_scatter(edges, v), single_root)
+
+    leaf = w[:, edges].requires_grad_()
+    torch.autograd.gradcheck(marginal, leaf)
+    torch.autograd.gradgradcheck(marginal, leaf)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1000.0])
