@@ -1,0 +1,128 @@
+"""Encoder and decoder of neural relational inference (Kipf et al. 2018), with the paper's sizes as default."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.nn.functional import all_reduce
+
+from examples.graph_layout.data import VERTICES
+from examples.graph_layout.edges import DIRECTED, EdgeDistribution
+
+VARIANCE = 5e-5  # of the Gaussian likelihood
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Over all but the last dimension, and over all processes: torch's synchronised one has no CPU version."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # pyright: ignore
+        flat = x.reshape(-1, x.shape[-1])
+        if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
+            return super().forward(flat).reshape(x.shape)
+        sums = torch.cat([flat.sum(0), (flat * flat).sum(0), flat.new_full((1,), len(flat))])
+        first, second, count = all_reduce(sums).split([x.shape[-1], x.shape[-1], 1])  # pyright: ignore
+        mean = first / count
+        variance = second / count - mean * mean
+        with torch.no_grad():
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.momentum is not None
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        return ((x - mean) * torch.rsqrt(variance + self.eps)) * self.weight + self.bias
+
+
+def mlp(inputs: int, hidden: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.ELU(), nn.Linear(hidden, hidden), nn.ELU(), BatchNorm(hidden))
+
+
+class Encoder(nn.Module):
+    """Trajectories ``(batch, vertices, frames, 2)`` to logits of the directed edges ``(batch, 90, outputs)``."""
+
+    def __init__(self, frames: int, hidden: int, outputs: int):
+        super().__init__()
+        self.vertex, self.edge = mlp(2 * frames, hidden), mlp(2 * hidden, hidden)
+        self.vertex_again, self.edge_again = mlp(hidden, hidden), mlp(3 * hidden, hidden)
+        self.out = nn.Linear(hidden, outputs)
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_normal_(layer.weight)
+                nn.init.constant_(layer.bias, 0.1)
+
+    def forward(self, positions: torch.Tensor) -> torch.Tensor:
+        vertices = self.vertex(positions.flatten(2))
+        first = self.edge(_at_edges(vertices))
+        gathered = _at_receivers(first) / VERTICES
+        second = self.edge_again(torch.cat([_at_edges(self.vertex_again(gathered)), first], -1))
+        return self.out(second)
+
+
+class Decoder(nn.Module):
+    """Next positions from the present ones and the edges: an interaction network with an edge type for "no edge"."""
+
+    def __init__(self, hidden: int):
+        super().__init__()
+        self.messages = nn.ModuleList(
+            nn.Sequential(nn.Linear(4, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()) for _ in range(2)
+        )
+        self.out = nn.Sequential(
+            nn.Linear(2 + hidden, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 2)
+        )
+
+    def forward(self, x: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+        """Positions ``(batch, steps, vertices, 2)``, edge weights ``(batch, 90)``."""
+        pairs = _at_edges(x)
+        weights = (1 - edges, edges)
+        message = sum(w[:, None, :, None] * f(pairs) for w, f in zip(weights, self.messages, strict=True))
+        return x + self.out(torch.cat([x, _at_receivers(message)], -1))  # pyright: ignore
+
+
+class Model(nn.Module):
+    """The auto-encoder. Its forward is the negative ELBO of a batch, so that DistributedDataParallel can wrap it."""
+
+    def __init__(self, frames: int, hidden: int, edges: EdgeDistribution, roll_out: int):
+        super().__init__()
+        self.encoder, self.decoder = Encoder(frames, hidden, edges.outputs), Decoder(hidden)
+        self.edges, self.roll_out = edges, roll_out
+
+    def forward(
+        self,
+        positions: torch.Tensor,
+        temperature: float,
+        hard: bool = False,
+        roll_out: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """NLL and KL of each trajectory ``(batch,)`` and the sampled edges ``(batch, 90)``.
+
+        The decoder is fed its own predictions for ``roll_out`` steps, then the truth again; 1 is teacher forcing.
+        """
+        logits = self.encoder(positions)
+        edges = self.edges.sample(logits, temperature, hard, generator)
+        target = positions.transpose(1, 2)  # (batch, frames, vertices, 2)
+        predicted = self._predict(target, edges, self.roll_out if roll_out is None else roll_out)
+        squares = (predicted - target[:, 1:]) ** 2
+        nll = squares.flatten(1).sum(1) / (2 * VARIANCE) / VERTICES
+        return nll, self.edges.divergence(logits), edges
+
+    def _predict(self, target: torch.Tensor, edges: torch.Tensor, roll_out: int) -> torch.Tensor:
+        """Frames 1, 2, ... from every ``roll_out``-th true one."""
+        x, steps = target[:, :-1:roll_out], []
+        for _ in range(roll_out):
+            x = self.decoder(x, edges)
+            steps.append(x)
+        return torch.stack(steps, 2).flatten(1, 2)[:, : target.shape[1] - 1]
+
+
+def _at_edges(x: torch.Tensor) -> torch.Tensor:
+    """Receiver's and sender's features at every edge: ``(..., vertices, d)`` to ``(..., 90, 2 d)``."""
+    receivers, senders = DIRECTED.to(x.device)
+    return torch.cat([x.index_select(-2, receivers), x.index_select(-2, senders)], -1)
+
+
+def _at_receivers(x: torch.Tensor) -> torch.Tensor:
+    """Sums over the edges into each vertex: ``(..., 90, d)`` to ``(..., vertices, d)``."""
+    return x.unflatten(-2, (VERTICES, VERTICES - 1)).sum(-2)

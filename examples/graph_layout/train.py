@@ -1,0 +1,191 @@
+"""Train and evaluate one model; resumes where a killed run stopped.
+
+    python -m examples.graph_layout.train --edges tree --preset small --folder runs/tree-0
+    torchrun --nproc-per-node 2 -m examples.graph_layout.train --edges tree --folder runs/tree-0
+
+Every step's data and noise follow from the seed and the step's number alone, so a resumed run is the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from examples.graph_layout import data
+from examples.graph_layout.edges import REGULARIZERS, EdgeDistribution
+from examples.graph_layout.evaluate import evaluate
+from examples.graph_layout.model import Model
+
+SAVE_EVERY = 45.0  # seconds
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that makes a run."""
+
+    edges: str = "tree"
+    regularizer: str = "exponential"
+    frames: int = 10
+    sizes: tuple[int, int, int] = (50_000, 10_000, 10_000)
+    hidden: int = 256
+    steps: int = 50_000
+    batch: int = 128
+    learning_rate: float = 3e-4
+    temperature: float = 0.5
+    validate_every: int = 500
+    seed: int = 0
+
+    @property
+    def roll_out(self) -> int:
+        """T - 1 steps, 10 for T = 20 as the paper's."""
+        return min(self.frames - 1, 10)
+
+
+PRESETS = {
+    "paper": {},  # as the defaults above
+    "small": {"sizes": (10_000, 1000, 1000), "hidden": 64, "steps": 2000, "batch": 64, "learning_rate": 1e-3},
+    "tiny": {
+        "sizes": (256, 128, 128),
+        "hidden": 16,
+        "steps": 40,
+        "batch": 32,
+        "learning_rate": 2e-3,
+        "validate_every": 20,
+    },
+}
+
+
+class Run:
+    """One training run in a folder: metrics.jsonl, last.pt (to resume), best.pt (best validation ELBO)."""
+
+    def __init__(self, settings: Settings, folder: Path, device: str):
+        self.settings, self.folder, self.device = settings, folder, torch.device(device)
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        if settings.batch % self.world:
+            raise ValueError(f"a batch of {settings.batch} does not divide among {self.world} processes.")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.parts = data.make(settings.sizes, settings.frames)
+        torch.manual_seed(settings.seed)
+        edges = EdgeDistribution(settings.edges, settings.regularizer)
+        self.model = Model(settings.frames, settings.hidden, edges, settings.roll_out).to(self.device)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate)
+        self.step, self.best = 0, float("-inf")
+        self._resume()
+
+    def _resume(self) -> None:
+        path = self.folder / "last.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        if state["settings"] != json.dumps(asdict(self.settings)):
+            raise ValueError(f"{path} is of other settings: give another --folder, or delete it.")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.best = state["step"], state["best"]
+
+    def _save(self) -> None:
+        if self.rank:
+            return
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+        state |= {"best": self.best, "settings": json.dumps(asdict(self.settings))}
+        torch.save(state, self.folder / "partial.pt")
+        os.replace(self.folder / "partial.pt", self.folder / "last.pt")  # never half a file
+
+    def _batch(self) -> torch.Tensor:
+        """This process's part of the batch of this step."""
+        train, s = self.parts[0].positions, self.settings
+        per_epoch = len(train) // s.batch
+        epoch, place = divmod(self.step, per_epoch)
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(1000 * s.seed + epoch))
+        own = order[place * s.batch : (place + 1) * s.batch].chunk(self.world)[self.rank]
+        return train[own].to(self.device)
+
+    def _generator(self) -> torch.Generator:
+        """This step's noise, from where this process's part of the joined batch begins."""
+        generator = torch.Generator(self.device).manual_seed(1_000_003 * self.settings.seed + self.step)
+        before = self.rank * self.settings.batch // self.world * self.model.edges.noise
+        torch.rand(before, generator=generator, device=self.device)
+        return generator
+
+    def train(self) -> dict[str, float]:
+        """Until the last step; the test metrics of the model that was best on the validation part."""
+        model = DistributedDataParallel(self.model) if self.world > 1 else self.model
+        self.model.train()
+        saved = time.monotonic()
+        bar = tqdm(range(self.step, self.settings.steps), desc=self.settings.edges, disable=True if self.rank else None)
+        for self.step in bar:
+            nll, kl, _ = model(self._batch(), self.settings.temperature, generator=self._generator())
+            loss = (nll + kl).mean()
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            self.step += 1
+            if self.step % self.settings.validate_every == 0 or self.step == self.settings.steps:
+                self._validate(float(loss.detach()))
+            if time.monotonic() - saved > SAVE_EVERY or self.step == self.settings.steps:
+                self._save()
+                saved = time.monotonic()
+        if dist.is_initialized():
+            dist.barrier()
+        return self._test()
+
+    def _validate(self, loss: float) -> None:
+        metrics = evaluate(self.model, self.parts[1])
+        if metrics["elbo"] > self.best:
+            self.best = metrics["elbo"]
+            if not self.rank:
+                torch.save(self.model.state_dict(), self.folder / "best.pt")
+        self._log({"step": self.step, "loss": loss, **{f"valid {k}": v for k, v in metrics.items()}})
+
+    def _test(self) -> dict[str, float]:
+        self.model.load_state_dict(torch.load(self.folder / "best.pt", map_location=self.device, weights_only=True))
+        metrics = evaluate(self.model, self.parts[2])
+        metrics |= {f"{k}, batch statistics": v for k, v in evaluate(self.model, self.parts[2], frozen=False).items()}
+        if not self.rank:
+            (self.folder / "test.json").write_text(json.dumps({**asdict(self.settings), **metrics}, indent=1))
+        return metrics
+
+    def _log(self, entry: dict) -> None:
+        if not self.rank:
+            with (self.folder / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+
+
+def main(arguments: list[str] | None = None) -> dict[str, float]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=PRESETS, default="small")
+    parser.add_argument("--edges", choices=["independent", "top", "tree"], default="tree")
+    parser.add_argument("--regularizer", choices=list(REGULARIZERS), default="exponential")
+    parser.add_argument("--frames", type=int, choices=[10, 20], default=10)
+    for name, kind in (("steps", int), ("learning-rate", float), ("temperature", float), ("seed", int)):
+        parser.add_argument(f"--{name}", type=kind)
+    parser.add_argument("--folder", type=Path, required=True, help="metrics and checkpoints; resumed if they exist")
+    parser.add_argument("--device", default="cpu")
+    options = vars(parser.parse_args(arguments))
+    folder, device, preset = options.pop("folder"), options.pop("device"), PRESETS[options.pop("preset")]
+    settings = Settings(**(preset | {k: v for k, v in options.items() if v is not None}))
+    joined = "WORLD_SIZE" in os.environ and not dist.is_initialized()
+    if joined:  # under torchrun
+        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+        device = f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" else device
+    run = Run(settings, folder, device)
+    metrics = run.train()
+    if not run.rank:
+        print(json.dumps(metrics, indent=1))
+    if joined:
+        dist.destroy_process_group()
+    return metrics
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""The layout example: its simulator against networkx, its objective, resumption, two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Gumbel
+
+from examples.graph_layout import data, train
+from examples.graph_layout.edges import EdgeDistribution, to_directed
+from examples.graph_layout.evaluate import evaluate
+from examples.graph_layout.model import Model
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def test_layout_step_is_networkxs():
+    generator = torch.Generator().manual_seed(0)
+    edges = data.random_trees(60, generator)
+    matrix = data.adjacency(edges)
+    x = torch.randn(60, 10, 2, dtype=torch.float64, generator=generator)
+    x[:5] *= 1e-3  # all distances clipped
+    for _ in range(5):
+        following = data.layout_step(x, matrix, "today")
+        for i in range(60):
+            graph = nx.from_numpy_array(matrix[i].numpy())
+            start = {v: x[i, v].numpy() for v in range(10)}
+            end = nx.spring_layout(graph, pos=start, iterations=1, threshold=1e-10, center=[0, 0])
+            np.testing.assert_allclose(np.stack([end[v] for v in range(10)]), following[i], rtol=0, atol=1e-10)
+        x = following
+
+
+def test_data():
+    part = data.simulate(300, 7, seed=1)
+    assert part.positions.shape == (300, 10, 7, 2)
+    for edges in part.edges[:20]:
+        assert nx.is_tree(nx.from_numpy_array(data.adjacency(edges).numpy()))
+    torch.testing.assert_close(part.positions.mean(1), torch.zeros(300, 7, 2), rtol=0, atol=1e-5)
+    small = [p.positions for p in data.make((100, 50, 50), 5)]
+    assert (float(small[0].amin()), float(small[0].amax())) == pytest.approx((-1, 1))
+    torch.testing.assert_close(data.make((100, 50, 50), 5)[2].positions, small[2])
+    rules = [data.simulate(500, 10, seed=2, rule=rule).positions for rule in data.RULES]
+    differ = (rules[0] != rules[1]).flatten(1).any(1).float().mean()
+    assert 0 < float(differ) < 0.06  # the two rules of networkx part on few trajectories
+
+
+@pytest.mark.parametrize("name", ["independent", "top", "tree"])
+def test_edges_and_divergence(name):
+    torch.manual_seed(0)
+    edges = EdgeDistribution(name)
+    logits = torch.randn(4, 90, edges.outputs)
+    for hard in (False, True):
+        x = edges.sample(logits, 0.5, hard, torch.Generator().manual_seed(0))
+        assert x.shape == (4, 90)
+        if name != "independent":
+            torch.testing.assert_close(x.sum(1), torch.full((4,), 18.0), rtol=0, atol=1e-4)
+        assert not hard or bool(((x == 0) | (x == 1)).all())
+    mu = edges.utilities(logits).loc.flatten(1)
+    count = 1 if name == "independent" else 2
+    torch.testing.assert_close(edges.divergence(logits), count * (mu + (-mu).exp() - 1).sum(1) / 10)
+    assert isinstance(edges.utilities(logits), Gumbel)
+
+
+def test_teacher_forcing_and_roll_out():
+    model = Model(6, 8, EdgeDistribution("tree"), roll_out=5).eval()
+    positions = data.simulate(3, 6, seed=0).positions
+    target, edges = positions.transpose(1, 2), torch.rand(3, 90)
+    forced = model._predict(target, edges, 1)
+    torch.testing.assert_close(forced, model.decoder(target[:, :-1], edges))
+    rolled, x = model._predict(target, edges, 5), target[:, :1]
+    for step in range(5):
+        x = model.decoder(x, edges)
+        torch.testing.assert_close(rolled[:, step : step + 1], x)
+    assert model._predict(target, edges, 2).shape == forced.shape
+
+
+def test_perfect_edges_score_100(monkeypatch):
+    part = data.simulate(20, 5, seed=0)
+    model = Model(5, 8, EdgeDistribution("tree"), roll_out=4)
+    monkeypatch.setattr(model.encoder, "forward", lambda positions: 1e3 * (to_directed(part.edges)[..., None] - 0.5))
+    metrics = evaluate(model, part)
+    assert (metrics["precision"], metrics["recall"]) == pytest.approx((100, 100))
+
+
+def start(folder, *options):
+    return train.main(["--preset", "tiny", "--folder", str(folder), *options])
+
+
+def losses(folder):
+    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_training_improves_and_resumes(tmp_path, monkeypatch):
+    whole = start(tmp_path / "whole")
+    assert losses(tmp_path / "whole")[-1] < losses(tmp_path / "whole")[0]
+    monkeypatch.setattr(train, "SAVE_EVERY", 0.0)
+    step = train.Run._batch
+
+    def killed(self):
+        if self.step == 30:
+            raise KeyboardInterrupt
+        return step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Run, "_batch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            start(tmp_path / "parts")
+    resumed = start(tmp_path / "parts")
+    assert resumed == pytest.approx(whole, rel=1e-5)
+    with pytest.raises(ValueError, match="other settings"):
+        start(tmp_path / "parts", "--seed", "5")
+
+
+@pytest.mark.parametrize("name", ["independent", "tree"])
+def test_two_processes_are_one(name, tmp_path):
+    """The same losses as one process with the joined batch, and the same model at the end."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ends = []
+    for count in (1, 2):
+        folder = tmp_path / str(count)
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+        command = [*launcher, "-m", "examples.graph_layout.train", "--preset", "tiny", "--steps", "10", "--edges", name]
+        done = subprocess.run(
+            [*command, "--folder", str(folder)],
+            capture_output=True,
+            text=True,
+            timeout=200,
+            env=environment,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        ends.append(torch.load(folder / "last.pt", weights_only=True)["model"])
+    for key, value in ends[0].items():
+        torch.testing.assert_close(ends[1][key], value, rtol=1e-3, atol=1e-4, msg=key)
