@@ -11,7 +11,7 @@ import scipy.sparse as sp
 import torch
 from scipy.sparse.linalg import svds
 
-from examples.learning_to_explain.sources import Parts, Review, load, read_vectors
+from examples.learning_to_explain.sources import Review, load, read_vectors
 
 PADDING, UNKNOWN = 0, 1
 

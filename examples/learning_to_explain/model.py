@@ -9,12 +9,12 @@ from examples.learning_to_explain.relaxations import Chooser
 
 
 class Utilities(nn.Module):
-    """Utility of every word, and of every adjacent pair if asked: embeddings ``(batch, n, d)`` to ``(batch, n or 2 n - 1)``.
+    """Utility of every word, and of every adjacent pair if asked: ``(batch, n, d)`` to ``(batch, n or 2 n - 1)``.
 
     "simple" is one convolution; "complex" three, and a summary of the whole review beside each word (Chen et al. 2018).
     """
 
-    def __init__(self, dimension: int, hidden: int, network: str, pairs: bool):
+    def __init__(self, dimension: int, hidden: int, network: str, pairs: bool, pair_start: float):
         super().__init__()
         if network not in ("simple", "complex"):
             raise ValueError(f"network must be 'simple' or 'complex', got {network!r}.")
@@ -28,6 +28,8 @@ class Utilities(nn.Module):
         width = hidden if network == "simple" else 2 * hidden
         self.word = nn.Conv1d(width, 1, 1)
         self.pair = nn.Conv1d(width, 1, 2) if pairs else None
+        if self.pair is not None:
+            nn.init.constant_(self.pair.bias, pair_start)  # pyright: ignore
 
     def forward(self, embedded: torch.Tensor) -> torch.Tensor:
         h = self.first(embedded.transpose(1, 2)).relu()
@@ -59,14 +61,26 @@ class Explainer(nn.Module):
         chooser: the distribution over masks.
         hidden: channels of all convolutions.
         network: "simple" or "complex" utilities.
+        dropout: of embedded entries, in training.
+        pair_start: bias at the start of the utilities of adjacent pairs; above 0 it favours contiguous words.
+        freeze: keep the embeddings as given; a small corpus is soon learnt by heart otherwise.
     """
 
-    def __init__(self, vectors: torch.Tensor, chooser: Chooser, hidden: int, network: str, dropout: float = 0.2):
+    def __init__(
+        self,
+        vectors: torch.Tensor,
+        chooser: Chooser,
+        hidden: int,
+        network: str,
+        dropout: float,
+        freeze: bool,
+        pair_start: float,
+    ):
         super().__init__()
         self.chooser = chooser
-        self.embedding = nn.Embedding.from_pretrained(vectors.clone(), freeze=False, padding_idx=0)
+        self.embedding = nn.Embedding.from_pretrained(vectors.clone(), freeze=freeze, padding_idx=0)
         self.dropout = nn.Dropout(dropout)
-        self.utilities = Utilities(vectors.shape[1], hidden, network, chooser.pairs)
+        self.utilities = Utilities(vectors.shape[1], hidden, network, chooser.pairs, pair_start)
         self.regressor = Regressor(vectors.shape[1], hidden)
 
     def forward(self, words: torch.Tensor, lengths: torch.Tensor, temperature: float) -> torch.Tensor:

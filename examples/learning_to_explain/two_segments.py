@@ -8,8 +8,6 @@ every position at least as much first mass has ended as second mass has begun; t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import cvxpy as cp
 import numpy as np
 import scipy.sparse as sp
@@ -17,8 +15,6 @@ import torch
 
 import sst_cvx as sst
 from sst_cvx.validation import check_finite, check_size, check_utilities, check_vertex_count
-
-Operation = Callable[..., torch.Tensor]
 
 
 class TwoSegments(sst.Structure, final=True):
@@ -48,18 +44,19 @@ class TwoSegments(sst.Structure, final=True):
     def _first_lengths(self) -> range:
         return range(1, self.k if self.n > self.k else 1)
 
-    def _best_or_sum(self, u: torch.Tensor, running: Operation, total: Operation) -> torch.Tensor:
-        """Maximum or log-sum over X of <u, x>, ``(*batch,)``, by the semiring's running and total sums."""
+    def _scores(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Sums over single segments ``(*batch, n - k + 1)``, and over first and second ones ``(*batch, n - k, k - 1)``.
+
+        With l words in the first, column l - 1: the first starts at r, the second at r + l + 1, in row r.
+        """
         prefix = torch.nn.functional.pad(u.double().cumsum(-1), (1, 0))
-
-        def segments(length: int) -> torch.Tensor:
-            return prefix[..., length:] - prefix[..., : prefix.shape[-1] - length]
-
-        scores = [segments(self.k)]
-        for length in self._first_lengths():
-            first = segments(length)[..., : self.n - self.k]
-            scores.append(running(first) + segments(self.k - length)[..., length + 1 :])
-        return total(torch.cat(scores, -1))
+        single = prefix[..., self.k :] - prefix[..., : self.n - self.k + 1]
+        if self.n == self.k:
+            none = prefix.new_zeros(*u.shape[:-1], 0, self.k - 1)
+            return single, none, none
+        windows = prefix.unfold(-1, self.k + 2, 1)
+        first = windows[..., 1 : self.k] - windows[..., :1]
+        return single, first, windows[..., self.k + 1 :] - windows[..., 2 : self.k + 1]
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """The best subset, as the gradient of the best score; over the whole batch, on the device of ``u``."""
@@ -67,14 +64,16 @@ class TwoSegments(sst.Structure, final=True):
         check_finite(u, "utilities")
         with torch.enable_grad():
             v = u.detach().double().requires_grad_()
-            best = self._best_or_sum(v, lambda s: s.cummax(-1).values, lambda s: s.max(-1).values)
-            (x,) = torch.autograd.grad(best.sum(), v)
+            single, first, second = self._scores(v)
+            pairs = first.cummax(-2).values + second if self.n > self.k else second
+            (x,) = torch.autograd.grad(torch.cat([single, pairs.flatten(-2)], -1).max(-1).values.sum(), v)
         return x.round().to(u.dtype)
 
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """log of the sum over subsets of exp <u, x>."""
-        value = self._best_or_sum(u, lambda s: s.logcumsumexp(-1), lambda s: s.logsumexp(-1))
-        return value.to(u.dtype)
+        single, first, second = self._scores(u)
+        pairs = first.logcumsumexp(-2) + second if self.n > self.k else second
+        return torch.cat([single, pairs.flatten(-2)], -1).logsumexp(-1).to(u.dtype)
 
     def vertices(self) -> torch.Tensor:
         pairs = (self.n - self.k) * (self.n - self.k + 1) // 2
@@ -91,11 +90,34 @@ class TwoSegments(sst.Structure, final=True):
         return f"TwoSegments(n={self.n}, k={self.k})"
 
 
+@sst.fast_path(TwoSegments, sst.ExponentialFamilyEntropy)
+def marginals(structure: TwoSegments, regularizer: sst.ExponentialFamilyEntropy, u: torch.Tensor) -> torch.Tensor:
+    """Probabilities of the words, by running log-sums from both ends; written out because torch's second derivative
+    of ``logcumsumexp`` is NaN."""
+    n, k = structure.n, structure.k
+    single, first, second = structure._scores(u)
+    if n > k:
+        before = first.logcumsumexp(-2)
+        after = second.flip(-2).logcumsumexp(-2).flip(-2)
+        total = torch.cat([single, (before + second).flatten(-2)], -1).logsumexp(-1)[..., None]
+        first, second = (first + after - total[..., None]).exp(), (before + second - total[..., None]).exp()
+    else:
+        total = single.logsumexp(-1)[..., None]
+    row, length = torch.arange(n - k, device=u.device)[:, None], torch.arange(1, k, device=u.device)
+    place = torch.arange(n - k + 1, device=u.device)
+    starts = torch.cat([place, (row + 0 * length).flatten(), (row + length + 1).flatten()])
+    ends = torch.cat([place + k, (row + length).flatten(), (row + 0 * length + k + 1).flatten()])
+    p = torch.cat([(single - total).exp(), first.flatten(-2), second.flatten(-2)], -1)
+    change = p.new_zeros(*u.shape[:-1], n + 1).index_add(-1, starts, p).index_add(-1, ends, -p)
+    return change.cumsum(-1)[..., :n].clamp(0, 1).to(u.dtype)
+
+
 def _cover(n: int, length: int) -> sp.csr_array:
     """``(n, n - length + 1)``: which words the segment from each start covers."""
-    starts = np.arange(n - length + 1)
-    return sp.diags_array(np.ones((length, len(starts))), offsets=-np.arange(length), shape=(n, len(starts))).tocsr()
+    starts = np.repeat(np.arange(n - length + 1), length)
+    words = starts + np.tile(np.arange(length), n - length + 1)
+    return sp.csr_array((np.ones(len(words)), (words, starts)), shape=(n, n - length + 1))
 
 
 def _difference(size: int) -> sp.csr_array:
-    return sp.diags_array([np.ones(size), -np.ones(size - 1)], offsets=[0, -1], shape=(size, size)).tocsr()
+    return sp.csr_array(np.eye(size) - np.eye(size, k=-1))
