@@ -51,6 +51,10 @@ def test_two_segments_by_enumeration(n, k, scale):
     assert torch.allclose(*gradients, atol=1e-9)
 
 
+def test_two_segments_is_certified():
+    assert sst.check(TwoSegments(5, 2), verbose=False).ok
+
+
 def test_two_segments_hull_and_ties():
     structure = TwoSegments(6, 3)
     u = torch.randn(20, 6, dtype=torch.float64)

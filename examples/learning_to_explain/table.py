@@ -215,7 +215,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=50)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--k", type=int, nargs="+", default=[10, 5, 15], help="in order of importance")
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--tuned", type=Path, help="JSON: settings by relaxation, e.g. from --sweep of train.py")
     parser.add_argument("--tune", action="store_true", help="search temperatures for --tuned and end")
     parser.add_argument("--timing", action="store_true", help="time training steps and end")
