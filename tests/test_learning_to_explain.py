@@ -208,15 +208,16 @@ def test_planted_words_are_found_far_above_chance(tmp_path):
 def test_a_stopped_run_goes_on_as_if_nothing_had_been(tmp_path):
     whole = train.Run(SMALL, tmp_path / "whole").go(quiet=True)
     stopped = train.Run(SMALL, tmp_path / "parts")
-    for _ in range(20):
-        loss = stopped.train_step()
-        if stopped.step % SMALL.evaluate_every == 0:
-            stopped.evaluate(loss)
-    stopped.save()
+    for step in range(25):
+        stopped.train_step()
+        if step == 13:
+            stopped.save()  # and what follows is lost
     resumed = train.Run(SMALL, tmp_path / "parts")
-    assert resumed.step == 20
+    assert resumed.step == 14
     assert resumed.go(quiet=True) == whole
-    assert len((tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()) == 4
+    metrics = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "parts")]
+    assert metrics[0] == metrics[1]
+    assert metrics[0].count("valid_mse") == 4
     with pytest.raises(ValueError, match="another run"):
         train.Run(replace(SMALL, k=4), tmp_path / "parts")
 

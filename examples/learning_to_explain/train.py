@@ -12,6 +12,7 @@ import copy
 import functools
 import json
 import os
+import statistics
 import time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from examples.learning_to_explain.model import Explainer
 from examples.learning_to_explain.sources import ASPECTS
 
 _SAVE_EVERY = 20.0  # seconds
+_PROGRESS = ("step", "best", "best_step", "best_state", "losses")  # attributes of a run that its checkpoint keeps
 
 
 @dataclass(frozen=True)
@@ -113,34 +115,37 @@ class Run:
         self.optimiser = torch.optim.Adam(self.model.parameters(), settings.learning_rate)
         self.step, self.best, self.best_step = 0, float("inf"), 0
         self.best_state = copy.deepcopy(self.model.state_dict())
+        self.losses: list[float] = []  # since the last evaluation
         self._resume()
 
     def _resume(self) -> None:
-        file = self.folder / "checkpoint.pt"
+        file, metrics = self.folder / "checkpoint.pt", self.folder / "metrics.jsonl"
         if not file.exists():
-            (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+            metrics.unlink(missing_ok=True)
             return
         saved = torch.load(file, weights_only=True)
         if saved["settings"] != asdict(self.settings):
             raise ValueError(f"{file} is of another run, with {saved['settings']}: choose another --output.")
         self.model.load_state_dict(saved["model"])
         self.optimiser.load_state_dict(saved["optimiser"])
-        self.best_state = saved["best_state"]
-        self.step, self.best, self.best_step = saved["step"], saved["best"], saved["best_step"]
+        for name in _PROGRESS:
+            setattr(self, name, saved[name])
+        if metrics.exists():  # what was written after the checkpoint comes again
+            lines = metrics.read_text().splitlines(keepends=True)
+            metrics.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.step))
         torch.set_rng_state(saved["random"])
 
     def save(self) -> None:
         """Write the checkpoint; a kill in between leaves the last one whole."""
         state = {
             "settings": asdict(self.settings), "model": self.model.state_dict(), "random": torch.get_rng_state(),
-            "optimiser": self.optimiser.state_dict(), "best_state": self.best_state, "step": self.step,
-            "best": self.best, "best_step": self.best_step,
+            "optimiser": self.optimiser.state_dict(), **{name: getattr(self, name) for name in _PROGRESS},
         }  # fmt: skip
         torch.save(state, self.folder / "checkpoint.tmp")
         os.replace(self.folder / "checkpoint.tmp", self.folder / "checkpoint.pt")
 
-    def train_step(self) -> float:
-        """One step of Adam on a random batch, through soft masks."""
+    def train_step(self) -> None:
+        """One step of Adam on a random batch, through soft masks; an evaluation where it is due."""
         part, s = self.data.train, self.settings
         rows = torch.randint(len(part), (s.batch,))
         predicted = self.model(part.words[rows], part.lengths[rows], s.temperature)
@@ -149,32 +154,31 @@ class Run:
         loss.backward()
         self.optimiser.step()
         self.step += 1
-        return loss.item()
+        self.losses.append(loss.item())
+        if self.step % s.evaluate_every == 0 or self.step == s.steps:
+            self._evaluate()
 
-    def evaluate(self, loss: float) -> None:
-        """Validation, with random hard masks left out; the best model is kept."""
+    def _evaluate(self) -> None:
+        """A line of metrics, the validation MSE under the best hard masks; the best model is kept."""
         valid = scores(self.model, self.data.valid)["mse"]
         if valid < self.best:
             self.best, self.best_step, self.best_state = valid, self.step, copy.deepcopy(self.model.state_dict())
-        record = {"step": self.step, "train_mse": 100 * loss, "valid_mse": valid}
+        record = {"step": self.step, "train_mse": 100 * statistics.mean(self.losses), "valid_mse": valid}
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
+        self.losses = []
 
     def go(self, quiet: bool = False) -> dict[str, float]:
         """Train to the end, then score the best model on the test part."""
         saved, s = time.monotonic(), self.settings
         bar = tqdm(total=s.steps, initial=self.step, disable=quiet, desc=f"{s.relaxation}, k = {s.k}", leave=False)
-        total, count = 0.0, 0
         while self.step < s.steps:
-            total, count = total + self.train_step(), count + 1
+            self.train_step()
             bar.update()
-            if self.step % s.evaluate_every == 0 or self.step == s.steps:
-                self.evaluate(total / count)
-                total, count = 0.0, 0
-                bar.set_postfix(valid=f"{self.best:.2f}")
-                if time.monotonic() - saved > _SAVE_EVERY:  # only here: the mean loss since then starts anew
-                    self.save()
-                    saved = time.monotonic()
+            bar.set_postfix(valid=f"{self.best:.2f}", refresh=False)
+            if time.monotonic() - saved > _SAVE_EVERY:
+                self.save()
+                saved = time.monotonic()
         bar.close()
         self.save()
         self.model.load_state_dict(self.best_state)
