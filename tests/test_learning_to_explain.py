@@ -134,7 +134,7 @@ def test_druglib_reader(tmp_path):
 
 
 def test_beeradvocate_reader_shuffles_sections(tmp_path):
-    stars = {"aroma": 4.0, "appearance": 2.0}
+    stars = {"aroma": 4.0, "appearance": 2.0, "palate": 3.0, "taste": 3.5}
     plain = [{"text": "Nice. " * 20, **stars}] * 10
     words = ["hello"] * 4 + ["looks"] * 10 + ["smells"] * 10 + ["tastes"] * 10
     spans = {"appearance": [[4, 14]], "aroma": [[14, 24]], "taste": [[24, 34]]}
@@ -146,6 +146,18 @@ def test_beeradvocate_reader_shuffles_sections(tmp_path):
     assert all([w == "smells" for w in r.words] == r.rationale and r.words[:4] == words[:4] for r in parts.test)
     assert len({tuple(r.words) for r in parts.test}) > 2
     assert parts.test[0].rating == 0.8
+
+
+def test_decorrelated_ratings_are_what_other_aspects_do_not_tell():
+    stars = (2 + 3 * torch.rand(200, 4, dtype=torch.float64)).round(decimals=1)
+    stars[:, 0] = 0.3 * stars[:, 1] + 0.5 * stars[:, 2] + 0.1 * stars[:, 0]
+    reviews = [dict(zip(sources.ASPECTS["beeradvocate"], row.tolist(), strict=True)) for row in stars]
+    rate = sources._residual(reviews, "aroma")
+    rated = torch.tensor([rate(review) for review in reviews], dtype=torch.float64)
+    correlation = torch.corrcoef(torch.cat([rated[None], stars.T]))[0]
+    assert correlation[2:].abs().max() < 1e-9
+    assert correlation[1] > 0.1
+    assert float(rated.mean()) == pytest.approx(0.5)
 
 
 def test_reader_of_the_published_format(tmp_path):
@@ -172,6 +184,8 @@ def test_sources_refuse(tmp_path):
         sources.load("druglib", "taste", None, 40)
     with pytest.raises(ValueError, match="--path"):
         sources.load("druglib", "sideEffects", None, 40)
+    with pytest.raises(ValueError, match="decorrelate is for beeradvocate"):
+        sources.load("druglib", "sideEffects", tmp_path, 40, decorrelate=True)
     with pytest.raises(FileNotFoundError, match="README"):
         sources.load("beeradvocate", "aroma", tmp_path / "none", 40)
     with pytest.raises(ValueError, match="relaxation must be one of"):

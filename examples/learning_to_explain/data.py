@@ -50,10 +50,10 @@ class Corpus:
 
 def corpus(
     source: str, aspect: str, path: Path | None = None, max_words: int = 120, dimension: int = 64,
-    vectors: Path | None = None, min_count: int = 2,
+    vectors: Path | None = None, min_count: int = 2, decorrelate: bool = False,
 ) -> Corpus:  # fmt: skip
     """A source ready to train on; see ``sources.load``. ``vectors`` is a text file of word vectors, if you have one."""
-    parts = load(source, aspect, path, max_words)
+    parts = load(source, aspect, path, max_words, decorrelate)
     vocabulary = build_vocabulary(parts.train, min_count)
     n = max(len(r.words) for part in (parts.train, parts.valid, parts.test) for r in part)
     train, valid, test = (to_tensors(part, vocabulary, n) for part in (parts.train, parts.valid, parts.test))

@@ -11,8 +11,11 @@ import gzip
 import json
 import random
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 ASPECTS = {
     "synthetic": ("first",),
@@ -52,8 +55,10 @@ def tokenise(text: str) -> list[str]:
     return re.findall(r"[a-z0-9]+(?:'[a-z]+)?|[^\sa-z0-9]", text.lower())
 
 
-def load(source: str, aspect: str, path: Path | None, max_words: int) -> Parts:
+def load(source: str, aspect: str, path: Path | None, max_words: int, decorrelate: bool = False) -> Parts:
     """The parts of a source; ``path`` is its file or folder (synthetic reviews need none).
+
+    With ``decorrelate`` (of the BeerAdvocate excerpt) the target is what other aspects' ratings do not tell.
 
     Raises:
         ValueError: an unknown source or aspect, no path where one is needed. FileNotFoundError: nothing there.
@@ -64,11 +69,15 @@ def load(source: str, aspect: str, path: Path | None, max_words: int) -> Parts:
         raise ValueError(f"aspect of {source} must be one of {', '.join(ASPECTS[source])}, got {aspect!r}.")
     if source == "synthetic":
         return synthetic(max_words=max_words)
+    if decorrelate and source != "beeradvocate":
+        raise ValueError(f"decorrelate is for beeradvocate alone, got {source}.")
     if path is None:
         raise ValueError(f"{source} is not part of this repository: give its place by --path (see README.md).")
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there: see README.md for where to get {source}.")
-    return {"druglib": druglib, "beeradvocate": beeradvocate, "lei2016": lei2016}[source](path, aspect, max_words)
+    if source == "beeradvocate":
+        return beeradvocate(path, aspect, max_words, decorrelate)
+    return {"druglib": druglib, "lei2016": lei2016}[source](path, aspect, max_words)
 
 
 def synthetic(
@@ -125,23 +134,23 @@ def druglib(path: Path, aspect: str, max_words: int) -> Parts:
     return _split([r for r in reviews if len(r.words) >= MIN_WORDS], rng, test=0.2)
 
 
-def beeradvocate(path: Path, aspect: str, max_words: int) -> Parts:
+def beeradvocate(path: Path, aspect: str, max_words: int, decorrelate: bool = False) -> Parts:
     """The excerpt in ``path``: train on reviews without section headers, test on those with, their sections shuffled.
 
     Sections stand nearly always in one order, which would give them away. Each part of a test review
-    (what comes before the sections, and the sections) is cut to an equal share of ``max_words``.
+    (what comes before the sections, and the sections) is cut to an equal share of ``max_words``. With ``decorrelate``
+    ratings are 1/2 plus their residual after linear regression on the other three aspects, fitted to plain reviews:
+    aspects' ratings correlate at 0.6 to 0.8, so words about one tell another.
     """
     reviews = [json.loads(line) for line in (path / "reviews.jsonl").open(encoding="utf-8")]
     marked = [json.loads(line) for line in (path / "sections.jsonl").open(encoding="utf-8")]
     rng = random.Random(_SPLIT_SEED)
     with_headers = {entry["line"] for entry in marked}
-    plain = [
-        _join([(tokenise(review["text"])[:max_words], False)], _of_five(review[aspect]))
-        for number, review in enumerate(reviews)
-        if number not in with_headers
-    ]
-    split = _split([r for r in plain if len(r.words) >= MIN_WORDS], rng, test=0.0)
-    test = [_shuffled_sections(entry, aspect, max_words, rng) for entry in marked]
+    plain = [review for number, review in enumerate(reviews) if number not in with_headers]
+    rate = _residual(plain, aspect) if decorrelate else lambda stars: _of_five(stars[aspect])
+    joined = [_join([(tokenise(review["text"])[:max_words], False)], rate(review)) for review in plain]
+    split = _split([r for r in joined if len(r.words) >= MIN_WORDS], rng, test=0.0)
+    test = [_shuffled_sections(entry, aspect, rate(entry["y"]), max_words, rng) for entry in marked]
     return Parts(split.train, split.valid, [r for r in test if len(r.words) >= MIN_WORDS])
 
 
@@ -186,13 +195,13 @@ def _lines(path: Path, number: int, max_words: int) -> list[Review]:
     return [r for r in reviews if len(r.words) >= MIN_WORDS]
 
 
-def _shuffled_sections(entry: dict, aspect: str, max_words: int, rng: random.Random) -> Review:
+def _shuffled_sections(entry: dict, aspect: str, rating: float, max_words: int, rng: random.Random) -> Review:
     ranges = [(start, end, name) for name, spans in entry["spans"].items() for start, end in spans]
     part_words = max_words // (len(ranges) + 1)
     first = min(start for start, _, _ in ranges)
     sections = [(entry["x"][start:end][:part_words], name == aspect) for start, end, name in ranges]
     rng.shuffle(sections)
-    return _join([(entry["x"][:first][:part_words], False), *sections], _of_five(entry["y"][aspect]))
+    return _join([(entry["x"][:first][:part_words], False), *sections], rating)
 
 
 def _join(parts: list[tuple[list[str], bool]], rating: float) -> Review:
@@ -201,6 +210,19 @@ def _join(parts: list[tuple[list[str], bool]], rating: float) -> Review:
 
 def _inside(spans: list[list[int]], n: int) -> list[bool]:
     return [any(start <= i < end for start, end in spans) for i in range(n)]
+
+
+def _residual(reviews: list[dict], aspect: str) -> Callable[[dict], float]:
+    """From the stars of all aspects to 1/2 plus what those of the others do not tell, by least squares."""
+    others = [a for a in ASPECTS["beeradvocate"] if a != aspect]
+    design = np.array([[1.0, *(review[a] / 5 for a in others)] for review in reviews])
+    weights = np.linalg.lstsq(design, np.array([review[aspect] / 5 for review in reviews]))[0]
+
+    def rate(stars: dict) -> float:
+        told = weights @ [1.0, *(stars[a] / 5 for a in others)]
+        return float(np.clip(0.5 + stars[aspect] / 5 - told, 0, 1))
+
+    return rate
 
 
 def _of_five(stars: float) -> float:

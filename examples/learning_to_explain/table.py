@@ -216,13 +216,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--k", type=int, nargs="+", default=[10, 5, 15], help="in order of importance")
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--raw", action="store_true", help="BeerAdvocate's ratings as they are, not decorrelated")
     parser.add_argument("--tuned", type=Path, help="JSON: settings by relaxation, e.g. from --sweep of train.py")
     parser.add_argument("--tune", action="store_true", help="search temperatures for --tuned and end")
     parser.add_argument("--timing", action="store_true", help="time training steps and end")
     arguments = parser.parse_args()
     paths = {source: path for source in ("druglib", "beeradvocate") if (path := getattr(arguments, source))}
     tuned = json.loads(arguments.tuned.read_text()) if arguments.tuned else {}
-    runs = list(grid(paths, {"steps": arguments.steps}, tuned, arguments.k, arguments.seeds))
+    common = {"steps": arguments.steps} | ({"decorrelate": 0} if arguments.raw else {})
+    runs = list(grid(paths, common, tuned, arguments.k, arguments.seeds))
     if arguments.timing:
         print(timing(runs[0] if runs else PRESETS["synthetic"]))
         return

@@ -37,6 +37,7 @@ class Settings:
     aspect: str = "first"
     path: str = ""
     vectors: str = ""
+    decorrelate: int = 0
     max_words: int = 40
     relaxation: str = "correlated"
     k: int = 5
@@ -57,7 +58,7 @@ class Settings:
 PRESETS = {
     "synthetic": Settings(),
     "druglib": Settings(source="druglib", aspect="sideEffects", max_words=96, k=10),
-    "beeradvocate": Settings(source="beeradvocate", aspect="aroma", max_words=120, k=10),
+    "beeradvocate": Settings(source="beeradvocate", aspect="aroma", decorrelate=1, max_words=120, k=10),
     "paper": Settings(
         source="lei2016", aspect="aroma", max_words=350, k=10, steps=20_000, batch=128, dimension=200, hidden=100,
         freeze=0, evaluate_every=500,
@@ -66,14 +67,16 @@ PRESETS = {
 
 
 @functools.lru_cache(maxsize=2)
-def load_corpus(source: str, aspect: str, path: str, max_words: int, dimension: int, vectors: str) -> Corpus:
-    given = Path(path) if path else None
-    return corpus(source, aspect, given, max_words, dimension, Path(vectors) if vectors else None)
+def load_corpus(
+    source: str, aspect: str, path: str, max_words: int, dimension: int, vectors: str, decorrelate: int
+) -> Corpus:
+    given, start = (Path(p) if p else None for p in (path, vectors))
+    return corpus(source, aspect, given, max_words, dimension, start, decorrelate=bool(decorrelate))
 
 
 def corpus_of(s: Settings) -> Corpus:
     """The corpus of these settings, kept for the next run."""
-    return load_corpus(s.source, s.aspect, s.path, s.max_words, s.dimension, s.vectors)
+    return load_corpus(s.source, s.aspect, s.path, s.max_words, s.dimension, s.vectors, s.decorrelate)
 
 
 @functools.lru_cache(maxsize=8)
