@@ -34,9 +34,13 @@ class Chooser:
     def __init__(self, n: int, k: int):
         self.n, self.k = n, k
 
-    def noisy(self, utilities: torch.Tensor) -> torch.Tensor:
+    def noise(self, utilities: torch.Tensor) -> torch.distributions.Distribution:
         """Utilities with standard Gumbel noise."""
-        return torch.distributions.Gumbel(utilities, torch.ones_like(utilities)).rsample()
+        return torch.distributions.Gumbel(utilities, torch.ones_like(utilities))
+
+    def noisy(self, utilities: torch.Tensor) -> torch.Tensor:
+        """A draw of ``noise(utilities)``, differentiable."""
+        return self.noise(utilities).rsample()
 
     def soft(self, utilities: torch.Tensor, lengths: torch.Tensor, temperature: float) -> torch.Tensor:
         """A random relaxed mask, differentiable in the utilities."""
@@ -63,8 +67,9 @@ class Structured(Chooser):
         return sst.length_mask(lengths, self.n)
 
     def soft(self, utilities: torch.Tensor, lengths: torch.Tensor, temperature: float) -> torch.Tensor:
-        x = self._soft_argmax(self.noisy(utilities), temperature, mask=self._allowed(lengths))
-        return x[..., : self.n]
+        allowed = self._allowed(lengths)
+        trick = sst.StochasticSoftmax(self._soft_argmax, self.noise(utilities), temperature, mask=allowed)
+        return trick.rsample()[..., : self.n]
 
     def hard(self, utilities: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         return self.structure.masked_argmax(utilities, self._allowed(lengths))[..., : self.n]
