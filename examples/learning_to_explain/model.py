@@ -1,0 +1,100 @@
+"""Two networks that share word embeddings: one gives a utility to every word, the other rates the words let through."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from examples.learning_to_explain.relaxations import Chooser
+
+
+class Utilities(nn.Module):
+    """Utility of every word, and of every adjacent pair if asked: ``(batch, n, d)`` to ``(batch, n or 2 n - 1)``.
+
+    "simple" is one convolution; "complex" three, and a summary of the whole review beside each word (Chen et al. 2018).
+    """
+
+    def __init__(self, dimension: int, hidden: int, network: str, pairs: bool, pair_start: float):
+        super().__init__()
+        if network not in ("simple", "complex"):
+            raise ValueError(f"network must be 'simple' or 'complex', got {network!r}.")
+        self.first = nn.Conv1d(dimension, hidden, 3, padding=1)
+        self.local = self.summary = None
+        if network == "complex":
+            self.local = nn.Sequential(
+                nn.Conv1d(hidden, hidden, 3, padding=1), nn.ReLU(), nn.Conv1d(hidden, hidden, 3, padding=1), nn.ReLU()
+            )
+            self.summary = nn.Linear(hidden, hidden)
+        width = hidden if network == "simple" else 2 * hidden
+        self.word = nn.Conv1d(width, 1, 1)
+        self.pair = nn.Conv1d(width, 1, 2) if pairs else None
+        if self.pair is not None:
+            nn.init.constant_(self.pair.bias, pair_start)  # pyright: ignore
+
+    def forward(self, embedded: torch.Tensor) -> torch.Tensor:
+        h = self.first(embedded.transpose(1, 2)).relu()
+        if self.local is not None and self.summary is not None:
+            summary = self.summary(h.amax(2)).relu()[:, :, None].expand(-1, -1, h.shape[2])
+            h = torch.cat([self.local(h), summary], 1)
+        words = self.word(h)[:, 0]
+        return words if self.pair is None else torch.cat([words, self.pair(h)[:, 0]], 1)
+
+
+class Regressor(nn.Module):
+    """A rating in [0, 1] from masked embeddings: ``(batch, n, d)`` to ``(batch,)``."""
+
+    def __init__(self, dimension: int, hidden: int):
+        super().__init__()
+        self.convolution = nn.Conv1d(dimension, hidden, 3, padding=1)
+        self.out = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+
+    def forward(self, masked: torch.Tensor) -> torch.Tensor:
+        h = self.convolution(masked.transpose(1, 2)).relu().amax(2)
+        return self.out(h)[:, 0].sigmoid()
+
+
+class Explainer(nn.Module):
+    """Embeddings, utilities, the mask and the regressor on what the mask lets through.
+
+    Args:
+        vectors: ``(vocabulary, d)``, where the embeddings start; row 0 is padding.
+        chooser: the distribution over masks.
+        hidden: channels of all convolutions.
+        network: "simple" or "complex" utilities.
+        dropout: of embedded entries, in training.
+        pair_start: bias at the start of the utilities of adjacent pairs; above 0 it favours contiguous words.
+        freeze: keep the embeddings as given; a small corpus is soon learnt by heart otherwise.
+    """
+
+    def __init__(
+        self,
+        vectors: torch.Tensor,
+        chooser: Chooser,
+        hidden: int,
+        network: str,
+        dropout: float,
+        freeze: bool,
+        pair_start: float,
+    ):
+        super().__init__()
+        self.chooser = chooser
+        self.embedding = nn.Embedding.from_pretrained(vectors.clone(), freeze=freeze, padding_idx=0)
+        self.dropout = nn.Dropout(dropout)
+        self.utilities = Utilities(vectors.shape[1], hidden, network, chooser.pairs, pair_start)
+        self.regressor = Regressor(vectors.shape[1], hidden)
+
+    def forward(self, words: torch.Tensor, lengths: torch.Tensor, temperature: float) -> torch.Tensor:
+        """Ratings through random soft masks: ``(batch, n)`` word numbers, 0 is padding, to ``(batch,)``."""
+        embedded = self.dropout(self.embedding(words))
+        mask = self.chooser.soft(self.utilities(embedded), lengths, temperature)
+        return self.regressor(embedded * mask[..., None])
+
+    @torch.no_grad()
+    def explain(
+        self, words: torch.Tensor, lengths: torch.Tensor, noise: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ratings and hard masks, the best ones or with ``noise`` random ones."""
+        embedded = self.embedding(words)
+        u = self.utilities(embedded)
+        mask = self.chooser.hard(self.chooser.noisy(u) if noise else u, lengths)
+        return self.regressor(embedded * mask[..., None]), mask

@@ -1,0 +1,60 @@
+"""A page of test reviews: the words that a run chose, marked, and the true span underlined.
+
+python -m examples.learning_to_explain.report runs/synthetic-correlated-5
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+
+from examples.learning_to_explain.train import Run, Settings, predictions
+
+_HEAD = """<!doctype html><meta charset="utf-8"><title>Which words carry the rating?</title><style>
+body{font:16px/1.6 sans-serif;max-width:48em;margin:2em auto;padding:0 1em}
+.truth{border-bottom:3px solid #2a7}.chosen{background:#fd6;border-radius:3px}
+.review{margin:1.5em 0;padding:.5em 1em;border-left:3px solid #ccc}.figures{color:#555;font-size:85%}
+</style>"""
+
+
+def page(run: Run, count: int) -> str:
+    """The first test reviews as HTML, under the run's best model."""
+    run.model.load_state_dict(run.best_state)
+    ratings, masks = predictions(run.model, run.data.test)
+    part, s = run.data.test, run.settings
+    blocks = []
+    for row, review in enumerate(part.reviews[:count]):
+        chosen = (masks[row, : len(review.words)] > 0).tolist()
+        hits = sum(c and r for c, r in zip(chosen, review.rationale, strict=True))
+        words = [_mark(*word) for word in zip(review.words, chosen, review.rationale, strict=True)]
+        figures = f"rated {review.rating:.2f}, predicted {ratings[row]:.2f}; {hits} of {s.k} words in the true span"
+        blocks.append(f'<div class="review"><div class="figures">{figures}</div>{" ".join(words)}</div>')
+    title = html.escape(f"{s.source}, {s.aspect}: {s.k} words by {s.relaxation}")
+    legend = '<p><span class="chosen">chosen words</span>, <span class="truth">words about the aspect</span></p>'
+    return "\n".join([_HEAD, f"<h1>{title}</h1>", legend, *blocks])
+
+
+def _mark(word: str, chosen: bool, truth: bool) -> str:
+    classes = " ".join(name for name, on in (("chosen", chosen), ("truth", truth)) if on)
+    return f'<span class="{classes}">{html.escape(word)}</span>' if classes else html.escape(word)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of a run")
+    parser.add_argument("--count", type=int, default=20)
+    arguments = parser.parse_args()
+    saved = torch.load(arguments.run / "checkpoint.pt", weights_only=True)["settings"]
+    run = Run(Settings(**{f.name: saved[f.name] for f in fields(Settings)}), arguments.run)
+    target = arguments.run / "report.html"
+    target.write_text(page(run, arguments.count), encoding="utf-8")
+    print(json.dumps({"report": str(target), "reviews": min(arguments.count, len(run.data.test))}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""Where reviews come from: made up, Druglib, the BeerAdvocate excerpt, or the full files of Lei et al. (2016).
+
+Each source gives ``Parts``: lists of reviews to train on, to validate on and to test on. A review of the test part
+knows its rationale, the words that are about the aspect. ``max_words`` bounds every review.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+ASPECTS = {
+    "synthetic": ("first",),
+    "druglib": ("sideEffects", "effectiveness"),
+    "beeradvocate": ("aroma", "appearance", "taste", "palate"),
+    "lei2016": ("appearance", "aroma", "palate", "taste"),  # their aspect0, 1, 2, 3
+}
+MIN_WORDS = 20  # shorter reviews are left out: every k up to 20 words can be chosen from the rest
+_SPLIT_SEED = 2026  # one split for all seeds of the networks
+_LEVELS = {
+    "effectiveness": ("Ineffective", "Marginally Effective", "Moderately Effective", "Considerably Effective",
+                      "Highly Effective"),
+    "sideEffects": ("Extremely Severe Side Effects", "Severe Side Effects", "Moderate Side Effects",
+                    "Mild Side Effects", "No Side Effects"),
+}  # fmt: skip
+_TEXTS = {"effectiveness": "benefitsReview", "sideEffects": "sideEffectsReview", "comments": "commentsReview"}
+
+
+@dataclass(frozen=True)
+class Review:
+    """Words, the aspect's rating in [0, 1], and for each word whether it is about the aspect."""
+
+    words: list[str]
+    rating: float
+    rationale: list[bool]
+
+
+@dataclass(frozen=True)
+class Parts:
+    train: list[Review]
+    valid: list[Review]
+    test: list[Review]
+
+
+def tokenise(text: str) -> list[str]:
+    """Lower-case words, numbers and punctuation marks."""
+    return re.findall(r"[a-z0-9]+(?:'[a-z]+)?|[^\sa-z0-9]", text.lower())
+
+
+def load(source: str, aspect: str, path: Path | None, max_words: int, decorrelate: bool = False) -> Parts:
+    """The parts of a source; ``path`` is its file or folder (synthetic reviews need none).
+
+    With ``decorrelate`` (of the BeerAdvocate excerpt) the target is what other aspects' ratings do not tell.
+
+    Raises:
+        ValueError: an unknown source or aspect, no path where one is needed. FileNotFoundError: nothing there.
+    """
+    if source not in ASPECTS:
+        raise ValueError(f"source must be one of {', '.join(ASPECTS)}, got {source!r}.")
+    if aspect not in ASPECTS[source]:
+        raise ValueError(f"aspect of {source} must be one of {', '.join(ASPECTS[source])}, got {aspect!r}.")
+    if source == "synthetic":
+        return synthetic(max_words=max_words)
+    if decorrelate and source != "beeradvocate":
+        raise ValueError(f"decorrelate is for beeradvocate alone, got {source}.")
+    if path is None:
+        raise ValueError(f"{source} is not part of this repository: give its place by --path (see README.md).")
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there: see README.md for where to get {source}.")
+    if source == "beeradvocate":
+        return beeradvocate(path, aspect, max_words, decorrelate)
+    return {"druglib": druglib, "lei2016": lei2016}[source](path, aspect, max_words)
+
+
+def synthetic(
+    train: int = 1500, valid: int = 200, test: int = 300, max_words: int = 40, phrase: int = 5, seed: int = 0
+) -> Parts:
+    """Reviews of filler words with two planted phrases; the first tells the rating, the second another one.
+
+    A phrase is contiguous: words that stand for one of five levels, among filler words as they are everywhere. Level
+    words are many and each is rare, and both aspects' phrases stand at random places.
+    """
+    rng = random.Random(seed)
+
+    def planted(aspect: str, level: int) -> list[str]:
+        telling = rng.sample(range(phrase), rng.randint(2, phrase - 1))
+        return [f"{aspect}{level}_{rng.randrange(8)}" if i in telling else filler() for i in range(phrase)]
+
+    def filler() -> str:
+        return f"filler{rng.randrange(100)}"
+
+    def review() -> Review:
+        level = rng.randrange(5)
+        phrases = [planted("first", level), planted("second", rng.randrange(5))]
+        order = rng.sample((0, 1), 2)
+        total = rng.randint(max(MIN_WORDS, 3 * phrase), max_words)
+        spare = total - 2 * phrase
+        cuts = sorted(rng.randint(0, spare) for _ in range(2))
+        words, rationale = [], []
+        for which, count in zip([order[0], order[1], None], [cuts[0], cuts[1] - cuts[0], spare - cuts[1]], strict=True):
+            words += [filler() for _ in range(count)] + ([] if which is None else phrases[which])
+            rationale += [False] * count + ([] if which is None else [which == 0] * phrase)
+        return Review(words, level / 4, rationale)
+
+    made = [review() for _ in range(train + valid + test)]
+    return Parts(made[:train], made[train : train + valid], made[train + valid :])
+
+
+def druglib(path: Path, aspect: str, max_words: int) -> Parts:
+    """Druglib: a reviewer's three texts, joined in random order; the rationale is the aspect's own text.
+
+    Each text is cut at a third of ``max_words``. 50 duplicates are dropped. Ratings run from worst (0) to best (1).
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    rng = random.Random(_SPLIT_SEED)
+    seen, reviews = set(), []
+    for row in rows:
+        key = (row["urlDrugName"], *(row[column] for column in _TEXTS.values()))
+        if key in seen:
+            continue
+        seen.add(key)
+        parts = [(tokenise(row[column])[: max_words // 3], name == aspect) for name, column in _TEXTS.items()]
+        rng.shuffle(parts)
+        reviews.append(_join(parts, _LEVELS[aspect].index(row[aspect]) / 4))
+    return _split([r for r in reviews if len(r.words) >= MIN_WORDS], rng, test=0.2)
+
+
+def beeradvocate(path: Path, aspect: str, max_words: int, decorrelate: bool = False) -> Parts:
+    """The excerpt in ``path``: train on reviews without section headers, test on those with, their sections shuffled.
+
+    Sections stand nearly always in one order, which would give them away. Each part of a test review
+    (what comes before the sections, and the sections) is cut to an equal share of ``max_words``. With ``decorrelate``
+    ratings are 1/2 plus their residual after linear regression on the other three aspects, fitted to plain reviews:
+    aspects' ratings correlate at 0.6 to 0.8, so words about one tell another.
+    """
+    reviews = [json.loads(line) for line in (path / "reviews.jsonl").open(encoding="utf-8")]
+    marked = [json.loads(line) for line in (path / "sections.jsonl").open(encoding="utf-8")]
+    rng = random.Random(_SPLIT_SEED)
+    with_headers = {entry["line"] for entry in marked}
+    plain = [review for number, review in enumerate(reviews) if number not in with_headers]
+    rate = _residual(plain, aspect) if decorrelate else lambda stars: _of_five(stars[aspect])
+    joined = [_join([(tokenise(review["text"])[:max_words], False)], rate(review)) for review in plain]
+    split = _split([r for r in joined if len(r.words) >= MIN_WORDS], rng, test=0.0)
+    test = [_shuffled_sections(entry, aspect, rate(entry["y"]), max_words, rng) for entry in marked]
+    return Parts(split.train, split.valid, [r for r in test if len(r.words) >= MIN_WORDS])
+
+
+def lei2016(folder: Path, aspect: str, max_words: int) -> Parts:
+    """The published files of Lei et al. (2016): ``reviews.aspectN.train.txt.gz``, ``heldout``, ``annotations.json``.
+
+    A line is five ratings in [0, 1], a tab, and words; an annotation is JSON with words "x", ratings "y" and, by the
+    aspect's number, token ranges. Held-out reviews validate, annotated ones test.
+    """
+    number = ASPECTS["lei2016"].index(aspect)
+    train, valid = (
+        _lines(folder / f"reviews.aspect{number}.{part}.txt.gz", number, max_words) for part in ("train", "heldout")
+    )
+    test = []
+    for line in (folder / "annotations.json").open(encoding="utf-8"):
+        entry = json.loads(line)
+        inside = _inside(entry[str(number)], len(entry["x"]))
+        test.append(Review(entry["x"][:max_words], _unit(entry["y"][number]), inside[:max_words]))
+    return Parts(train, valid, [r for r in test if len(r.words) >= MIN_WORDS])
+
+
+def read_vectors(path: Path, vocabulary: dict[str, int]) -> dict[int, list[float]]:
+    """Word vectors in text, a word and its numbers a line (gzipped or not), of the words in the vocabulary."""
+    found: dict[int, list[float]] = {}
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+        for line in file:
+            word, *numbers = line.split()
+            if word in vocabulary:
+                found[vocabulary[word]] = [float(x) for x in numbers]
+    if not found:
+        raise ValueError(f"{path} has no vector of any word in the vocabulary.")
+    return found
+
+
+def _lines(path: Path, number: int, max_words: int) -> list[Review]:
+    reviews = []
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        for line in file:
+            ratings, text = line.rstrip("\n").split("\t")
+            words = text.split()[:max_words]
+            reviews.append(Review(words, _unit(float(ratings.split()[number])), [False] * len(words)))
+    return [r for r in reviews if len(r.words) >= MIN_WORDS]
+
+
+def _shuffled_sections(entry: dict, aspect: str, rating: float, max_words: int, rng: random.Random) -> Review:
+    ranges = [(start, end, name) for name, spans in entry["spans"].items() for start, end in spans]
+    part_words = max_words // (len(ranges) + 1)
+    first = min(start for start, _, _ in ranges)
+    sections = [(entry["x"][start:end][:part_words], name == aspect) for start, end, name in ranges]
+    rng.shuffle(sections)
+    return _join([(entry["x"][:first][:part_words], False), *sections], rating)
+
+
+def _join(parts: list[tuple[list[str], bool]], rating: float) -> Review:
+    return Review([w for words, _ in parts for w in words], rating, [about for words, about in parts for _ in words])
+
+
+def _inside(spans: list[list[int]], n: int) -> list[bool]:
+    return [any(start <= i < end for start, end in spans) for i in range(n)]
+
+
+def _residual(reviews: list[dict], aspect: str) -> Callable[[dict], float]:
+    """From the stars of all aspects to 1/2 plus what those of the others do not tell, by least squares."""
+    others = [a for a in ASPECTS["beeradvocate"] if a != aspect]
+    design = np.array([[1.0, *(review[a] / 5 for a in others)] for review in reviews])
+    weights = np.linalg.lstsq(design, np.array([review[aspect] / 5 for review in reviews]))[0]
+
+    def rate(stars: dict) -> float:
+        told = weights @ [1.0, *(stars[a] / 5 for a in others)]
+        return float(np.clip(0.5 + stars[aspect] / 5 - told, 0, 1))
+
+    return rate
+
+
+def _of_five(stars: float) -> float:
+    """1 to 5 stars, as Lei et al. scale them."""
+    return _unit(stars / 5)
+
+
+def _unit(rating: float) -> float:
+    if not 0 <= rating <= 1:
+        raise ValueError(f"ratings must be in [0, 1], got {rating}.")
+    return rating
+
+
+def _split(reviews: list[Review], rng: random.Random, test: float, valid: float = 0.1) -> Parts:
+    shuffled = rng.sample(reviews, len(reviews))
+    a, b = round(test * len(reviews)), round((test + valid) * len(reviews))
+    return Parts(shuffled[b:], shuffled[a:b], shuffled[:a])

@@ -1,0 +1,246 @@
+"""Train one explainer: which k words of a review carry an aspect's rating? See README.md.
+
+python -m examples.learning_to_explain.train                                     # synthetic reviews, a minute
+python -m examples.learning_to_explain.train --preset druglib --path druglib.tsv --relaxation segments --k 10
+python -m examples.learning_to_explain.train --sweep 20 --storage sqlite:///sweep.db
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import functools
+import json
+import os
+import statistics
+import time
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from examples.learning_to_explain import relaxations
+from examples.learning_to_explain.data import Corpus, Part, corpus, precision
+from examples.learning_to_explain.model import Explainer
+from examples.learning_to_explain.sources import ASPECTS
+
+_SAVE_EVERY = 20.0  # seconds
+_PROGRESS = ("step", "best", "best_step", "best_state", "losses")  # attributes of a run that its checkpoint keeps
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a run depends on."""
+
+    source: str = "synthetic"
+    aspect: str = "first"
+    path: str = ""
+    vectors: str = ""
+    decorrelate: int = 0
+    max_words: int = 40
+    relaxation: str = "correlated"
+    k: int = 5
+    network: str = "simple"
+    learning_rate: float = 3e-3
+    temperature: float = 0.5
+    steps: int = 500
+    batch: int = 64
+    dimension: int = 64
+    hidden: int = 64
+    dropout: float = 0.3
+    freeze: int = 1
+    pair_start: float = 3.0
+    evaluate_every: int = 50
+    seed: int = 0
+
+
+PRESETS = {
+    "synthetic": Settings(),
+    "druglib": Settings(source="druglib", aspect="sideEffects", max_words=96, k=10),
+    "beeradvocate": Settings(source="beeradvocate", aspect="aroma", decorrelate=1, max_words=120, k=10),
+    "paper": Settings(
+        source="lei2016", aspect="aroma", max_words=350, k=10, steps=20_000, batch=128, dimension=200, hidden=100,
+        freeze=0, evaluate_every=500,
+    ),
+}  # fmt: skip
+
+
+@functools.lru_cache(maxsize=2)
+def load_corpus(
+    source: str, aspect: str, path: str, max_words: int, dimension: int, vectors: str, decorrelate: int
+) -> Corpus:
+    given, start = (Path(p) if p else None for p in (path, vectors))
+    return corpus(source, aspect, given, max_words, dimension, start, decorrelate=bool(decorrelate))
+
+
+def corpus_of(s: Settings) -> Corpus:
+    """The corpus of these settings, kept for the next run."""
+    return load_corpus(s.source, s.aspect, s.path, s.max_words, s.dimension, s.vectors, s.decorrelate)
+
+
+@functools.lru_cache(maxsize=8)
+def _chooser(name: str, n: int, k: int) -> relaxations.Chooser:
+    return relaxations.make(name, n, k)
+
+
+def build(s: Settings, data: Corpus) -> Explainer:
+    chooser = _chooser(s.relaxation, data.n, s.k)
+    return Explainer(data.vectors, chooser, s.hidden, s.network, s.dropout, bool(s.freeze), s.pair_start)
+
+
+def predictions(model: Explainer, part: Part, noise: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ratings and hard masks of a whole part."""
+    model.eval()
+    pieces = [model.explain(w, n, noise) for w, n in zip(part.words.split(256), part.lengths.split(256), strict=True)]
+    model.train()
+    return torch.cat([rating for rating, _ in pieces]), torch.cat([mask for _, mask in pieces])
+
+
+def scores(model: Explainer, part: Part, noise: bool = False) -> dict[str, float]:
+    """MSE x 100, and precision % of the chosen words, under hard masks."""
+    ratings, masks = predictions(model, part, noise)
+    return {
+        "mse": 100 * float((ratings - part.ratings).square().mean()),
+        "precision": 100 * precision(masks, part),
+    }
+
+
+class Run:
+    """A training run that can be stopped at any time and goes on from its folder."""
+
+    def __init__(self, settings: Settings, folder: Path):
+        self.settings, self.folder = settings, folder
+        self.data = corpus_of(settings)
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(settings.seed)
+        self.model = build(settings, self.data)
+        self.optimiser = torch.optim.Adam(self.model.parameters(), settings.learning_rate)
+        self.step, self.best, self.best_step = 0, float("inf"), 0
+        self.best_state = copy.deepcopy(self.model.state_dict())
+        self.losses: list[float] = []  # since the last evaluation
+        self._resume()
+
+    def _resume(self) -> None:
+        file, metrics = self.folder / "checkpoint.pt", self.folder / "metrics.jsonl"
+        if not file.exists():
+            metrics.unlink(missing_ok=True)
+            return
+        saved = torch.load(file, weights_only=True)
+        if saved["settings"] != asdict(self.settings):
+            raise ValueError(f"{file} is of another run, with {saved['settings']}: choose another --output.")
+        self.model.load_state_dict(saved["model"])
+        self.optimiser.load_state_dict(saved["optimiser"])
+        for name in _PROGRESS:
+            setattr(self, name, saved[name])
+        if metrics.exists():  # what was written after the checkpoint comes again
+            lines = metrics.read_text().splitlines(keepends=True)
+            metrics.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.step))
+        torch.set_rng_state(saved["random"])
+
+    def save(self) -> None:
+        """Write the checkpoint; a kill in between leaves the last one whole."""
+        state = {
+            "settings": asdict(self.settings), "model": self.model.state_dict(), "random": torch.get_rng_state(),
+            "optimiser": self.optimiser.state_dict(), **{name: getattr(self, name) for name in _PROGRESS},
+        }  # fmt: skip
+        torch.save(state, self.folder / "checkpoint.tmp")
+        os.replace(self.folder / "checkpoint.tmp", self.folder / "checkpoint.pt")
+
+    def train_step(self) -> None:
+        """One step of Adam on a random batch, through soft masks; an evaluation where it is due."""
+        part, s = self.data.train, self.settings
+        rows = torch.randint(len(part), (s.batch,))
+        predicted = self.model(part.words[rows], part.lengths[rows], s.temperature)
+        loss = (predicted - part.ratings[rows]).square().mean()
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+        self.step += 1
+        self.losses.append(loss.item())
+        if self.step % s.evaluate_every == 0 or self.step == s.steps:
+            self._evaluate()
+
+    def _evaluate(self) -> None:
+        """A line of metrics, the validation MSE under the best hard masks; the best model is kept."""
+        valid = scores(self.model, self.data.valid)["mse"]
+        if valid < self.best:
+            self.best, self.best_step, self.best_state = valid, self.step, copy.deepcopy(self.model.state_dict())
+        record = {"step": self.step, "train_mse": 100 * statistics.mean(self.losses), "valid_mse": valid}
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        self.losses = []
+
+    def go(self, quiet: bool = False) -> dict[str, float]:
+        """Train to the end, then score the best model on the test part."""
+        saved, s = time.monotonic(), self.settings
+        bar = tqdm(total=s.steps, initial=self.step, disable=quiet, desc=f"{s.relaxation}, k = {s.k}", leave=False)
+        while self.step < s.steps:
+            self.train_step()
+            bar.update()
+            bar.set_postfix(valid=f"{self.best:.2f}", refresh=False)
+            if time.monotonic() - saved > _SAVE_EVERY:
+                self.save()
+                saved = time.monotonic()
+        bar.close()
+        self.save()
+        self.model.load_state_dict(self.best_state)
+        test, sampled = scores(self.model, self.data.test), scores(self.model, self.data.test, noise=True)
+        result = {
+            "valid_mse": self.best, "best_step": self.best_step, "test_mse": test["mse"],
+            "precision": test["precision"], "sampled_mse": sampled["mse"], "sampled_precision": sampled["precision"],
+        }  # fmt: skip
+        (self.folder / "result.json").write_text(json.dumps({**asdict(s), **result}, indent=1))
+        return result
+
+
+def sweep(settings: Settings, trials: int, storage: str, quiet: bool = False) -> Settings:
+    """Search learning rate and temperature for the validation MSE; several processes may share ``storage``."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    s = settings
+    name = f"{s.source}-{s.aspect}-{s.network}-{s.relaxation}-{s.k}-{s.steps}"
+    study = optuna.create_study(
+        study_name=name, storage=storage, load_if_exists=True, sampler=optuna.samplers.RandomSampler()
+    )
+
+    def objective(trial: optuna.Trial) -> float:
+        tried = replace(
+            settings,
+            learning_rate=trial.suggest_float("learning_rate", 1e-3, 1e-2, log=True),
+            temperature=trial.suggest_float("temperature", 0.1, 3.0, log=True),
+        )
+        folder = Path("runs") / "sweep" / f"{name}-{os.getpid()}-{trial.number}"
+        return Run(tried, folder).go(quiet)["valid_mse"]
+
+    study.optimize(objective, n_trials=trials)
+    return replace(settings, **study.best_params)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=PRESETS, default="synthetic")
+    choices = {"relaxation": relaxations.NAMES, "network": ("simple", "complex"), "source": tuple(ASPECTS)}
+    for field in fields(Settings):
+        kind = {"str": str, "int": int, "float": float}[str(field.type)]
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, choices=choices.get(field.name))
+    parser.add_argument("--output", type=Path, help="folder of the run; the same again to resume")
+    parser.add_argument("--sweep", type=int, default=0, metavar="TRIALS", help="search learning rate and temperature")
+    parser.add_argument("--storage", default="sqlite:///sweep.db", help="Optuna storage, shared by all that sweep")
+    arguments = parser.parse_args()
+    given = {f.name: getattr(arguments, f.name) for f in fields(Settings)}
+    settings = replace(PRESETS[arguments.preset], **{name: v for name, v in given.items() if v is not None})
+    if arguments.sweep:
+        settings = sweep(settings, arguments.sweep, arguments.storage)
+        print(f"best: --learning-rate {settings.learning_rate:.3g} --temperature {settings.temperature:.3g}")
+    folder = arguments.output or Path("runs") / f"{settings.source}-{settings.relaxation}-{settings.k}"
+    run = Run(settings, folder)
+    chance = 100 * float((run.data.test.rationale.sum(1) / run.data.test.lengths).mean())
+    for name, value in run.go().items():
+        print(f"{name:>18} {value:8.2f}")
+    print(f"{'random words':>18} {chance:8.2f} precision")
+
+
+if __name__ == "__main__":
+    main()

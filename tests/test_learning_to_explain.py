@@ -1,0 +1,270 @@
+"""The learning-to-explain example: its own structure and rivals by brute force, readers, training, resume, sweep."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+import sst_cvx as sst
+
+pytest.importorskip("tqdm")
+
+from examples.learning_to_explain import data, relaxations, report, sources, table, train
+from examples.learning_to_explain.two_segments import TwoSegments
+
+SMALL = train.Settings(steps=40, evaluate_every=10, batch=16, dimension=16, hidden=16)
+
+
+# -- relaxations ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (4, 4), (5, 1), (7, 3), (8, 5), (8, 7)])
+def test_two_segments_is_what_its_name_says(n, k):
+    def segments(x):
+        return sum(a > b for a, b in zip(x, (0, *x), strict=False))
+
+    every = {x for x in itertools.product((0.0, 1.0), repeat=n) if sum(x) == k and segments(x) <= 2}
+    listed = TwoSegments(n, k).vertices()
+    assert {tuple(x) for x in listed.tolist()} == every
+    assert len(listed) == len(every)
+
+
+@pytest.mark.parametrize(("n", "k"), [(4, 4), (5, 1), (7, 3), (8, 5)])
+@pytest.mark.parametrize("scale", [1.0, 300.0])
+def test_two_segments_by_enumeration(n, k, scale):
+    structure = TwoSegments(n, k)
+    vertices = structure.vertices()
+    u = (scale * torch.randn(2, 3, n, dtype=torch.float64)).requires_grad_()
+    totals = u @ vertices.T
+    assert torch.allclose((structure.argmax(u) * u).sum(-1), totals.amax(-1))
+    assert torch.allclose(structure.log_partition(u), totals.logsumexp(-1))
+    soft = sst.SoftArgmax(structure, sst.ExponentialFamilyEntropy(), path="fast")(u)
+    exact = totals.softmax(-1) @ vertices
+    assert torch.allclose(soft, exact, atol=1e-10)
+    direction = torch.randn_like(soft)
+    gradients = [torch.autograd.grad((x * direction).sum(), u, retain_graph=True)[0] for x in (soft, exact)]
+    assert torch.allclose(*gradients, atol=1e-9)
+
+
+def test_two_segments_is_certified():
+    assert sst.check(TwoSegments(5, 2), verbose=False).ok
+
+
+def test_two_segments_hull_and_ties():
+    structure = TwoSegments(6, 3)
+    u = torch.randn(20, 6, dtype=torch.float64)
+    by_hull = sst.Structure.argmax(structure, u)  # HiGHS on the declared hull
+    assert torch.allclose((by_hull * u).sum(-1), (structure.argmax(u) * u).sum(-1), atol=1e-9)
+    tied = structure.argmax(torch.zeros(6))
+    assert any(torch.equal(tied.double(), x) for x in structure.vertices())
+
+
+@pytest.mark.parametrize("name", relaxations.NAMES)
+def test_masks_leave_padding_alone(name):
+    n, k, lengths = 12, 3, torch.tensor([3, 7, 12])
+    chooser = relaxations.make(name, n, k)
+    u = torch.randn(3, 2 * n - 1 if chooser.pairs else n, requires_grad=True)
+    soft, hard = chooser.soft(u, lengths, 0.5), chooser.hard(u, lengths)
+    padding = torch.arange(n) >= lengths[:, None]
+    assert (soft[padding] == 0).all()
+    assert (hard[padding] == 0).all()
+    assert torch.equal(hard.sum(1), torch.full((3,), float(k)))
+    assert hard.unique().tolist() == [0.0, 1.0]
+    if name != "l2x":
+        assert torch.allclose(soft.sum(1), torch.full((3,), float(k)), atol=1e-4)
+    soft.square().sum().backward()
+    assert u.grad is not None
+    assert u.grad.isfinite().all()
+    assert u.grad[2].abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", relaxations.NAMES)
+def test_cold_soft_masks_are_hard_ones(name):
+    chooser = relaxations.make(name, 10, 3)
+    u = 3 * torch.randn(5, 19 if chooser.pairs else 10, dtype=torch.float64)
+    lengths = torch.full((5,), 10)
+    chooser.noise = lambda utilities: torch.distributions.Gumbel(utilities, 1e-9)
+    soft, hard = chooser.soft(u, lengths, 1e-3), chooser.hard(u, lengths)
+    if name == "l2x":  # k draws without noise are all the best word
+        hard = torch.zeros_like(u).scatter(1, u.argmax(1, keepdim=True), 1.0)
+    assert torch.allclose(soft, hard, atol=1e-3)
+
+
+def test_softsub_is_sampling_without_replacement():
+    torch.manual_seed(0)
+    u = torch.tensor([1.0, 0.0, -1.0, 0.5], dtype=torch.float64).repeat(20_000, 1)
+    soft = relaxations.make("softsub", 4, 2).soft(u, torch.full((len(u),), 4), 0.01)
+    p = u[0].softmax(0)
+    inclusion = [p[i] + sum(p[j] * p[i] / (1 - p[j]) for j in range(4) if j != i) for i in range(4)]
+    assert torch.allclose(soft.mean(0), torch.stack(inclusion), atol=0.015)
+
+
+# -- data -------------------------------------------------------------------------------------------------------
+
+
+def test_synthetic_reviews_have_planted_phrases():
+    parts = sources.synthetic(train=50, valid=5, test=5)
+    for review in parts.train:
+        inside = [w for w, about in zip(review.words, review.rationale, strict=True) if about]
+        assert sum(review.rationale) == 5
+        assert "".join("01"[r] for r in review.rationale).strip("0") == "11111"
+        assert {w.split("_")[0] for w in inside if w.startswith("first")} == {f"first{round(4 * review.rating)}"}
+    assert parts.train == sources.synthetic(train=50, valid=5, test=5).train
+
+
+def test_druglib_reader(tmp_path):
+    columns = "urlDrugName rating effectiveness sideEffects condition benefitsReview sideEffectsReview commentsReview"
+    header = "\t" + columns.replace(" ", "\t")
+    texts = ['"' + " ".join([word] * 30) + '"' for word in ("good", "ache", "note")]
+    rows = [f"{i}\tdrug{i % 9}\t5\tHighly Effective\tMild Side Effects\tpain\t" + "\t".join(texts) for i in range(11)]
+    file = tmp_path / "druglib.tsv"
+    file.write_text("\n".join([header, *rows]))
+    parts = sources.load("druglib", "sideEffects", file, 60)
+    reviews = parts.train + parts.valid + parts.test
+    assert len(reviews) == 9  # two duplicates
+    for review in reviews:
+        assert review.rating == 0.75
+        assert [w == "ache" for w in review.words] == review.rationale
+        assert len(review.words) == 60
+
+
+def test_beeradvocate_reader_shuffles_sections(tmp_path):
+    stars = {"aroma": 4.0, "appearance": 2.0, "palate": 3.0, "taste": 3.5}
+    plain = [{"text": "Nice. " * 20, **stars}] * 10
+    words = ["hello"] * 4 + ["looks"] * 10 + ["smells"] * 10 + ["tastes"] * 10
+    spans = {"appearance": [[4, 14]], "aroma": [[14, 24]], "taste": [[24, 34]]}
+    (tmp_path / "reviews.jsonl").write_text("\n".join(json.dumps(r) for r in plain))
+    marked = [json.dumps({"line": 3, "y": stars, "x": words, "spans": spans})] * 12
+    (tmp_path / "sections.jsonl").write_text("\n".join(marked))
+    parts = sources.load("beeradvocate", "aroma", tmp_path, 80)
+    assert len(parts.train) + len(parts.valid) == 9
+    assert all([w == "smells" for w in r.words] == r.rationale and r.words[:4] == words[:4] for r in parts.test)
+    assert len({tuple(r.words) for r in parts.test}) > 2
+    assert parts.test[0].rating == 0.8
+
+
+def test_decorrelated_ratings_are_what_other_aspects_do_not_tell():
+    stars = (2 + 3 * torch.rand(200, 4, dtype=torch.float64)).round(decimals=1)
+    stars[:, 0] = 0.3 * stars[:, 1] + 0.5 * stars[:, 2] + 0.1 * stars[:, 0]
+    reviews = [dict(zip(sources.ASPECTS["beeradvocate"], row.tolist(), strict=True)) for row in stars]
+    rate = sources._residual(reviews, "aroma")
+    rated = torch.tensor([rate(review) for review in reviews], dtype=torch.float64)
+    correlation = torch.corrcoef(torch.cat([rated[None], stars.T]))[0]
+    assert correlation[2:].abs().max() < 1e-9
+    assert correlation[1] > 0.1
+    assert float(rated.mean()) == pytest.approx(0.5)
+
+
+def test_reader_of_the_published_format(tmp_path):
+    line = "0.6 0.8 0.4 1.0 0.7\t" + " ".join(f"w{i}" for i in range(25))
+    for part in ("train", "heldout"):
+        with gzip.open(tmp_path / f"reviews.aspect1.{part}.txt.gz", "wt") as file:
+            file.write("\n".join([line] * 4 + ["0 0 0 0 0\ttoo short"]))
+    entry = {"x": [f"w{i}" for i in range(25)], "y": [0.6, 0.8, 0.4, 1.0, 0.7], "0": [], "1": [[2, 4], [7, 8]]}
+    (tmp_path / "annotations.json").write_text(json.dumps(entry))
+    with gzip.open(tmp_path / "vectors.txt.gz", "wt") as file:
+        file.write("w3 1 2 3\nunseen 4 5 6\n")
+    made = data.corpus("lei2016", "aroma", tmp_path, 22, vectors=tmp_path / "vectors.txt.gz")
+    assert (len(made.train), len(made.valid), len(made.test)) == (4, 4, 1)
+    assert made.n == 22
+    assert made.train.ratings.tolist() == pytest.approx([0.8] * 4)
+    assert torch.nonzero(made.test.rationale[0]).flatten().tolist() == [2, 3, 7]
+    assert made.vectors[made.test.words[0, 3]].tolist() == [1.0, 2.0, 3.0]
+
+
+def test_sources_refuse(tmp_path):
+    with pytest.raises(ValueError, match="source must be one of"):
+        sources.load("imdb", "plot", None, 40)
+    with pytest.raises(ValueError, match="aspect of druglib"):
+        sources.load("druglib", "taste", None, 40)
+    with pytest.raises(ValueError, match="--path"):
+        sources.load("druglib", "sideEffects", None, 40)
+    with pytest.raises(ValueError, match="decorrelate is for beeradvocate"):
+        sources.load("druglib", "sideEffects", tmp_path, 40, decorrelate=True)
+    with pytest.raises(FileNotFoundError, match="README"):
+        sources.load("beeradvocate", "aroma", tmp_path / "none", 40)
+    with pytest.raises(ValueError, match="relaxation must be one of"):
+        relaxations.make("topk", 5, 2)
+
+
+def test_vocabulary_and_padding():
+    reviews = [sources.Review(["a", "b", "a"], 0.5, [False] * 3), sources.Review(["b", "c"], 1.0, [True, False])]
+    vocabulary = data.build_vocabulary(reviews)
+    assert vocabulary == {"a": 2, "b": 3}
+    part = data.to_tensors(reviews, vocabulary, 4)
+    assert part.words.tolist() == [[2, 3, 2, 0], [3, 1, 0, 0]]
+    assert part.lengths.tolist() == [3, 2]
+    assert data.precision(torch.tensor([[1.0, 1, 0, 0], [1, 1, 0, 0]]), part) == 0.25
+    assert data.random_floor(part) == 0.25
+    assert table.window_masks(part, 2, 1.0).tolist() == [[0, 1, 1, 0], [1, 1, 0, 0]]
+
+
+# -- training ---------------------------------------------------------------------------------------------------
+
+
+def test_planted_words_are_found_far_above_chance(tmp_path):
+    settings = replace(train.PRESETS["synthetic"], steps=250)
+    run = train.Run(settings, tmp_path)
+    result = run.go(quiet=True)
+    chance = 100 * data.random_floor(run.data.test)
+    assert result["precision"] > 3 * chance
+    assert result["test_mse"] < 0.25 * 100 * float(run.data.test.ratings.var())
+    page = report.page(run, 3)
+    assert page.count('class="review"') == 3
+    assert page.count("chosen") >= 3 * settings.k
+
+
+def test_a_stopped_run_goes_on_as_if_nothing_had_been(tmp_path):
+    whole = train.Run(SMALL, tmp_path / "whole").go(quiet=True)
+    stopped = train.Run(SMALL, tmp_path / "parts")
+    for step in range(25):
+        stopped.train_step()
+        if step == 13:
+            stopped.save()  # and what follows is lost
+    resumed = train.Run(SMALL, tmp_path / "parts")
+    assert resumed.step == 14
+    assert resumed.go(quiet=True) == whole
+    metrics = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "parts")]
+    assert metrics[0] == metrics[1]
+    assert metrics[0].count("valid_mse") == 4
+    with pytest.raises(ValueError, match="another run"):
+        train.Run(replace(SMALL, k=4), tmp_path / "parts")
+
+
+@pytest.mark.parametrize("name", relaxations.NAMES)
+@pytest.mark.parametrize("network", ["simple", "complex"])
+def test_every_relaxation_trains(name, network, tmp_path):
+    run = train.Run(replace(SMALL, relaxation=name, network=network, steps=3), tmp_path)
+    before = [p.detach().clone() for p in run.model.utilities.parameters()]
+    run.train_step()
+    assert all(not torch.equal(a, b) for a, b in zip(before[:2], run.model.utilities.parameters(), strict=False))
+
+
+def test_sweep_shares_its_storage(tmp_path, monkeypatch):
+    pytest.importorskip("optuna")
+    monkeypatch.chdir(tmp_path)
+    small = replace(SMALL, steps=4, evaluate_every=2)
+    for trials in (1, 2):
+        found = train.sweep(small, trials, f"sqlite:///{tmp_path}/sweep.db", quiet=True)
+    values = [json.loads(f.read_text()) for f in tmp_path.glob("runs/sweep/*/result.json")]
+    assert len(values) == 3
+    assert found.temperature == min(values, key=lambda r: r["valid_mse"])["temperature"]
+
+
+def test_table_has_every_row_and_both_floors(tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "TASKS", (("synthetic", "first"),))
+    monkeypatch.setattr(table, "_PLACES", (0.0, 1.0))
+    tiny = {"steps": 2, "evaluate_every": 2, "batch": 8, "dimension": 8, "hidden": 8}
+    runs = list(table.grid({"synthetic": ""}, tiny, {"l2x": {"temperature": 0.1}}, [5], 1))
+    assert [s.relaxation for s in runs] == list(relaxations.NAMES)
+    assert runs[0].temperature == 0.1
+    table.train_missing(tmp_path, runs, minutes=5)
+    table.add_floors(tmp_path, runs)
+    rows = table.markdown(tmp_path).splitlines()
+    assert [line.split("|")[1].strip() for line in rows[4:]] == [*table.FLOORS, *relaxations.NAMES]
+    assert all(line.split("|")[2].strip() for line in rows[4:])
