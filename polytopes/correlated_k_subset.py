@@ -29,7 +29,6 @@ class CorrelatedKSubset(sst.Structure, final=True):
     """
 
     known_bounded = True  # the trellis of 350 items and k = 10 has 15,000 edges: canonicalised on demand
-    nonnegative = True  # pyright: ignore  # known: finding it takes 4 n linear programs
 
     def __init__(self, n: int, k: int):
         self.n, self.k = check_size("n", n, 1), check_size("k", k, 0, n)
