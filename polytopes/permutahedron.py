@@ -1,14 +1,14 @@
 """Rankings: X = { (w_p(1), ..., w_p(n)) : p a permutation }, conv(X) the permutahedron of w.
 
-Paper, section 4.3 (sorting and ranking). Hull: x = P w with P doubly stochastic. Euclidean: isotonic regression
-(Blondel, Teboul, Berthet, Djolonga, "Fast Differentiable Sorting and Ranking", 2020, proposition 3): with u and w in
-decreasing order, X(u) = u - iso(u - w). Log-partition: a permanent.
+Paper, section 4.3 (sorting and ranking). Hull: x = P w with P doubly stochastic, here over the distinct values of w,
+each taken as often as it occurs. Euclidean and categorical: isotonic regression (Blondel, Teboul, Berthet, Djolonga,
+"Fast Differentiable Sorting and Ranking", 2020, propositions 3 and 4). Log-partition: a permanent.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
+from collections.abc import Iterator
 
 import cvxpy as cp
 import numpy as np
@@ -16,12 +16,14 @@ import torch
 
 import sst_cvx as sst
 from polytopes.matching import LARGEST_PERMANENT, log_matchings
-from sst_cvx.isotonic import isotonic_regression
+from sst_cvx.isotonic import entropic_on_permutations, project_on_permutations
 from sst_cvx.validation import check_finite, check_utilities, check_vertex_count
 
 
 class Permutahedron(sst.Structure, final=True):
     """All orders of n numbers; event shape ``(n,)``. The largest utility gets the largest weight.
+
+    An entry is a position and 0 no absence, so there are no masks.
 
     Args:
         weights: ``(n,)`` finite numbers, n >= 1; equal ones are allowed. E.g. 0, ..., n - 1 for ranks.
@@ -31,18 +33,21 @@ class Permutahedron(sst.Structure, final=True):
     """
 
     known_bounded = True
+    prefers_active_set = True
 
     def __init__(self, weights: torch.Tensor):
         if not isinstance(weights, torch.Tensor) or weights.is_complex() or weights.dtype == torch.bool:
             raise TypeError("weights must be a real tensor (n,).")
         if weights.dim() != 1 or not weights.numel():
             raise ValueError(f"weights must be (n,) with n >= 1, got shape {tuple(weights.shape)}.")
+        check_finite(weights, "weights")
         self.weights = weights.detach().to("cpu", torch.float64).sort(descending=True).values
-        check_finite(self.weights, "weights")
+        self._values, counts = self.weights.unique(return_counts=True)
+        self._counts: list[int] = counts.tolist()
         n = len(self.weights)
-        x, order = cp.Variable(n), cp.Variable((n, n))
-        doubly_stochastic = [order >= 0, cp.sum(order, axis=0) == 1, cp.sum(order, axis=1) == 1]
-        super().__init__(x, [*doubly_stochastic, x == order @ self.weights.numpy()])
+        x, order = cp.Variable(n), cp.Variable((n, len(counts)))
+        stochastic = [order >= 0, cp.sum(order, axis=0) == counts.numpy(), cp.sum(order, axis=1) == 1]
+        super().__init__(x, [*stochastic, x == order @ self._values.numpy()])
         if n > LARGEST_PERMANENT:
             self.log_partition_refusal = (
                 f"the log-partition of {self!r} is the logarithm of a permanent, out of reach beyond "
@@ -58,7 +63,7 @@ class Permutahedron(sst.Structure, final=True):
 
     def vertices(self) -> torch.Tensor:
         check_vertex_count(self, round(math.exp(math.lgamma(len(self.weights) + 1) - self._log_repeats())))
-        return torch.tensor(sorted(set(itertools.permutations(self.weights.tolist()))), dtype=torch.float64)
+        return self._values[torch.tensor(list(_arrangements(self._counts)))]
 
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """log of the sum over different orders of exp <u, x>: a permanent of n <= 12.
@@ -68,13 +73,14 @@ class Permutahedron(sst.Structure, final=True):
         """
         if self.log_partition_refusal:
             raise ValueError(self.log_partition_refusal + ".")
-        scores = u.double()[..., :, None] * self.weights.to(u.device)
-        return (log_matchings(scores, every_row=True, every_column=True) - self._log_repeats()).to(u.dtype)
+        wide, weights = u.double(), self.weights.to(u.device)
+        scores = wide[..., :, None] * (weights - weights[-1])
+        above = log_matchings(scores, every_row=True, every_column=True) - self._log_repeats()
+        return (above + weights[-1] * wide.sum(-1)).to(u.dtype)
 
     def _log_repeats(self) -> float:
         """log of the number of permutations that give one order."""
-        counts = torch.unique(self.weights, return_counts=True)[1].tolist()
-        return sum(math.lgamma(count + 1) for count in counts)
+        return sum(math.lgamma(count + 1) for count in self._counts)
 
     def violation(self, x: torch.Tensor) -> torch.Tensor:
         """By majorisation: the k largest entries sum to no more than the k largest weights, and all to as much."""
@@ -88,16 +94,31 @@ class Permutahedron(sst.Structure, final=True):
         n = len(self.weights)
         return np.full(n, float(self.weights[-1])), np.full(n, float(self.weights[0]))
 
+    @property
+    def nonnegative(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """False, so that masks are refused: they are for sets of 0 and 1."""
+        return False
+
     def __repr__(self) -> str:
         shown = [f"{w:g}" for w in self.weights.tolist()]
         return f"Permutahedron([{', '.join(shown if len(shown) < 8 else [*shown[:3], '...', shown[-1]])}])"
 
 
+def _arrangements(counts: list[int]) -> Iterator[tuple[int, ...]]:
+    """All sequences in which label i occurs ``counts[i]`` times."""
+    if not any(counts):
+        yield ()
+    for label, count in enumerate(counts):
+        if count:
+            rest = [*counts[:label], count - 1, *counts[label + 1 :]]
+            yield from ((label, *others) for others in _arrangements(rest))
+
+
 @sst.fast_path(Permutahedron, sst.Euclidean)
 def euclidean(structure: Permutahedron, regularizer: sst.Euclidean, u: torch.Tensor) -> torch.Tensor:
-    ordered, order = u.double().sort(-1, descending=True)
-    weights = structure.weights.to(u.device)
-    # As w plus what the fit leaves of u - w, not u minus the fit: far utilities keep the digits of w.
-    rest = ordered - weights
-    x = weights + (rest - isotonic_regression(rest))
-    return torch.zeros_like(x).scatter(-1, order, x).to(u.dtype)
+    return project_on_permutations(u, structure.weights)
+
+
+@sst.fast_path(Permutahedron, sst.CategoricalEntropy)
+def categorical(structure: Permutahedron, regularizer: sst.CategoricalEntropy, u: torch.Tensor) -> torch.Tensor:
+    return entropic_on_permutations(u, structure.weights)

@@ -1,64 +1,135 @@
-"""Isotonic regression, batched: the nearest sequence that does not increase, by merging halves.
+"""Isotonic regression, batched, and with it separable soft argmaxes over the permutahedron.
 
-The solution is constant on blocks, where it is the mean. Two solved halves violate the order only where they meet, and
-one new block repairs it: the end of the left half below its value c, the beginning of the right one above, where
+Over the hull of the permutations of w, sorted w_1 >= ... >= w_n, and utilities sorted z_1 >= ... >= z_n, stationarity
+gives x_i = (phi')^-1 (z_i - v_i), where v is constant on blocks of consecutive places, decreases from block to block,
+and sum x = sum w on each block. So the value of a block B, wherever it begins and ends, is a mean, total / mass:
 
-    h(c) = sum over the left of (c - v_i)^+  -  sum over the right of (v_j - c)^+ = 0,
+    Euclidean    sum_B (z_i - w_i) / |B|                  Categorical    sum_B exp z_i / sum_B w_i, in logarithms,
 
-an increasing function whose values at all v_i and v_j say who belongs to the block. log2(n) merges, each of them a few
+and v the isotonic regression of the places' own values. Blondel, Teboul, Berthet, Djolonga, "Fast Differentiable
+Sorting and Ranking" (ICML 2020), propositions 3 and 4.
+
+Blocks are found by merging halves. Two solved halves violate the order only where they meet, and one new block repairs
+it: the end of the left half below its value c, the beginning of the right one above. log2(n) merges, each of them a few
 operations on all halves and all elements of the batch. (Pool-adjacent-violators, which needs a loop over the batch,
 finds the same blocks: Best, Chakravarti 1990.)
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 
 
-def isotonic_regression(y: torch.Tensor) -> torch.Tensor:
-    """argmin { |v - y|^2 : v_1 >= v_2 >= ... >= v_n } over the last dimension; same shape and dtype.
+class Mean(NamedTuple):
+    """A weighted mean, of numbers and masses that may be given by their logarithms."""
 
-    Differentiable any number of times: the Jacobian takes means over blocks. Inside, float64.
+    cumulate: Callable[[torch.Tensor], torch.Tensor]  # prefix sums along the last dimension
+    add: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    divide: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    multiply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    zero: float
+
+
+PLAIN = Mean(lambda s: s.cumsum(-1), torch.add, torch.div, torch.mul, 0.0)
+LOGARITHMS = Mean(lambda s: s.logcumsumexp(-1), torch.logaddexp, torch.sub, torch.add, -torch.inf)
+
+
+def project_on_permutations(z: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """argmax { <z, x> - 1/2 |x|^2 } over the hull of the permutations of ``weights``, ``(*batch, n)`` like ``z``.
+
+    ``weights`` ``(n,)`` from the largest. Inside, float64. Differentiable any number of times: over each block, z minus
+    its mean, plus that of the weights.
     """
-    if not y.numel():
-        return y * 0
-    flat = y.double().reshape(-1, y.shape[-1])
-    fit = _fit(flat.detach())
-    block = torch.nn.functional.pad((fit[:, 1:] != fit[:, :-1]).long(), (1, 0)).cumsum(-1)
-    size = torch.zeros_like(flat).scatter_add(-1, block, torch.ones_like(flat)).clamp(min=1)
-    mean = torch.zeros_like(flat).scatter_add(-1, block, flat) / size
-    return mean.gather(-1, block).reshape(y.shape).to(y.dtype)
+    z, order = z.sort(dim=-1, descending=True)
+    ordered, w = z.double(), weights.to(z.device, torch.float64)
+    blocks = _Blocks(joined_to_last(ordered.detach() - w, torch.ones_like(w), PLAIN))
+    d = ordered - blocks.first(ordered)  # exact differences: items alone in their block are exactly at a weight
+    x = d + blocks.sum(w - d) / blocks.sum(torch.ones_like(d))
+    return torch.zeros_like(x).scatter(-1, order, x).to(z.dtype)
 
 
-def _fit(y: torch.Tensor) -> torch.Tensor:
-    """Values ``(batch, n)``, exactly equal within blocks."""
-    batch, n = y.shape
+def entropic_on_permutations(z: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """argmax { <z, x> - sum x log x } over the same hull, of nonnegative ``weights``: a softmax over each block."""
+    z, order = z.sort(dim=-1, descending=True)
+    ordered, w = z.double(), weights.to(z.device, torch.float64)
+    positive = max(int((weights > 0).sum()), 1)  # places of weight 0 are in the block of the last one that has some
+    lone, last = ordered.detach().tensor_split([positive - 1], -1)
+    mass = w[:positive].log().clamp(min=-1e3)  # if there is none, any
+    joined = joined_to_last(torch.cat([lone, last.logsumexp(-1, keepdim=True)], -1) - mass, mass, LOGARITHMS)
+    blocks = _Blocks(torch.nn.functional.pad(joined, (0, len(w) - positive), value=True))
+    e = (ordered - blocks.first(ordered)).exp()
+    x = e / blocks.sum(e) * blocks.sum(w.expand_as(e))
+    return torch.zeros_like(x).scatter(-1, order, x).to(z.dtype)
+
+
+class _Blocks:
+    """Sums over blocks of places, given back to each place, ``(*batch, n)``."""
+
+    def __init__(self, joined: torch.Tensor):
+        self._joined, self._number = joined, (~joined).cumsum(-1) - 1
+
+    def sum(self, x: torch.Tensor) -> torch.Tensor:
+        """Differentiable."""
+        return torch.zeros_like(x).scatter_add(-1, self._number, x).gather(-1, self._number)
+
+    def first(self, x: torch.Tensor) -> torch.Tensor:
+        """What is at the first place of each block, as a constant."""
+        return self.sum(x.detach().masked_fill(self._joined, 0.0))
+
+
+@torch.no_grad()
+def joined_to_last(y: torch.Tensor, mass: torch.Tensor, mean: Mean) -> torch.Tensor:
+    """Which places are in the block of the place before them, in the isotonic (nonincreasing) regression.
+
+    Of values ``(*batch, n)`` with masses ``(n,)``, by blocks that have the weighted mean; bool ``(*batch, n)``. Only
+    violators are joined: equal neighbours that need no other value are blocks of their own, which do not move together.
+    """
+    n = y.shape[-1]
     width = 1 << (n - 1).bit_length()
-    bottom = y.amin(-1, keepdim=True) - 1  # below all means: what is appended stays apart
-    v, size = torch.cat([y, bottom.expand(-1, width - n)], -1), 1
+    pad = torch.nn.functional.pad
+    value = pad(y.reshape(-1, n), (0, width - n), value=-torch.inf)  # what is appended is below everything
+    mass, size = pad(mass, (0, width - n), value=1.0), 1
+    joined = torch.zeros_like(value, dtype=torch.bool)
     while size < width:
-        left, right = v.reshape(-1, 2, size).unbind(1)
-        wrong = torch.nonzero(left[:, -1] < right[:, 0]).flatten()
-        if wrong.numel():
-            merged = _merge(left.index_select(0, wrong), right.index_select(0, wrong))
-            v = v.reshape(-1, 2 * size).index_copy(0, wrong, merged)
+        ends = value.view(-1, 2, size)
+        wrong = torch.nonzero(ends[:, 0, -1] < ends[:, 1, 0]).flatten()
         size *= 2
-    return v.reshape(batch, width)[:, :n]
+        if wrong.numel():
+            v = value.view(-1, size).index_select(0, wrong)
+            merged, pooled = _merge(v, mass.view(-1, size).index_select(0, wrong % (width // size)), mean)
+            value.view(-1, size).index_copy_(0, wrong, merged)
+            joined.view(-1, size)[wrong, 1:] |= pooled[:, 1:] & pooled[:, :-1]
+    return joined[:, :n].reshape(y.shape)
 
 
-def _merge(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Both ``(pairs, size)`` and not increasing; ``(pairs, 2 size)``."""
-    size = left.shape[1]
-    up = left.flip(1)  # not decreasing: the part below any level comes first
-    below = torch.nn.functional.pad(up.cumsum(1), (1, 0))
-    above = torch.nn.functional.pad(right.cumsum(1), (1, 0))
-    # At the levels of the left half: how many of the left are below, of the right above; and the other way round.
-    place = torch.arange(size, device=left.device, dtype=left.dtype)
-    over = torch.searchsorted(-right, -up)
-    at_left = up * place - below[:, :-1] - (above.gather(1, over) - up * over)
-    under = torch.searchsorted(up, right.contiguous())
-    at_right = right * under - below.gather(1, under) - (above[:, :-1] - right * place)
-    tail = (at_left < 0).sum(1, keepdim=True).clamp(min=1)  # rounding must not leave a violation unrepaired
-    head = (at_right > 0).sum(1, keepdim=True).clamp(min=1)
-    mean = (below.gather(1, tail) + above.gather(1, head)) / (tail + head)
-    return torch.cat([torch.where(place < tail, mean, up).flip(1), torch.where(place < head, mean, right)], 1)
+def _merge(value: torch.Tensor, mass: torch.Tensor, mean: Mean) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pairs of halves ``(pairs, 2 size)`` that violate the order: the solution, and who is in the new block."""
+    up, right = value.unflatten(1, (2, -1)).unbind(1)
+    left_mass, right_mass = mass.unflatten(1, (2, -1)).unbind(1)
+    up, left_mass = up.flip(1), left_mass.flip(1)  # not decreasing: what is below any level comes first
+    # Totals and masses of the last i items of the left half, and of the first i of the right one, i = 0, ..., size.
+    below = [_sums(v, mean) for v in (mean.multiply(up, left_mass), left_mass)]
+    above = [_sums(v, mean) for v in (mean.multiply(right, right_mass), right_mass)]
+
+    def level(of_left: list[torch.Tensor], of_right: list[torch.Tensor]) -> torch.Tensor:
+        return mean.divide(*(mean.add(x, y) for x, y in zip(of_left, of_right, strict=True)))
+
+    # On the left, who is less than the mean of those further down and of those on the right that are larger than it.
+    larger = torch.searchsorted(-right, -up)
+    lifted = up < level([b[:, :-1] for b in below], [a.gather(1, larger) for a in above])
+    tail = lifted.sum(1, keepdim=True).clamp(min=1)  # rounding must not leave a violation
+    rest = [b.gather(1, tail) for b in below]
+    # On the right, who is larger than the mean of the tail and of those before it.
+    lowered = right > level(rest, [a[:, :-1] for a in above])
+    head = lowered.sum(1, keepdim=True).clamp(min=1)
+    c = level(rest, [a.gather(1, head) for a in above])
+    # Blocks as a whole: all that have the value of the last one.
+    pooled = [(up <= up.gather(1, tail - 1)).flip(1), right >= right.gather(1, head - 1)]
+    return torch.cat([up.clamp(min=c).flip(1), right.clamp(max=c)], 1), torch.cat(pooled, 1)
+
+
+def _sums(x: torch.Tensor, mean: Mean) -> torch.Tensor:
+    return torch.nn.functional.pad(mean.cumulate(x), (1, 0), value=mean.zero)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -83,19 +82,26 @@ def box(u: torch.Tensor, name: str) -> torch.Tensor:
     return RESPONSES[name](u + shifts.get(name, 0.0))
 
 
-def nearest_in_permutahedron(u: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """By trying all ways to cut the sorted entries into blocks, each shifted as a whole to the sum of its weights."""
-    n = u.shape[-1]
-    ordered, order = u.sort(-1, descending=True)
-    best, least = torch.zeros_like(u), torch.full(u.shape[:1], torch.inf, dtype=u.dtype)
-    for cuts in itertools.chain.from_iterable(itertools.combinations(range(1, n), k) for k in range(n)):
-        blocks = [slice(a, b) for a, b in itertools.pairwise((0, *cuts, n))]
-        x = torch.cat([ordered[:, b] + (weights[b] - ordered[:, b]).mean(-1, keepdim=True) for b in blocks], -1)
-        inside = (x.sort(-1, descending=True).values.cumsum(-1) <= weights.cumsum(-1) + 1e-12).all(-1)
-        distance = torch.where(inside, ((x - ordered) ** 2).sum(-1), torch.inf)
-        better = distance < least
-        best, least = torch.where(better[:, None], x, best), torch.where(better, distance, least)
-    return torch.zeros_like(u).scatter(-1, order, best)
+def isotonic(u: torch.Tensor, weights: torch.Tensor, name: str) -> torch.Tensor:
+    """Soft argmax over the permutations of ``weights`` (n,) for utilities (batch, n): the minimax formula, O(n^2).
+
+    v_i = min_{j <= i} max_{k >= i} m(j, k), m the value of the block of places j to k, and x_i = (phi')^-1 (u_i - v_i).
+    """
+    z, order = u.sort(-1, descending=True)
+    w, n = weights.sort(descending=True).values.expand_as(z), u.shape[-1]
+    value = torch.full((len(u), n, n), -torch.inf, dtype=u.dtype)
+    for j in range(n):
+        for k in range(j, n):
+            block = slice(j, k + 1)
+            if name == "Euclidean":
+                value[:, j, k] = (z - w)[:, block].mean(-1)
+            else:
+                value[:, j, k] = z[:, block].logsumexp(-1) - w[:, block].sum(-1).log()
+    largest = value.flip(-1).cummax(-1).values.flip(-1)
+    later = torch.ones(n, n, dtype=torch.bool).tril(-1)  # j > i
+    v = largest.masked_fill(later, torch.inf).amin(-2)
+    x = z - v if name == "Euclidean" else (z - v).exp()
+    return torch.zeros_like(u).scatter(-1, order, x)
 
 
 def truth(structure: sst.Structure, regularizer: sst.Regularizer, u: torch.Tensor) -> torch.Tensor:
@@ -106,7 +112,7 @@ def truth(structure: sst.Structure, regularizer: sst.Regularizer, u: torch.Tenso
     if isinstance(structure, polytopes.Matching):
         return sinkhorn(u)
     if isinstance(structure, polytopes.Permutahedron):
-        return nearest_in_permutahedron(u, structure.weights)
+        return isotonic(u, structure.weights, name)
     if isinstance(structure, polytopes.Hypercube):
         return box(u, name)
     if isinstance(structure, polytopes.AtMostKSubset):

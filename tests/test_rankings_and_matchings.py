@@ -1,72 +1,214 @@
-"""Isotonic regression and rankings; matchings of every shape against enumeration and SciPy."""
+"""Permutahedron and Matching, rectangular and partial, against enumeration, SciPy, HiGHS and the generic paths."""
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import isotonic_regression as by_scipy
-from scipy.optimize import linear_sum_assignment
+from scipy.optimize import isotonic_regression, linear_sum_assignment
 
 import polytopes
 import sst_cvx as sst
-from sst_cvx.isotonic import isotonic_regression
+from polytopes import Matching, Permutahedron
+from sst_cvx.isotonic import project_on_permutations
+from tests.oracles import isotonic, marginals
+
+ENTROPIC = [sst.CategoricalEntropy(), sst.BinaryEntropy(), sst.TsallisEntropy(1.5)]
+SHAPES = [(1, 1), (1, 4), (5, 2), (3, 5), (4, 4)]
 
 
-@pytest.mark.parametrize("kind", ["noise", "ties", "increasing", "far"])
-@pytest.mark.parametrize("n", [1, 2, 3, 5, 16, 33, 300])
-def test_isotonic_regression_against_scipy(n, kind):
-    y = torch.randn(30, n, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
-    y = {"noise": y, "ties": y.round(), "increasing": y.abs().cumsum(1), "far": 1e4 * y}[kind]
-    expected = np.stack([by_scipy(row, increasing=False).x for row in y.numpy()])
-    np.testing.assert_allclose(isotonic_regression(y), expected, rtol=1e-11, atol=1e-11)
+def fast_and_interior(structure, regularizer, u, v, t):
+    """Values, and vector-Jacobian products with v, of both paths."""
+    answers = []
+    for path in ("fast", "interior_point"):
+        w = u.clone().requires_grad_()
+        x = sst.SoftArgmax(structure, regularizer, path=path)(w, t)
+        answers.append((x.detach(), torch.autograd.grad((x * v).sum(), w)[0]))
+    return answers
 
 
-def test_isotonic_regression_is_batched_and_differentiable():
-    y = torch.randn(2, 3, 6, dtype=torch.float64, requires_grad=True)
-    torch.autograd.gradcheck(isotonic_regression, y)
-    torch.autograd.gradgradcheck(isotonic_regression, y)
-    torch.testing.assert_close(isotonic_regression(y)[1, 2], isotonic_regression(y[1, 2]))
-    assert isotonic_regression(y[:0]).shape == (0, 3, 6)
-    assert isotonic_regression(y.float()).dtype == torch.float32
+def by_scipy(u: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Projections of rows on the permutahedron, by SciPy's pool-adjacent-violators."""
+    z, order = u.sort(-1, descending=True)
+    w = weights.sort(descending=True).values
+    v = [isotonic_regression(row, increasing=False).x for row in (z - w).numpy()]
+    return torch.zeros_like(u).scatter(-1, order, z - torch.from_numpy(np.array(v)))
 
 
-@pytest.mark.parametrize("weights", [[3.0, 1.0, 0.0, 2.0], [-1.0, 5.0, 5.0], [0.3], [2.0, 2.0, 2.0, 2.0, 2.0]])
-def test_rankings(weights):
-    structure = polytopes.Permutahedron(torch.tensor(weights))
-    assert sst.check(structure, [sst.Euclidean(), sst.ExponentialFamilyEntropy()]).ok
-    u = torch.randn(200, len(weights), dtype=torch.float64).round(decimals=1)
-    vertices = structure.vertices()
-    torch.testing.assert_close((u * structure.argmax(u)).sum(1), (u @ vertices.T).amax(1))
+class TestPermutahedron:
+    @pytest.mark.parametrize("scale", [1e-3, 1.0, 10.0, 1e4])
+    @pytest.mark.parametrize("n", [1, 2, 3, 7, 64, 100, 257])
+    def test_euclidean_is_scipys_isotonic_regression(self, n, scale):
+        weights, u = torch.randn(n).double(), scale * torch.randn(30, n, dtype=torch.float64)
+        u[::3] = (u[::3] / scale).round() * scale  # ties
+        soft = sst.SoftArgmax(Permutahedron(weights), sst.Euclidean())
+        assert soft.path == "fast"
+        assert (soft(u) - by_scipy(u, weights)).abs().max() < 1e-11 * (1 + scale)
+        assert (soft(u.float()).double() - soft(u.float().double())).abs().max() < 1e-6
 
+    @pytest.mark.parametrize("shape", [lambda q: -(q**2), lambda q: q**2, lambda q: q**3, torch.special.ndtri])
+    def test_long_chains_of_pools(self, shape):
+        """Utilities whose pools take in one neighbour after the other."""
+        n = 1000
+        q = torch.linspace(-0.999, 0.999, n, dtype=torch.float64)
+        weights = torch.arange(n, dtype=torch.float64).flip(0) / n
+        z = shape(q if shape is not torch.special.ndtri else (q + 1) / 2)
+        u = torch.stack([scale * z for scale in (0.1, 0.3, 1.0, 3.0)])
+        assert (project_on_permutations(u, weights) - by_scipy(u, weights)).abs().max() < 1e-12
 
-def test_soft_ranks_of_a_thousand_numbers():
-    structure = polytopes.Permutahedron(torch.arange(1000))
-    soft = sst.SoftArgmax(structure, sst.Euclidean())
-    u = 300 * torch.randn(4, 1000, generator=torch.Generator().manual_seed(0))
-    x = soft(u)
-    assert x.dtype == torch.float32
-    assert float(structure.violation(x.double()).max()) < 1e-6
-    assert bool((x.gather(1, u.argsort(1)).diff(dim=1) >= 0).all())
-    gap = soft.gap(u.double(), soft(u.double()))
-    assert float(gap.abs().max()) < 1e-9 * float(u.abs().sum(1).max()) * 1000
-    with pytest.raises(ValueError, match="permanent"):
-        sst.SoftArgmax(structure, sst.ExponentialFamilyEntropy())
+    @pytest.mark.parametrize("t", [1.0, 0.1])
+    @pytest.mark.parametrize(
+        "weights", [[3.0, 2, 1, 0], [1.0, 1, 0, 0, 0], [2.0, 0.3, 1, 1, 0.7, 0], [0.5, 0.5], [2.0]]
+    )
+    @pytest.mark.parametrize("regularizer", [sst.Euclidean(), sst.CategoricalEntropy()], ids=repr)
+    def test_fast_paths_are_the_interior_points(self, regularizer, weights, t):
+        u, v = 2 * torch.randn(2, 30, len(weights), dtype=torch.float64)
+        (x, g), (y, h) = fast_and_interior(Permutahedron(torch.tensor(weights)), regularizer, u, v, t)
+        assert (x - y).abs().max() < 1e-8
+        assert t * (g - h).abs().max() < 1e-7
 
+    @pytest.mark.parametrize("scale", [1.0, 100.0, 1e4])
+    def test_categorical_at_any_scale(self, scale):
+        """No weight underflows where its block is large, and zeros are pooled with what is before them."""
+        for weights in (torch.rand(8).double(), torch.tensor([3.0, 1, 1, 0.5, 0, 0, 0, 0]).double()):
+            u = scale * torch.randn(50, 8, dtype=torch.float64)
+            soft = sst.SoftArgmax(Permutahedron(weights), sst.CategoricalEntropy())
+            assert (soft(u) - isotonic(u, weights, "CategoricalEntropy")).abs().max() < 1e-11 * (1 + scale)
+            assert (soft(u.float()).double() - soft(u.float().double())).abs().max() < 1e-6
 
-def test_wrong_weights_are_refused():
-    with pytest.raises(TypeError, match="real tensor"):
-        polytopes.Permutahedron([1.0, 2.0])  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="n >= 1"):
-        polytopes.Permutahedron(torch.ones(2, 2))
-    with pytest.raises(ValueError, match="finite"):
-        polytopes.Permutahedron(torch.tensor([1.0, torch.inf]))
+    @pytest.mark.parametrize("t", [1.0, 0.05])
+    @pytest.mark.parametrize("regularizer", [sst.Euclidean(), sst.CategoricalEntropy()], ids=repr)
+    @pytest.mark.parametrize("k", [0, 1, 3, 6])
+    def test_of_zeros_and_ones_is_k_subset(self, k, regularizer, t):
+        u, v = torch.randn(2, 40, 6, dtype=torch.float64)
+        answers = []
+        for structure in (Permutahedron((torch.arange(6) < k).double()), polytopes.KSubset(6, k)):
+            w = u.clone().requires_grad_()
+            x = sst.SoftArgmax(structure, regularizer)(w, t)
+            answers.append((x.detach(), torch.autograd.grad((x * v).sum(), w)[0]))
+        (x, g), (y, h) = answers
+        assert (x - y).abs().max() < 1e-12
+        assert t * (g - h).abs().max() < 1e-12
+
+    @pytest.mark.parametrize("regularizer", [sst.Euclidean(), sst.CategoricalEntropy()], ids=repr)
+    @pytest.mark.parametrize("weights", [[4.0, 3, 2, 1, 0], [1.0, 1, 0.5, 0.5, 0.2]])
+    def test_gradcheck_twice(self, regularizer, weights):
+        soft = sst.SoftArgmax(Permutahedron(torch.tensor(weights)), regularizer)
+        u = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+        t = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+        torch.autograd.gradcheck(soft, (u, t))
+        torch.autograd.gradgradcheck(soft, (u, t))
+        forward = torch.func.jvp(soft, (u.detach(),), (torch.ones_like(u),))[1]
+        assert forward.abs().max() < 1e-12  # a shift of all utilities changes nothing
+
+    def test_ties(self):
+        """Equal utilities have equal entries, the mean of their weights; equal weights are not moved by them."""
+        soft = sst.SoftArgmax(Permutahedron(torch.tensor([3.0, 2, 2, 0])), sst.Euclidean())
+        u = torch.tensor([0.0, 9.0, 0.0, 0.0], dtype=torch.float64, requires_grad=True)
+        x = soft(u)
+        assert torch.allclose(x, torch.tensor([4 / 3, 3.0, 4 / 3, 4 / 3], dtype=torch.float64))
+        jacobian = torch.autograd.functional.jacobian(soft, torch.tensor([9.0, 2.0, 2.0, -9.0], dtype=torch.float64))
+        assert torch.equal(jacobian, torch.zeros(4, 4, dtype=torch.float64))
+
+    @pytest.mark.parametrize("far", [1e6, 1e9, 1e12])
+    def test_far_utilities_keep_the_digits_of_the_weights(self, far):
+        soft = sst.SoftArgmax(Permutahedron(torch.arange(4.0)), sst.Euclidean())
+        near = torch.tensor([0.0, 1.0, 1.5, -far], dtype=torch.float64)
+        assert torch.equal(soft(near + far * torch.tensor([1, 1, 1, 0])), soft(near))
+
+    def test_many_items_of_few_values(self):
+        """190 elements, among 20! orders of the places."""
+        structure = Permutahedron((torch.arange(20) < 2).double())
+        assert torch.equal(structure.vertices().sort(0).values, polytopes.KSubset(20, 2).vertices().sort(0).values)
+        assert structure.vertices().unique(dim=0).shape == (190, 20)
+
+    @pytest.mark.parametrize("regularizer", ENTROPIC[1:], ids=repr)
+    def test_other_regularizers_by_the_interior_point(self, regularizer):
+        u = torch.randn(10, 4, dtype=torch.float64)
+        soft = sst.SoftArgmax(Permutahedron(torch.tensor([0.1, 0.9, 0.5, 0.4])), regularizer)
+        assert soft.path == "interior_point"
+        assert soft.gap(u, soft(u)).abs().max() < 1e-8
+
+    def test_weighted_by_the_active_set(self):
+        u = torch.randn(10, 5, dtype=torch.float64)
+        soft = sst.SoftArgmax(Permutahedron(torch.arange(5)), sst.Euclidean(weights=[1.0, 2, 3, 4, 5]))
+        assert soft.path == "active_set"
+        assert soft.gap(u, soft(u)).abs().max() < 1e-9
+
+    @pytest.mark.parametrize("ties", [False, True])
+    def test_argmax_is_scipys_assignment(self, ties):
+        weights = torch.randn(6).double().round() if ties else torch.randn(6).double()
+        structure = Permutahedron(weights)
+        u = torch.randn(1000, 6, dtype=torch.float64)
+        u = u.round() if ties else u
+        x = structure.argmax(u)
+        assert torch.equal(x.sort(-1, descending=True).values, structure.weights.expand_as(x))
+        for utilities, chosen in zip(u, x, strict=True):
+            worth = torch.outer(utilities, weights).numpy()
+            best = worth[linear_sum_assignment(worth, maximize=True)].sum()
+            assert float(utilities @ chosen) == pytest.approx(best)
+
+    def test_vertices_and_log_partition(self):
+        weights = [1.0, 0.5, 0.5, -2.0, 1.0]
+        structure = Permutahedron(torch.tensor(weights))
+        distinct = sorted(set(itertools.permutations(weights)))
+        assert sorted(map(tuple, structure.vertices().tolist())) == distinct
+        u = torch.randn(20, 5, dtype=torch.float64)
+        x = sst.SoftArgmax(structure, sst.ExponentialFamilyEntropy())(u, 0.1)
+        assert (x - marginals(structure, u / 0.1)).abs().max() < 1e-10
+
+    def test_guard_is_majorization(self):
+        structure = Permutahedron(torch.tensor([3.0, 2, 1]))
+        inside = torch.tensor([[2.0, 2, 2], [3, 2, 1], [1, 2.5, 2.5]], dtype=torch.float64)
+        outside = torch.tensor([[3.1, 1.9, 1], [2.5, 2.6, 0.9], [2, 2, 1.9]], dtype=torch.float64)
+        assert structure.violation(inside).max() <= 1e-12
+        assert structure.violation(outside).min() > 1e-3
+
+    def test_errors(self):
+        with pytest.raises(TypeError, match="weights must be a real tensor"):
+            Permutahedron([3, 2, 1])  # pyright: ignore[reportArgumentType]
+        with pytest.raises(ValueError, match=r"weights must be \(n,\)"):
+            Permutahedron(torch.zeros(2, 2))
+        with pytest.raises(ValueError, match=r"weights must be finite, but entry \(1,\)"):
+            Permutahedron(torch.tensor([1.0, torch.nan]))
+        with pytest.raises(ValueError, match="too many to list"):
+            Permutahedron(torch.arange(20)).vertices()
+        with pytest.raises(ValueError, match="permanent, out of reach beyond n = 12"):
+            sst.SoftArgmax(Permutahedron(torch.arange(13)), sst.ExponentialFamilyEntropy())
+        with pytest.raises(ValueError, match="permanent"):
+            Permutahedron(torch.arange(13)).log_partition(torch.zeros(13))
+        with pytest.raises(ValueError, match="is finite only for"):
+            sst.SoftArgmax(Permutahedron(torch.tensor([-1.0, 2.0])), sst.CategoricalEntropy())
+        with pytest.raises(ValueError, match="nonnegative"):
+            sst.SoftArgmax(Permutahedron(torch.arange(3)), sst.Euclidean())(torch.zeros(3), mask=torch.ones(3) > 0)
+
+    def test_large_ones_need_no_hull(self):
+        n = 5000
+        u = torch.randn(2, n, requires_grad=True)
+        x = sst.SoftArgmax(Permutahedron(torch.arange(n) / n), sst.Euclidean())(u, 0.5)
+        x.square().sum().backward()
+        assert torch.allclose(x.sum(-1), torch.full((2,), (n - 1) / 2))
+
+    def test_soft_ranks_of_a_thousand_numbers(self):
+        structure = Permutahedron(torch.arange(1000))
+        soft = sst.SoftArgmax(structure, sst.Euclidean())
+        u = 300 * torch.randn(4, 1000, generator=torch.Generator().manual_seed(0))
+        x = soft(u)
+        assert x.dtype == torch.float32
+        assert float(structure.violation(x.double()).max()) < 1e-6
+        assert bool((x.gather(1, u.argsort(1)).diff(dim=1) >= 0).all())
+        gap = soft.gap(u.double(), soft(u.double()))
+        assert float(gap.abs().max()) < 1e-9 * float(u.abs().sum(1).max()) * 1000
+        with pytest.raises(ValueError, match="permanent"):
+            sst.SoftArgmax(structure, sst.ExponentialFamilyEntropy())
 
 
 @pytest.mark.parametrize("partial", [False, True])
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (3, 3), (2, 4), (4, 2), (1, 3), (3, 1)])
 def test_matchings_against_enumeration(n, m, partial):
-    structure = polytopes.Matching(n, m, partial=partial)
+    structure = Matching(n, m, partial=partial)
     vertices = structure.vertices()
     assert len({tuple(v.flatten().tolist()) for v in vertices}) == len(vertices)
     assert bool((vertices.sum(1) <= 1).all())
@@ -81,13 +223,13 @@ def test_matchings_against_enumeration(n, m, partial):
 @pytest.mark.parametrize(("n", "m"), [(6, 6), (4, 9), (9, 4)])
 def test_assignments_against_scipy(n, m):
     u = torch.randn(340, n, m, dtype=torch.float64).round(decimals=1)
-    values = (u * polytopes.Matching(n, m).argmax(u)).sum((1, 2))
+    values = (u * Matching(n, m).argmax(u)).sum((1, 2))
     for matrix, value in zip(u.numpy(), values.tolist(), strict=True):
         assert value == pytest.approx(matrix[linear_sum_assignment(matrix, maximize=True)].sum())
 
 
 def test_partial_matchings_leave_out_what_loses():
-    structure = polytopes.Matching(3, partial=True)
+    structure = Matching(3, partial=True)
     u = torch.tensor([[2.0, -1.0, -1.0], [-1.0, -5.0, 1.0], [-1.0, -1.0, -9.0]])
     expected = torch.zeros(3, 3)
     expected[0, 0] = expected[1, 2] = 1.0
@@ -100,11 +242,63 @@ def test_partial_matchings_leave_out_what_loses():
 )
 @pytest.mark.parametrize(("rows", "columns"), [(3, 3), (2, 2), (1, 1), (0, 0)])
 def test_padded_matchings_are_small_matchings(rows, columns, regularizer):
-    structure = polytopes.Matching(3)
+    structure = Matching(3)
     mask = structure.length_mask(torch.tensor(rows), torch.tensor(columns))
     u = torch.randn(2, 3, 3, dtype=torch.float64)
     x = sst.SoftArgmax(structure, regularizer)(u, 0.5, mask=mask)
     assert bool((x[:, ~mask] == 0).all())
     if rows:
-        small = sst.SoftArgmax(polytopes.Matching(rows), regularizer)(u[:, :rows, :columns], 0.5)
+        small = sst.SoftArgmax(Matching(rows), regularizer)(u[:, :rows, :columns], 0.5)
         torch.testing.assert_close(x[:, :rows, :columns], small, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (3, 3), (2, 5), (4, 3)])
+def test_partial_argmax_is_the_best_vertex(n, m):
+    structure = Matching(n, m, partial=True)
+    u = torch.randn(1000, n, m, dtype=torch.float64) - 0.5
+    u[::2] = u[::2].round()
+    x = structure.argmax(u)
+    best = (u.flatten(1) @ structure.vertices().flatten(1).T).amax(1)
+    assert torch.allclose((u * x).flatten(1).sum(1), best)
+    assert bool((x.sum(-1) <= 1).all() and (x.sum(-2) <= 1).all())
+    assert not bool((x.bool() & (u <= 0)).any())
+
+
+@pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.parametrize(("n", "m"), SHAPES)
+def test_marginals(n, m, partial):
+    structure = Matching(n, m, partial=partial)
+    u = torch.randn(20, n, m, dtype=torch.float64)
+    soft = sst.SoftArgmax(structure, sst.ExponentialFamilyEntropy())
+    for t in (1.0, 0.1):
+        assert (soft(u, t) - marginals(structure, u / t)).abs().max() < 1e-10
+    assert (soft(u.float(), 0.1).double() - soft(u.float().double(), 0.1)).abs().max() < 1e-5
+
+
+def test_counts():
+    """m! / (m - n)! matchings of n with m; sum_k C(n, k) C(m, k) k! partial ones."""
+    zeros = torch.zeros(4, 30, dtype=torch.float64)
+    assert float(Matching(4, 30).log_partition(zeros).exp()) == pytest.approx(30 * 29 * 28 * 27)
+    assert float(Matching(30, 4).log_partition(zeros.T).exp()) == pytest.approx(30 * 29 * 28 * 27)
+    partial = Matching(3, 5, partial=True)
+    assert float(partial.log_partition(zeros[:3, :5]).exp()) == pytest.approx(1 + 15 + 60 + 60)
+
+
+@pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.parametrize("regularizer", [sst.Euclidean(), *ENTROPIC], ids=repr)
+@pytest.mark.parametrize(("n", "m"), [(3, 4), (4, 2)])
+def test_every_regularizer_is_optimal_and_differentiable(n, m, regularizer, partial):
+    soft = sst.SoftArgmax(Matching(n, m, partial=partial), regularizer)
+    assert soft.path == "interior_point"
+    u = torch.randn(8, n, m, dtype=torch.float64)
+    assert soft.gap(u, soft(u)).abs().max() < 1e-8
+    torch.autograd.gradcheck(soft, u[:2].clone().requires_grad_(), eps=1e-5, atol=1e-5)
+
+
+def test_scaling_alone_would_not_be_exact():
+    """A dummy row with entropy of its own (Sinkhorn on the padded square) is another map."""
+    u = torch.randn(4, 2, 3, dtype=torch.float64)
+    x = sst.SoftArgmax(Matching(2, 3), sst.CategoricalEntropy())(u)
+    padded = torch.cat([u, torch.zeros(4, 1, 3, dtype=torch.float64)], 1)
+    y = sst.SoftArgmax(Matching(3), sst.CategoricalEntropy())(padded)[:, :2]
+    assert (x - y).abs().amax((1, 2)).min() > 1e-3
