@@ -94,11 +94,6 @@ class Permutahedron(sst.Structure, final=True):
         n = len(self.weights)
         return np.full(n, float(self.weights[-1])), np.full(n, float(self.weights[0]))
 
-    @property
-    def nonnegative(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """False, so that masks are refused: they are for sets of 0 and 1."""
-        return False
-
     def __repr__(self) -> str:
         shown = [f"{w:g}" for w in self.weights.tolist()]
         return f"Permutahedron([{', '.join(shown if len(shown) < 8 else [*shown[:3], '...', shown[-1]])}])"

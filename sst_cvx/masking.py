@@ -1,7 +1,7 @@
 """Masks: forbidden items at exactly 0, for sequences and graphs that are padded to one size.
 
-Where x >= 0 on the hull, { x in conv(X) : x_i = 0 for forbidden i } is a face of it, and so the hull of the elements of
-X without these items. Algorithms of a structure (argmax, log-partition, fast paths) reach that face by utilities of
+For 0/1 arrays, { x in conv(X) : x_i = 0 for forbidden i } is a face of the hull, and so the hull of the elements of X
+without these items. Algorithms of a structure (argmax, log-partition, fast paths) reach that face by utilities of
 forbidden items so low that their weight underflows: with M = 2 sum |u| + t (1000 + size), any element with a forbidden
 item is worth t (1000 + size) less than every other. The generic paths get the face itself, declared.
 """
@@ -47,7 +47,7 @@ class Mask:
             from answers.
 
     Raises:
-        TypeError: not a bool tensor. ValueError: a shape that does not broadcast, or a set with negative entries.
+        TypeError: not a bool tensor. ValueError: a shape that does not broadcast, or a set of other than 0/1 arrays.
     """
 
     def __init__(self, structure: Structure, u: torch.Tensor, mask: torch.Tensor):
@@ -61,8 +61,8 @@ class Mask:
             raise ValueError(f"mask {tuple(mask.shape)} does not broadcast to utilities {tuple(u.shape)}.") from None
         if structure.parameters:
             raise ValueError("mask does not go with hull parameters: make an upper bound of the variable a parameter.")
-        if not structure.nonnegative:
-            raise ValueError(f"mask needs a set of nonnegative arrays, where 0 means absence: {structure!r} is none.")
+        if not structure.binary:
+            raise ValueError(f"mask needs a set of 0/1 arrays, where 0 means absence: {structure!r} has other entries.")
         fillers = structure.fillers(self.allowed)
         self.kept = self.allowed if fillers is None else self.allowed | fillers
         self.batch_shape = batch_shape

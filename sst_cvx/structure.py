@@ -154,8 +154,8 @@ class Structure:
         Utilities of forbidden items do not count, not even if they are NaN or infinite.
 
         Raises:
-            TypeError, ValueError: as ``argmax``; a mask that is not bool or does not broadcast; a set with negative
-                entries or parameters. SolveError: every element has a forbidden item.
+            TypeError, ValueError: as ``argmax``; a mask that is not bool or does not broadcast; a set with other
+                entries than 0 and 1, or parameters. SolveError: every element has a forbidden item.
         """
         masked = Mask(self, u, mask)
         if type(self).argmax is not Structure.argmax:
@@ -176,10 +176,13 @@ class Structure:
         return Faces(self)
 
     @cached_property
-    def nonnegative(self) -> bool:
-        """Whether all entries are at least 0 on the hull."""
-        reach = self.coordinate_range()
-        return reach is not None and bool((reach[0] >= -1e-9).all())
+    def binary(self) -> bool:
+        """Whether the elements of X are 0/1 arrays, judged by those furthest in many directions."""
+        size = self.variable.size
+        axes, generator = torch.eye(size, dtype=torch.float64), torch.Generator().manual_seed(0)
+        some = torch.randn(64, size, dtype=torch.float64, generator=generator)
+        x = self.argmax(torch.cat([axes, -axes, some]).reshape(-1, *self.event_shape))
+        return bool((x.abs().minimum((x - 1).abs()) <= 1e-6).all())
 
     def face(self, kept: np.ndarray) -> Structure:
         """The structure with the items that a flat mask leaves out fixed at 0, as a declaration of its own.

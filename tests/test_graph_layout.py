@@ -115,15 +115,16 @@ def test_training_improves_and_resumes(tmp_path, monkeypatch):
             start(tmp_path / "parts")
     resumed = start(tmp_path / "parts")
     assert resumed == pytest.approx(whole, rel=1e-5)
+    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
     with pytest.raises(ValueError, match="other settings"):
         start(tmp_path / "parts", "--seed", "5")
 
 
-@pytest.mark.parametrize("name", ["independent", "tree"])
+@pytest.mark.parametrize("name", [pytest.param("independent", marks=pytest.mark.slow), "tree"])
 def test_two_processes_are_one(name, tmp_path):
     """The same losses as one process with the joined batch, and the same model at the end."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    ends = []
+    ends, logged = [], []
     for count in (1, 2):
         folder = tmp_path / str(count)
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
@@ -137,6 +138,8 @@ def test_two_processes_are_one(name, tmp_path):
             check=False,
         )
         assert done.returncode == 0, done.stderr[-3000:]
+        logged.append(losses(folder))
         ends.append(torch.load(folder / "last.pt", weights_only=True)["model"])
+    assert logged[1] == pytest.approx(logged[0], rel=1e-4)
     for key, value in ends[0].items():
         torch.testing.assert_close(ends[1][key], value, rtol=1e-3, atol=1e-4, msg=key)

@@ -51,6 +51,7 @@ def test_two_segments_by_enumeration(n, k, scale):
     assert torch.allclose(*gradients, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_two_segments_is_certified():
     assert sst.check(TwoSegments(5, 2), verbose=False).ok
 

@@ -10,7 +10,7 @@ import polytopes
 import sst_cvx as sst
 
 REGULARIZERS = [sst.Euclidean(), sst.CategoricalEntropy(), sst.BinaryEntropy(), sst.TsallisEntropy(1.5)]
-LISTED = [s for s in polytopes.EXAMPLES if s.has_vertices() and s.nonnegative]
+LISTED = [s for s in polytopes.EXAMPLES if s.has_vertices() and s.binary]
 
 
 def masked_problem(structure, dtype, scale=1.0, batch=4):
@@ -130,7 +130,7 @@ def test_wrong_masks_are_refused():
         soft(u.fill_(torch.nan), mask=torch.ones(4, dtype=torch.bool))
     x = cp.Variable(3)
     signed = sst.SoftArgmax(sst.Structure(x, [x >= -1, x <= 1]), sst.Euclidean())
-    with pytest.raises(ValueError, match="nonnegative"):
+    with pytest.raises(ValueError, match="0/1 arrays"):
         signed(torch.randn(3), mask=torch.ones(3, dtype=torch.bool))
     with pytest.raises(ValueError, match="between 0 and 4"):
         sst.length_mask(torch.tensor([5]), 4)

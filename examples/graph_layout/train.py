@@ -85,6 +85,7 @@ class Run:
     def _resume(self) -> None:
         path = self.folder / "last.pt"
         if not path.exists():
+            self._forget_metrics()
             return
         state = torch.load(path, map_location=self.device, weights_only=True)
         if state["settings"] != json.dumps(asdict(self.settings)):
@@ -92,6 +93,14 @@ class Run:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.best = state["step"], state["best"]
+        self._forget_metrics()
+
+    def _forget_metrics(self) -> None:
+        """Lines of steps that will be done again."""
+        path = self.folder / "metrics.jsonl"
+        if not self.rank and path.exists():
+            lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= self.step]
+            path.write_text("".join(line + "\n" for line in lines))
 
     def _save(self) -> None:
         if self.rank:
@@ -131,13 +140,18 @@ class Run:
             self.optimizer.step()
             self.step += 1
             if self.step % self.settings.validate_every == 0 or self.step == self.settings.steps:
-                self._validate(float(loss.detach()))
+                self._validate(self._over_processes(loss.detach()))
             if time.monotonic() - saved > SAVE_EVERY or self.step == self.settings.steps:
                 self._save()
                 saved = time.monotonic()
         if dist.is_initialized():
             dist.barrier()
         return self._test()
+
+    def _over_processes(self, loss: torch.Tensor) -> float:
+        if self.world > 1:
+            dist.all_reduce(loss)
+        return float(loss) / self.world
 
     def _validate(self, loss: float) -> None:
         metrics = evaluate(self.model, self.parts[1])
@@ -176,8 +190,10 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     settings = Settings(**(preset | {k: v for k, v in options.items() if v is not None}))
     joined = "WORLD_SIZE" in os.environ and not dist.is_initialized()
     if joined:  # under torchrun
-        dist.init_process_group("nccl" if device == "cuda" else "gloo")
-        device = f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" else device
+        if device == "cuda":
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     run = Run(settings, folder, device)
     metrics = run.train()
     if not run.rank:

@@ -25,7 +25,7 @@ class TwoSegments(sst.Structure, final=True):
         k: number of words chosen, 1 <= k <= n.
     """
 
-    known_bounded = nonnegative = True  # pyright: ignore  # known: finding it takes linear programs
+    known_bounded = True
 
     def __init__(self, n: int, k: int):
         self.n, self.k = check_size("n", n, 1), check_size("k", k, 1, n)

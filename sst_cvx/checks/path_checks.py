@@ -241,8 +241,8 @@ class _PathChecks:
 
     def masked(self) -> tuple[float, float]:
         """With all but the items of two elements forbidden: those at exactly 0, and the best of what is left."""
-        if self.parameters or not self.structure.nonnegative:
-            raise NotApplicable("masks are for nonnegative sets without parameters")
+        if self.parameters or not self.structure.binary:
+            raise NotApplicable("masks are for sets of 0/1 arrays without parameters")
         u, t = self.utilities(), 0.5
         corners = [self.structure.argmax(sample_utilities(self.structure, (_BATCH,), self.seed + i)) for i in (3, 4)]
         mask = torch.stack(corners).amax(0) > 0
