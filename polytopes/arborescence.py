@@ -199,7 +199,7 @@ def _edges(graph: int | torch.Tensor, root: int | None) -> tuple[torch.Tensor, i
         if any(i == j for i, j in pairs) or len({(i, j) for i, j in pairs}) < len(pairs):
             raise ValueError("edge_index must list each directed edge once, without loops.")
         return edge_index, n
-    n = check_size("graph", graph, 2)
+    n = check_size("graph (unless it is an edge_index tensor)", graph, 2)
     pairs = [(i, j) for i, j in itertools.permutations(range(n), 2) if j != root]
     return torch.tensor(pairs).T.contiguous(), n
 

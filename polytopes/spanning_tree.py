@@ -144,7 +144,7 @@ def _prim(weight: torch.Tensor, number: torch.Tensor, x: torch.Tensor) -> torch.
 
 def _edges(graph: int | torch.Tensor) -> tuple[torch.Tensor, int]:
     if not isinstance(graph, torch.Tensor):
-        n = check_size("graph", graph, 2)
+        n = check_size("graph (unless it is an edge_index tensor)", graph, 2)
         pairs = list(itertools.combinations(range(n), 2))
         return torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T.contiguous(), n
     edge_index, n = check_edge_index(graph)

@@ -105,7 +105,7 @@ class ImplicitMLE:
             (g,) = torch.autograd.grad(loss.sum(), x, retain_graph=True)
         ahead = trick._hard(u - self._step * g)
         slope = (x.detach() - ahead) / self._step
-        return (loss + _silent((slope * u).reshape(*loss.shape, -1).sum(-1))).mean(0)
+        return (loss + _silent((slope * u).reshape(*loss.shape, trick.event_shape.numel()).sum(-1))).mean(0)
 
 
 class PerturbedOptimizer:
@@ -129,7 +129,8 @@ def _scored(trick: Trick, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
     log_p = trick.utilities.log_prob(u)
     if trick.mask is not None and log_p.shape == u.shape:  # forbidden items would only add noise
         log_p = torch.where(trick.mask, log_p, 0.0)
-    return u, log_p.reshape(samples, *trick.batch_shape, -1).sum(-1)
+    shape = torch.Size((samples, *trick.batch_shape))
+    return u, log_p.reshape(*shape, log_p.shape[len(shape) :].numel()).sum(-1)
 
 
 def _losses(loss_fn: Loss, x: torch.Tensor, trick: Trick) -> torch.Tensor:

@@ -99,4 +99,4 @@ class _Conjugate(torch.autograd.Function):
 
 
 def _dot(u: torch.Tensor, x: torch.Tensor, batch_dim: int) -> torch.Tensor:
-    return (u * x).reshape(*u.shape[:batch_dim], -1).sum(-1)
+    return (u * x).reshape(*u.shape[:batch_dim], u.shape[batch_dim:].numel()).sum(-1)

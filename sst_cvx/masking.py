@@ -65,13 +65,13 @@ class Mask:
             raise ValueError(f"mask needs a set of 0/1 arrays, where 0 means absence: {structure!r} has other entries.")
         fillers = structure.fillers(self.allowed)
         self.kept = self.allowed if fillers is None else self.allowed | fillers
-        self.batch_shape = batch_shape
+        self.batch_shape, self._flat = batch_shape, (*batch_shape, structure.variable.size)
 
     def lowered(self, u: torch.Tensor, t: torch.Tensor | float = 1.0) -> torch.Tensor:
         """Utilities with fillers at 0 and forbidden items so low that they carry no weight at temperature t
         (a number, or of the batch's shape)."""
         u = torch.where(self.allowed, u, 0.0)
-        flat = u.detach().reshape(*self.batch_shape, -1)
+        flat = u.detach().reshape(self._flat)
         t = torch.as_tensor(t).detach().to(u.device)
         bottom = -(2 * flat.abs().sum(-1) + t * (1000 + flat.shape[-1])).to(u.dtype)
         return torch.where(self.kept, u, bottom.reshape(*bottom.shape, *[1] * (u.dim() - bottom.dim())))
@@ -82,7 +82,7 @@ class Mask:
         Raises:
             SolveError: forbidden items carry weight, because no element does without them.
         """
-        weight = torch.where(self.kept, 0.0, x.detach()).reshape(*self.batch_shape, -1).abs().amax(-1)
+        weight = torch.where(self.kept, 0.0, x.detach()).reshape(self._flat).abs().amax(-1)
         self.refuse(weight > _CARRIED)
         return x
 
@@ -92,7 +92,7 @@ class Mask:
 
     def least(self, lowered: torch.Tensor) -> torch.Tensor:
         """Less than the log-weight of any element without forbidden items, ``(*batch,)``."""
-        flat = torch.where(self.kept, lowered.detach(), 0.0).reshape(*self.batch_shape, -1)
+        flat = torch.where(self.kept, lowered.detach(), 0.0).reshape(self._flat)
         return -flat.abs().sum(-1) - 1
 
     def refuse(self, empty: torch.Tensor) -> None:
@@ -103,7 +103,7 @@ class Mask:
 
     def groups(self) -> list[tuple[np.ndarray, torch.Tensor]]:
         """Distinct masks, flat, with the numbers of the batch elements that have them."""
-        flat = self.kept.reshape(self.batch_shape.numel(), -1)
+        flat = self.kept.reshape(self.batch_shape.numel(), self._flat[-1])
         rows, which = torch.unique(flat, dim=0, return_inverse=True)
         return [(row, torch.nonzero(which == i).flatten()) for i, row in enumerate(rows.cpu().numpy())]
 
@@ -134,7 +134,7 @@ def by_face(
     mask: Mask, faces: Faces, make: Callable[[Structure], object], u: torch.Tensor, answer: Callable[..., torch.Tensor]
 ) -> torch.Tensor:
     """``answer(make(face), elements)`` for every distinct mask, put together in the shape of ``u``."""
-    flat = u.reshape(mask.batch_shape.numel(), -1) * 0
+    flat = u.reshape(mask.batch_shape.numel(), u.shape[len(mask.batch_shape) :].numel()) * 0
     for kept, elements in mask.groups():
         try:
             compiled = faces(kept, make)

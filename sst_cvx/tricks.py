@@ -102,9 +102,7 @@ class StochasticArgmax(_Trick):
         base = self.utilities
         while isinstance(base, Independent):
             base = base.base_dist
-        probe = torch.eye(self.event_shape[0], dtype=torch.float64) if len(self.event_shape) == 1 else None
-        one_hot = probe is not None and self.structure.has_vertices() and _same_rows(self.structure, probe)
-        if not one_hot or type(base) is not Gumbel:
+        if type(base) is not Gumbel or not _is_one_hot(self.structure):
             raise NotImplementedError(
                 "probabilities of an argmax are known in closed form for one-hot sets and Gumbel utilities only: "
                 "sst.ExponentialFamily has log_prob for every structure with a log-partition."
@@ -278,11 +276,10 @@ class _StraightThrough(torch.autograd.Function):
         return gradients[0], None
 
 
-def _same_rows(structure: Structure, rows: torch.Tensor) -> bool:
-    """Whether the elements of X are these rows, in any order."""
-    vertices = structure.vertices()
-    return (
-        vertices.shape == rows.shape
-        and bool((vertices.sort(0).values == rows.sort(0).values).all())
-        and bool((vertices.sum(1) == 1).all())
-    )
+def _is_one_hot(structure: Structure) -> bool:
+    """Whether X is the set of unit vectors: 0/1 vectors of sum 1, each of them an answer of argmax."""
+    if len(structure.event_shape) != 1 or not structure.binary:
+        return False
+    units = torch.eye(structure.event_shape[0], dtype=torch.float64)
+    ends = structure.argmax(torch.stack([torch.ones_like(units[0]), -torch.ones_like(units[0])]))
+    return bool((structure.argmax(units) == units).all()) and bool((ends.sum(1) == 1).all())

@@ -134,3 +134,13 @@ def test_wrong_masks_are_refused():
         signed(torch.randn(3), mask=torch.ones(3, dtype=torch.bool))
     with pytest.raises(ValueError, match="between 0 and 4"):
         sst.length_mask(torch.tensor([5]), 4)
+
+
+@pytest.mark.parametrize("path", ["fast", "interior_point", "active_set", "layer"])
+def test_an_empty_batch_stays_empty(path):
+    structure = polytopes.KSubset(4, 2)
+    mask = torch.ones(4, dtype=torch.bool)
+    u = torch.randn(0, 3, 4)
+    assert sst.SoftArgmax(structure, sst.Euclidean(), path=path)(u, 0.5, mask=mask).shape == u.shape
+    assert structure.masked_argmax(u, mask).shape == u.shape
+    assert structure.masked_log_partition(u, mask).shape == (0, 3)

@@ -83,8 +83,11 @@ def test_one_hot_gumbel_is_categorical():
     x = trick.sample()
     torch.testing.assert_close(trick.log_prob(x), categorical.log_prob(x))
     torch.testing.assert_close(trick.entropy(), categorical.entropy())
-    with pytest.raises(NotImplementedError, match="one-hot"):
-        sst.StochasticArgmax(polytopes.KSubset(4, 2), Gumbel(logits, 1.0)).log_prob(x)
+    same = sst.StochasticArgmax(polytopes.KSubset(4, 1), Gumbel(logits, 1.0))
+    torch.testing.assert_close(same.log_prob(x), categorical.log_prob(x))
+    for other in (polytopes.KSubset(4, 2), polytopes.AtMostKSubset(4, 1), polytopes.Permutahedron(torch.arange(4))):
+        with pytest.raises(NotImplementedError, match="one-hot"):
+            sst.StochasticArgmax(other, Gumbel(logits, 1.0)).log_prob(x)
     with pytest.raises(NotImplementedError, match="one common scale"):
         sst.StochasticArgmax(polytopes.OneHot(4), Gumbel(logits, logits.exp())).entropy()
 
