@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.distributions import Gumbel
 
-from examples.graph_layout import data, train
+from examples.graph_layout import data, plot, search, train
 from examples.graph_layout.edges import EdgeDistribution, to_directed
 from examples.graph_layout.evaluate import evaluate
 from examples.graph_layout.model import Model
@@ -143,3 +143,14 @@ def test_two_processes_are_one(name, tmp_path):
     assert logged[1] == pytest.approx(logged[0], rel=1e-4)
     for key, value in ends[0].items():
         torch.testing.assert_close(ends[1][key], value, rtol=1e-3, atol=1e-4, msg=key)
+
+
+@pytest.mark.slow
+def test_search_goes_on_and_pictures_are_drawn(tmp_path):
+    first = search.search("tree", "tiny", 1, tmp_path, ["--steps", "10"])
+    best = search.search("tree", "tiny", 2, tmp_path, ["--steps", "10"])
+    folders = sorted(tmp_path.iterdir())
+    assert len(folders) == 2
+    assert best[0] == max(search.best_elbo(folder) for folder in folders) >= first[0]
+    plot.draw(folders, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
