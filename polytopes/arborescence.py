@@ -38,6 +38,7 @@ class Arborescence(sst.Structure, final=True):
         TypeError, ValueError: edges that repeat, loops, or no arborescence at all.
     """
 
+    known_binary = True
     known_bounded = True
     prefers_active_set = True
 
@@ -83,25 +84,22 @@ class Arborescence(sst.Structure, final=True):
             raise ValueError(f"the graph has no spanning arborescence: not all vertices can be reached from {where}.")
 
     def _hull(self, x: cp.Variable) -> list[cp.Constraint]:
-        tails, heads = (ends.numpy() for ends in self._ends(torch.device("cpu")))
+        ends = torch.stack(self._ends(torch.device("cpu")))
+        tails, heads = ends.numpy()
         hull: list = [x >= 0]
-        edges, within, flow_edges = (
-            x,
-            np.flatnonzero(heads != 0),
-            torch.stack([torch.tensor(tails), torch.tensor(heads)]),
-        )
+        edges, within = x, np.flatnonzero(heads != 0)
         if within.size < len(tails):
             hull.append(x[np.flatnonzero(heads == 0)] == 0)
         if self._free:
             starts = cp.Variable(self.n)
             edges = cp.hstack([x, starts])
             roots = torch.stack([torch.zeros(self.n, dtype=torch.long), torch.arange(1, self._size)])
-            flow_edges = torch.cat([flow_edges, roots], 1)
-            within = np.arange(flow_edges.shape[1])
+            ends = torch.cat([ends, roots], 1)
+            within = np.arange(ends.shape[1])
             hull += [starts >= 0, cp.sum(starts) == 1]
         elif self.single_root:
             hull.append(cp.sum(x[np.flatnonzero((tails == 0) & (heads != 0))]) == 1)
-        used = flow_edges[:, within]
+        used = ends[:, within]
         into = np.zeros((self._size, used.shape[1]))
         into[used[1].numpy(), np.arange(used.shape[1])] = 1
         chosen = edges[within]
@@ -128,10 +126,6 @@ class Arborescence(sst.Structure, final=True):
         outside = torch.maximum(outside, (into - wanted).abs().amax(1))
         leaving = (x[:, (tails == self.root) & (heads != self.root)].sum(1) - 1).abs()
         return torch.maximum(outside, leaving) if self.single_root else outside
-
-    def coordinate_range(self, tight: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Between 0 and 1."""
-        return np.zeros(self.variable.size), np.ones(self.variable.size)
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """A maximum spanning arborescence, over the whole batch at once, on the device of ``u``."""

@@ -28,6 +28,8 @@ class AtMostKSubset(sst.Structure, final=True):
         k: largest size of the subset, 0 <= k <= n.
     """
 
+    known_binary = True
+
     def __init__(self, n: int, k: int):
         self.n, self.k = check_size("n", n, 1), check_size("k", k, 0, n)
         x = cp.Variable(n)

@@ -28,6 +28,7 @@ class CorrelatedKSubset(sst.Structure, final=True):
         k: size of the subset, 0 <= k <= n.
     """
 
+    known_binary = True
     known_bounded = True  # the trellis of 350 items and k = 10 has 15,000 edges: canonicalised on demand
 
     def __init__(self, n: int, k: int):
@@ -56,10 +57,6 @@ class CorrelatedKSubset(sst.Structure, final=True):
         """From a path's edges ``(*batch, edges)`` to its event."""
         by_bits = path[..., :-2].reshape(*path.shape[:-1], self.n, 2, 2, self.k + 1).sum(-1)
         return torch.cat([by_bits[..., 1].sum(-1), by_bits[..., 1:, 1, 1]], -1)
-
-    def coordinate_range(self, tight: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Between 0 and 1, without the linear programs that would find it."""
-        return np.zeros(2 * self.n - 1), np.ones(2 * self.n - 1)
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """The best subset, over the whole batch at once, on the device of ``u``."""

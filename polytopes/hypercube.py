@@ -21,6 +21,8 @@ class Hypercube(sst.Structure, final=True):
         n: number of items, at least 1.
     """
 
+    known_binary = True
+
     def __init__(self, n: int):
         self.n = check_size("n", n, 1)
         x = cp.Variable(n)

@@ -35,6 +35,8 @@ class Matching(sst.Structure, final=True):
         partial: rows and columns may stay alone; otherwise the smaller side is matched completely.
     """
 
+    known_binary = True
+
     def __init__(self, n: int, m: int | None = None, partial: bool = False):
         self.n = check_size("n", n, 1)
         self.m = self.n if m is None else check_size("m", m, 1)

@@ -59,6 +59,7 @@ class MatroidBases(sst.Structure, final=True):
             elements, random ones beyond), naming the sets.
     """
 
+    known_binary = True
     prefers_active_set = True
 
     def __init__(self, n: int, rank: RankOracle, *, _known: _Known | None = None):

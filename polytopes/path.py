@@ -29,6 +29,8 @@ class Path(sst.Structure, final=True):
         TypeError, ValueError: no integer tensor of this shape, a cycle, or no path.
     """
 
+    known_binary = True
+
     def __init__(self, edge_index: torch.Tensor, source: int, target: int):
         self.edge_index, n = check_edge_index(edge_index)
         self.source, self.target = check_size("source", source, 0, n - 1), check_size("target", target, 0, n - 1)

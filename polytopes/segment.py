@@ -29,6 +29,7 @@ class Segment(sst.Structure, final=True):
         min_length, max_length: bounds of the run's length, 1 <= min_length <= max_length <= n; by default any length.
     """
 
+    known_binary = True
     prefers_active_set = True
 
     def __init__(self, n: int, min_length: int = 1, max_length: int | None = None):

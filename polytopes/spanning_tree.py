@@ -36,6 +36,7 @@ class SpanningTree(sst.Structure, final=True):
         TypeError, ValueError: no graph of this kind.
     """
 
+    known_binary = True
     known_bounded = True  # Martin's formulation of 100 vertices has a million variables: only on demand
     prefers_active_set = True
 
@@ -55,10 +56,6 @@ class SpanningTree(sst.Structure, final=True):
         """What can be seen without the hull: entries in [0, 1], of sum n - 1."""
         total = (x.sum(-1) - (self.n - 1)).abs() / self.n
         return torch.maximum(torch.maximum(-x, x - 1).amax(-1), total)
-
-    def coordinate_range(self, tight: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Every edge is in no tree, or in some: [0, 1]."""
-        return np.zeros(self.variable.size), np.ones(self.variable.size)
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """A maximum spanning tree by Prim's algorithm, over the whole batch at once, on the device of ``u``."""

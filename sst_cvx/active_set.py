@@ -43,7 +43,7 @@ def refusal(structure: Structure, regularizer: Regularizer) -> str:
 
 
 def euclidean_by_active_set(
-    structure: Structure, regularizer: Euclidean, u: torch.Tensor, mask: torch.Tensor | None = None
+    structure: Structure, regularizer: Euclidean, u: torch.Tensor, mask: Mask | None = None
 ) -> torch.Tensor:
     """argmax { <u, x> - 1/2 sum_i a_i x_i^2 : x in conv(X) } for utilities already divided by the temperature.
 
@@ -58,15 +58,13 @@ def euclidean_by_active_set(
     size = structure.variable.size
     root = regularizer.flat_weights(structure.event_shape).to(u.device).sqrt()
 
-    allowed = None if mask is None else mask.reshape(-1, *structure.event_shape)
-
     def argmax(direction: torch.Tensor, elements: torch.Tensor) -> torch.Tensor:
         direction = (direction * root).reshape(-1, *structure.event_shape)
-        if allowed is None:
+        if mask is None:
             best = structure.argmax(direction)
         else:
-            masked = Mask(structure, direction, allowed[elements])
-            best = masked.checked(structure.argmax(masked.lowered(direction)))
+            own = mask.of(elements)
+            best = own.checked(structure.argmax(own.lowered(direction)))
         return best.reshape(-1, size) * root
 
     y = u.reshape(-1, size).double() / root

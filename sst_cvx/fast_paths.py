@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sst_cvx.autodiff import gradient
 from sst_cvx.regularizers import ExponentialFamilyEntropy, Regularizer
 from sst_cvx.structure import Structure
 
@@ -87,11 +88,7 @@ def find_fast_path(structure: Structure, regularizer: Regularizer) -> tuple[Fast
 def marginals(structure: Structure, regularizer: Regularizer, u: torch.Tensor) -> torch.Tensor:
     """grad A(u): the exponential-family soft argmax by autograd of the log-partition (paper, section 4.2)."""
     del regularizer
-    differentiable = torch.is_grad_enabled() and u.requires_grad
-    with torch.enable_grad():
-        v = u if differentiable else u.detach().requires_grad_()
-        (x,) = torch.autograd.grad(structure.log_partition(v).sum(), v, create_graph=differentiable)
-    return x + u * 0 if differentiable and not x.requires_grad else x  # a linear A: constant marginals
+    return gradient(structure.log_partition, u)
 
 
 def describe(function: FastPathFunction) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from copy import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,6 +67,15 @@ class Mask:
         fillers = structure.fillers(self.allowed)
         self.kept = self.allowed if fillers is None else self.allowed | fillers
         self.batch_shape, self._flat = batch_shape, (*batch_shape, structure.variable.size)
+
+    def of(self, elements: torch.Tensor) -> Mask:
+        """The mask of some elements of the flat batch, as a batch of its own."""
+        part = copy(self)
+        event = self.allowed.shape[len(self.batch_shape) :]
+        part.allowed = self.allowed.reshape(-1, *event)[elements]
+        part.kept = self.kept.reshape(-1, *event)[elements]
+        part.batch_shape, part._flat = elements.shape, (len(elements), self._flat[-1])
+        return part
 
     def lowered(self, u: torch.Tensor, t: torch.Tensor | float = 1.0) -> torch.Tensor:
         """Utilities with fillers at 0 and forbidden items so low that they carry no weight at temperature t

@@ -10,6 +10,8 @@ import cvxpy as cp
 import numpy as np
 import torch
 
+from sst_cvx.autodiff import gradient
+
 if TYPE_CHECKING:  # regularizers come before structures in the order of imports
     from sst_cvx.structure import Structure
 
@@ -55,10 +57,7 @@ class Regularizer:
 
     def gradient(self, x: torch.Tensor, event_dim: int = 1) -> torch.Tensor:
         """grad f(x), shape of x."""
-        with torch.enable_grad():
-            y = x.detach().requires_grad_()
-            (g,) = torch.autograd.grad(self.value(y, event_dim).sum(), y)
-        return g
+        return gradient(lambda y: self.value(y, event_dim), x.detach())
 
     def strong_convexity(self, structure: Structure) -> float:
         """A modulus of strong convexity of f on the hull, in the Euclidean norm; 0 if unknown."""
@@ -132,16 +131,11 @@ class SeparableRegularizer(Regularizer):
 
     def slope(self, x: torch.Tensor) -> torch.Tensor:
         """phi'(x_i)."""
-        with torch.enable_grad():
-            y = x if x.requires_grad else x.detach().requires_grad_()
-            return torch.autograd.grad(self.elementwise(y).sum(), y, create_graph=x.requires_grad)[0]
+        return gradient(self.elementwise, x)
 
     def curvature(self, x: torch.Tensor) -> torch.Tensor:
         """phi''(x_i); differentiable."""
-        with torch.enable_grad():
-            y = x if x.requires_grad else x.detach().requires_grad_()
-            (first,) = torch.autograd.grad(self.elementwise(y).sum(), y, create_graph=True)
-            return torch.autograd.grad(first.sum(), y, create_graph=x.requires_grad)[0]
+        return gradient(lambda y: gradient(self.elementwise, y), x)
 
     def compliance(self, x: torch.Tensor) -> torch.Tensor:
         """1 / phi''(x_i); differentiable."""

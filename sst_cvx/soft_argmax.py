@@ -169,16 +169,15 @@ class SoftArgmax(torch.nn.Module):
 
     def _masked(self, mask: Mask, u: torch.Tensor, temperature: float | torch.Tensor) -> torch.Tensor:
         wide = u if u.dtype in _GUARD else u.float()
-        t, _ = check_temperature(temperature, wide, mask.batch_shape, 0)
+        t, t_event = check_temperature(temperature, wide, mask.batch_shape, len(self.structure.event_shape))
+        if self.path == "active_set":
+            inside = torch.where(mask.allowed, wide, 0.0)
+            x = self._by_function(inside, inside, t_event, mask.batch_shape, {}, mask)
+            return mask.removed(x).to(u.dtype)
         lowered = mask.lowered(wide, t)
         if self.path == "fast":
             return mask.removed(self(lowered, t)).to(u.dtype)
         batch = mask.batch_shape.numel()
-        if self.path == "active_set":
-            _, t_event = check_temperature(temperature, wide, mask.batch_shape, len(self.structure.event_shape))
-            inside = torch.where(mask.allowed, wide, 0.0)
-            x = self._by_function(inside, inside, t_event, mask.batch_shape, {}, mask.allowed)
-            return mask.removed(x).to(u.dtype)
         flat = lowered.reshape(batch, *self.structure.event_shape)
         temperatures = torch.as_tensor(t, dtype=wide.dtype, device=u.device).expand(mask.batch_shape).reshape(batch)
 
@@ -195,7 +194,7 @@ class SoftArgmax(torch.nn.Module):
         t_event: torch.Tensor | float,
         batch_shape: torch.Size,
         values: dict[str, torch.Tensor],
-        mask: torch.Tensor | None = None,
+        mask: Mask | None = None,
     ) -> torch.Tensor:
         scaled = wide / t_event
         if not bool(torch.isfinite(scaled).all()):
@@ -203,7 +202,7 @@ class SoftArgmax(torch.nn.Module):
             raise ValueError(f"utilities / temperature overflows {wide.dtype}: scale the utilities, or use float64.")
         if not scaled.numel():
             return scaled * 0
-        shaped = {name: v.reshape(*batch_shape, *v.shape[1:]) for name, v in values.items()}
+        shaped: dict[str, Any] = {name: v.reshape(*batch_shape, *v.shape[1:]) for name, v in values.items()}
         if mask is not None:
             shaped["mask"] = mask
         try:
@@ -220,14 +219,13 @@ class SoftArgmax(torch.nn.Module):
             self._guard_by_gap(scaled, x, batch_shape, mask)
         return x
 
-    def _guard_by_gap(
-        self, scaled: torch.Tensor, x: torch.Tensor, batch_shape: torch.Size, mask: torch.Tensor | None
-    ) -> None:
+    def _guard_by_gap(self, scaled: torch.Tensor, x: torch.Tensor, batch_shape: torch.Size, mask: Mask | None) -> None:
         """The Frank-Wolfe gap certifies the answer where there is no hull, or an extended one; one more argmax."""
         event = tuple(range(len(batch_shape), x.dim()))
         point, u = x.detach().double(), scaled.detach().double()
         size = 1 + ((u.abs() + point.abs()) * (1 + point.abs())).sum(event)
-        wrong = torch.nonzero(~(self.gap(u, point, mask=mask) <= _GUARD[x.dtype] * size).reshape(-1)).flatten()
+        gap = self.gap(u, point, mask=None if mask is None else mask.allowed)
+        wrong = torch.nonzero(~(gap <= _GUARD[x.dtype] * size).reshape(-1)).flatten()
         if wrong.numel():
             raise SolveError(
                 "the active-set path returned a point that is not optimal for {elements}: the Frank-Wolfe gap has not "

@@ -46,6 +46,8 @@ class Structure:
     parameters: list[cp.Parameter]
     #: A class whose hull is never empty or unbounded may say so: large instances are then not canonicalised at once.
     known_bounded = False
+    #: A class of 0/1 arrays may say so: it is then not found out by many calls of argmax.
+    known_binary = False
     #: A class whose argmax is cheap beside its hull (an extended formulation) may say so: "auto" then takes the
     #: active-set path before the interior-point path.
     prefers_active_set = False
@@ -177,7 +179,11 @@ class Structure:
 
     @cached_property
     def binary(self) -> bool:
-        """Whether the elements of X are 0/1 arrays, judged by those furthest in many directions."""
+        """Whether the elements of X are 0/1 arrays."""
+        return self.known_binary or self.seems_binary()
+
+    def seems_binary(self) -> bool:
+        """Whether the elements of X furthest in many directions are 0/1 arrays."""
         size = self.variable.size
         axes, generator = torch.eye(size, dtype=torch.float64), torch.Generator().manual_seed(0)
         some = torch.randn(64, size, dtype=torch.float64, generator=generator)
@@ -254,11 +260,14 @@ class Structure:
     def coordinate_range(self, tight: bool = False) -> tuple[np.ndarray, np.ndarray] | None:
         """Bounds of each event coordinate over the hull; None if they depend on parameters.
 
-        Declared bounds where there are any, else (or with ``tight``) by a linear program a coordinate.
+        [0, 1] for ``known_binary`` classes; declared bounds where there are any, else (or with ``tight``) by a linear
+        program a coordinate.
         """
         if self.parameters:
             return None
         size = self.variable.size
+        if self.known_binary:
+            return np.zeros(size), np.ones(size)
         if not self.has_hull:
             ends = self._support[1].numpy()
             return -ends[size : 2 * size], ends[:size]

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+ABSENT = -1e30  # log-weight of an edge that is not there: finite, so that differences of two of them are not NaN
 _LOST = 560.0  # weights below exp(-_LOST) are dropped: less than rounding, and their products would be subnormal
 
 
@@ -54,7 +55,7 @@ def eliminated_marginals(w: torch.Tensor, single_root: bool) -> torch.Tensor:
 
 
 def _without_lost(w: torch.Tensor) -> torch.Tensor:
-    return torch.where(w < -_LOST, -1e30, w)
+    return torch.where(w < -_LOST, ABSENT, w)
 
 
 class _EliminatedWeights(torch.autograd.Function):

@@ -21,10 +21,10 @@ from collections.abc import Callable
 
 import torch
 
+from sst_cvx.autodiff import gradient
 from sst_cvx.best_tree import best_tree
-from sst_cvx.tree_elimination import eliminated, eliminated_marginals, eliminated_weights
+from sst_cvx.tree_elimination import ABSENT, eliminated, eliminated_marginals, eliminated_weights
 
-ABSENT = -1e30  # log-weight of an edge that is not there: finite, so that differences of two of them are not NaN
 _NEAR = 11.0  # least log-share of the root's edge for LAPACK, which loses exp(_NEAR) of its digits
 _RANGE = 500.0  # least log-mass of a vertex during elimination on weights
 _OVERFLOW = 100.0  # most by which another edge of a single root may exceed the one into vertex 1
@@ -152,10 +152,7 @@ def _eliminated_from_best(w: torch.Tensor, single_root: bool) -> torch.Tensor:
 
 
 def _marginals_from_best(w: torch.Tensor, single_root: bool) -> torch.Tensor:
-    differentiable = torch.is_grad_enabled() and w.requires_grad
-    with torch.enable_grad():
-        v = w if differentiable else w.detach().requires_grad_()
-        return torch.autograd.grad(_eliminated_from_best(v, single_root).sum(), v, create_graph=differentiable)[0]
+    return gradient(lambda v: _eliminated_from_best(v, single_root), w)
 
 
 def _heaviest_start(w: torch.Tensor) -> torch.Tensor | None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.distributions import Distribution, Gumbel, Independent
 
+from sst_cvx.autodiff import gradient
 from sst_cvx.masking import Mask
 from sst_cvx.soft_argmax import SoftArgmax
 from sst_cvx.structure import Structure
@@ -214,9 +215,12 @@ class ExponentialFamily:
 
     def log_partition(self) -> torch.Tensor:
         """A(u), ``(*batch,)``."""
+        return self._log_partition_at(self.u)
+
+    def _log_partition_at(self, u: torch.Tensor) -> torch.Tensor:
         if self.mask is None:
-            return self.structure.log_partition(self.u)
-        return self.structure.masked_log_partition(self.u, self.mask)
+            return self.structure.log_partition(u)
+        return self.structure.masked_log_partition(u, self.mask)
 
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
         """<u, x> - A(u) for elements of X, ``(*batch,)``. That x is in X is not checked."""
@@ -225,11 +229,7 @@ class ExponentialFamily:
     @property
     def mean(self) -> torch.Tensor:
         """Marginals, grad A(u)."""
-        with torch.enable_grad():
-            u = self.u if self.u.requires_grad else self.u.detach().requires_grad_()
-            total = ExponentialFamily(self.structure, u, mask=self.mask).log_partition().sum()
-            (marginals,) = torch.autograd.grad(total, u, create_graph=self.u.requires_grad)
-        return marginals
+        return gradient(self._log_partition_at, self.u)
 
     def entropy(self) -> torch.Tensor:
         """A(u) - <u, grad A(u)>, ``(*batch,)``."""

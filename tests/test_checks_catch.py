@@ -84,6 +84,16 @@ class TestStructure:
         for fault in (Shape, Dtype):
             assert "argmax is a best element of X" in failures(fault())
 
+    def test_elements_are_not_binary(self):
+        class Fault(sst.Structure):
+            known_binary = True
+
+            def __init__(self):
+                x = cp.Variable(3)
+                super().__init__(x, [x >= 0, x <= 2])
+
+        assert "elements are 0/1 arrays, as declared" in failures(Fault())
+
     def test_log_partition(self):
         class Off(TwoOfFive):
             def log_partition(self, u):

@@ -25,6 +25,7 @@ class TwoSegments(sst.Structure, final=True):
         k: number of words chosen, 1 <= k <= n.
     """
 
+    known_binary = True
     known_bounded = True
 
     def __init__(self, n: int, k: int):

@@ -132,6 +132,12 @@ class _StructureChecks:
         size = 1 + flat.abs().amax(1)
         return max(float(((best - (flat * x).sum(1)) / size).max()), float(foreign))
 
+    def binary(self) -> tuple[float, float]:
+        """What a class says of itself."""
+        if not self.structure.known_binary:
+            raise NotApplicable("not declared by known_binary")
+        return 0.0 if self.structure.seems_binary() else 1.0, 0.5
+
     def log_partition(self) -> tuple[float, float]:
         """Against log-sum-exp over all vertices, at several scales."""
         if not self.structure.has_log_partition():
@@ -155,5 +161,6 @@ def checks(structure: Structure, seed: int, parameters: dict[str, Any]) -> list[
         Check("vertices lie in the hull", measure.vertices_in_hull),
         Check("hull is no larger than conv(X)", measure.hull_is_tight),
         Check("argmax is a best element of X", measure.argmax_attains),
+        Check("elements are 0/1 arrays, as declared", measure.binary),
         Check("log-partition equals enumeration", measure.log_partition),
     ]
