@@ -148,9 +148,14 @@ def test_two_processes_are_one(name, tmp_path):
 @pytest.mark.slow
 def test_search_goes_on_and_pictures_are_drawn(tmp_path):
     first = search.search("tree", "tiny", 1, tmp_path, ["--steps", "10"])
-    best = search.search("tree", "tiny", 2, tmp_path, ["--steps", "10"])
-    folders = sorted(tmp_path.iterdir())
-    assert len(folders) == 2
-    assert best[0] == max(search.best_elbo(folder) for folder in folders) >= first[0]
+    before = (first[0] / "test.json").stat().st_mtime_ns
+    folders = search.search("tree", "tiny", 3, tmp_path, ["--steps", "10"])
+    assert folders[0] == first[0]
+    assert (first[0] / "test.json").stat().st_mtime_ns == before
+    best, metrics = search.select(folders)
+    assert search.best_elbo(best) == max(search.best_elbo(folder) for folder in folders)
+    assert metrics["elbo"][0] == json.loads((best / "test.json").read_text())["elbo"]
+    assert search.select(folders[:1])[1]["elbo"][1] == 0.0  # nothing to select from
+    assert metrics["elbo"][1] > 0.0
     plot.draw(folders, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000

@@ -14,7 +14,7 @@ import sst_cvx as sst
 
 pytest.importorskip("tqdm")
 
-from examples.learning_to_explain import data, relaxations, report, sources, table, train
+from examples.learning_to_explain import data, floors, relaxations, report, sources, sweep, table, train
 from examples.learning_to_explain.two_segments import TwoSegments
 
 SMALL = train.Settings(steps=40, evaluate_every=10, batch=16, dimension=16, hidden=16)
@@ -202,7 +202,7 @@ def test_vocabulary_and_padding():
     assert part.lengths.tolist() == [3, 2]
     assert data.precision(torch.tensor([[1.0, 1, 0, 0], [1, 1, 0, 0]]), part) == 0.25
     assert data.random_floor(part) == 0.25
-    assert table.window_masks(part, 2, 1.0).tolist() == [[0, 1, 1, 0], [1, 1, 0, 0]]
+    assert data.window_masks(part, 2, 1.0).tolist() == [[0, 1, 1, 0], [1, 1, 0, 0]]
 
 
 # -- training ---------------------------------------------------------------------------------------------------
@@ -250,22 +250,29 @@ def test_sweep_shares_its_storage(tmp_path, monkeypatch):
     pytest.importorskip("optuna")
     monkeypatch.chdir(tmp_path)
     small = replace(SMALL, steps=4, evaluate_every=2)
-    for trials in (1, 2):
-        found = train.sweep(small, trials, f"sqlite:///{tmp_path}/sweep.db", quiet=True)
-    values = [json.loads(f.read_text()) for f in tmp_path.glob("runs/sweep/*/result.json")]
+    storage = f"sqlite:///{tmp_path}/sweep.db"
+    for trials in (1, 3, 3):
+        found = sweep.sweep([small], trials, storage, tmp_path, quiet=True)
+    values = [json.loads(f.read_text()) for f in tmp_path.glob("sweep/*/result.json")]
     assert len(values) == 3
-    assert found.temperature == min(values, key=lambda r: r["valid_mse"])["temperature"]
+    assert sum(v["temperature"] == small.temperature for v in values) == 1  # the settings as given are a trial
+    assert found["temperature"] == min(values, key=lambda r: r["valid_mse"])["temperature"]
+    assert found["pair_start"] in sweep.PAIR_STARTS
+    sweep.sweep([small, replace(small, max_words=30)], 1, storage, tmp_path, quiet=True)
+    assert len(list(tmp_path.glob("sweep/*/result.json"))) == 5  # two tasks, one trial
 
 
 def test_table_has_every_row_and_both_floors(tmp_path, monkeypatch):
     monkeypatch.setattr(table, "TASKS", (("synthetic", "first"),))
-    monkeypatch.setattr(table, "_PLACES", (0.0, 1.0))
+    monkeypatch.setattr(floors, "_PLACES", (0.0, 1.0))
     tiny = {"steps": 2, "evaluate_every": 2, "batch": 8, "dimension": 8, "hidden": 8}
     runs = list(table.grid({"synthetic": ""}, tiny, {"l2x": {"temperature": 0.1}}, [5], 1))
     assert [s.relaxation for s in runs] == list(relaxations.NAMES)
     assert runs[0].temperature == 0.1
     table.train_missing(tmp_path, runs, minutes=5)
-    table.add_floors(tmp_path, runs)
+    for _ in range(2):  # the second time there is nothing to do
+        table.add_floors(tmp_path, runs)
+    assert len(floors.load_floors(tmp_path)) == 2
     rows = table.markdown(tmp_path).splitlines()
-    assert [line.split("|")[1].strip() for line in rows[4:]] == [*table.FLOORS, *relaxations.NAMES]
+    assert [line.split("|")[1].strip() for line in rows[4:]] == [*floors.FLOORS, *relaxations.NAMES]
     assert all(line.split("|")[2].strip() for line in rows[4:])

@@ -6,6 +6,8 @@ directed edges. The Kullback-Leibler term is that between utilities, Gumbel to s
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch.distributions import Gumbel, kl_divergence
 
@@ -25,6 +27,12 @@ _PLACE = torch.zeros(VERTICES, VERTICES, dtype=torch.long)
 _PLACE[DIRECTED[0], DIRECTED[1]] = torch.arange(DIRECTED.shape[1])
 _I, _J = torch.triu_indices(VERTICES, VERTICES, 1)
 FORWARD, BACKWARD = _PLACE[_I, _J], _PLACE[_J, _I]  # both directions of the 45 undirected edges
+
+
+@functools.cache
+def directed(device: torch.device) -> torch.Tensor:
+    """``DIRECTED`` on a device, moved there once."""
+    return DIRECTED.to(device)
 
 
 def to_directed(x: torch.Tensor) -> torch.Tensor:

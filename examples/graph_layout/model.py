@@ -8,7 +8,7 @@ from torch import nn
 from torch.distributed.nn.functional import all_reduce
 
 from examples.graph_layout.data import VERTICES
-from examples.graph_layout.edges import DIRECTED, EdgeDistribution
+from examples.graph_layout.edges import EdgeDistribution, directed
 
 VARIANCE = 5e-5  # of the Gaussian likelihood
 
@@ -20,10 +20,9 @@ class BatchNorm(nn.BatchNorm1d):
         flat = x.reshape(-1, x.shape[-1])
         if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(flat).reshape(x.shape)
-        sums = torch.cat([flat.sum(0), (flat * flat).sum(0), flat.new_full((1,), len(flat))])
-        first, second, count = all_reduce(sums).split([x.shape[-1], x.shape[-1], 1])  # pyright: ignore
-        mean = first / count
-        variance = second / count - mean * mean
+        total, count = all_reduce(torch.cat([flat.sum(0), flat.new_full((1,), len(flat))])).split([x.shape[-1], 1])  # pyright: ignore
+        mean = total / count
+        variance = all_reduce((flat - mean).square().sum(0)) / count  # pyright: ignore
         with torch.no_grad():
             assert self.running_mean is not None
             assert self.running_var is not None
@@ -119,7 +118,7 @@ class Model(nn.Module):
 
 def _at_edges(x: torch.Tensor) -> torch.Tensor:
     """Receiver's and sender's features at every edge: ``(..., vertices, d)`` to ``(..., 90, 2 d)``."""
-    receivers, senders = DIRECTED.to(x.device)
+    receivers, senders = directed(x.device)
     return torch.cat([x.index_select(-2, receivers), x.index_select(-2, senders)], -1)
 
 

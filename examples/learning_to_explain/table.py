@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from examples.learning_to_explain.data import Part, precision, random_floor, window_masks
-from examples.learning_to_explain.model import Regressor
+from examples.learning_to_explain.floors import FLOORS, add_floors, load_floors
 from examples.learning_to_explain.relaxations import NAMES
+from examples.learning_to_explain.sweep import sweep
 from examples.learning_to_explain.train import PRESETS, Run, Settings, build, corpus_of
 
 TASKS = (
@@ -30,9 +30,7 @@ TASKS = (
     ("beeradvocate", "aroma"),
     ("beeradvocate", "appearance"),
 )
-FLOORS = ("random words", "fixed window")
-_TEMPERATURES = (0.2, 0.5, 1.0)
-_PLACES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+_SEARCH_SEED = 100
 
 
 def grid(paths: dict[str, str], common: dict, tuned: dict[str, dict], ks: list[int], seeds: int) -> Iterator[Settings]:
@@ -62,83 +60,18 @@ def train_missing(root: Path, runs: list[Settings], minutes: float) -> None:
         (folder / "checkpoint.pt").unlink()
 
 
-def tune(root: Path, paths: dict[str, str], steps: int) -> dict[str, dict]:
-    """A temperature for each relaxation: the least validation MSE, in shares of the rating's variance, summed over the
-    first aspect of every source, at k = 10 and with a seed that the table does not use. Kept in ``tuned.json``.
-    """
-    losses: dict[str, dict[float, float]] = defaultdict(lambda: defaultdict(float))
-    tasks = [(source, path, next(a for s, a in TASKS if s == source)) for source, path in paths.items()]
-    for name, temperature, (source, path, aspect) in tqdm(list(itertools.product(NAMES, _TEMPERATURES, tasks))):
-        base = replace(PRESETS[source], aspect=aspect, path=path, relaxation=name, steps=steps, seed=100)
-        run = Run(replace(base, temperature=temperature), root / "tune" / f"{source}-{name}-{temperature}")
-        losses[name][temperature] += run.go()["valid_mse"] / (100 * float(run.data.valid.ratings.var()))
-    (root / "tuning.json").write_text(json.dumps(losses, indent=1))
-    tuned = {name: {"temperature": min(of, key=lambda t: of[t])} for name, of in losses.items()}
-    (root / "tuned.json").write_text(json.dumps(tuned, indent=1))
-    return tuned
-
-
-# -- floors -----------------------------------------------------------------------------------------------------
-
-
-def fixed_window(s: Settings) -> dict[str, float]:
-    """The best window of k words at one relative position: a regressor on each, chosen by the validation MSE."""
-    data = corpus_of(s)
-    fits = [_regress(s, window_masks, place) for place in _PLACES]
-    best = min(range(len(_PLACES)), key=lambda i: fits[i][0])
-    masks = window_masks(data.test, s.k, _PLACES[best])
-    return {"test_mse": fits[best][1], "precision": 100 * precision(masks, data.test)}
-
-
-def random_words(s: Settings) -> dict[str, float]:
-    """k words at random, others after each evaluation, and a regressor on them."""
-
-    def masks(part: Part, k: int, place: float) -> torch.Tensor:
-        key = torch.rand(part.words.shape).masked_fill(part.words == 0, -1.0)
-        return torch.zeros_like(key).scatter(1, key.topk(k).indices, 1.0)
-
-    _, mse = _regress(s, masks, 0.0)
-    return {"test_mse": mse, "precision": 100 * random_floor(corpus_of(s).test)}
-
-
-def _regress(s: Settings, make_masks, place: float) -> tuple[float, float]:
-    """Validation and test MSE x 100 of the example's regressor on the chosen words, in order and without gaps."""
-    data = corpus_of(s)
-    torch.manual_seed(s.seed)
-    embedding = torch.nn.Embedding.from_pretrained(data.vectors.clone(), freeze=bool(s.freeze), padding_idx=0)
-    dropout, regressor = torch.nn.Dropout(s.dropout), Regressor(data.vectors.shape[1], s.hidden)
-    optimiser = torch.optim.Adam([*embedding.parameters(), *regressor.parameters()], s.learning_rate)
-
-    def seen(part: Part) -> torch.Tensor:
-        order = make_masks(part, s.k, place).topk(s.k).indices.sort().values
-        return part.words.gather(1, order)
-
-    def mse(part: Part) -> float:
-        with torch.no_grad():
-            return 100 * float((regressor(embedding(seen(part))) - part.ratings).square().mean())
-
-    best, words = (float("inf"), float("inf")), data.train.words
-    for step in range(1, s.steps + 1):
-        if (step - 1) % s.evaluate_every == 0:
-            words = seen(data.train)
-        rows = torch.randint(len(data.train), (s.batch,))
-        optimiser.zero_grad()
-        (regressor(dropout(embedding(words[rows]))) - data.train.ratings[rows]).square().mean().backward()
-        optimiser.step()
-        if step % s.evaluate_every == 0:
-            best = min(best, (mse(data.valid), mse(data.test)))
-    return best
-
-
-def add_floors(root: Path, runs: list[Settings]) -> None:
-    """The floors of every task and k, kept in ``floors.json``."""
-    file = root / "floors.json"
-    kept = json.loads(file.read_text()) if file.exists() else {}
-    wanted = {f"{s.source}/{s.aspect}/{s.k}": s for s in runs if s.relaxation == NAMES[0] and s.seed == 0}
-    for key, s in tqdm(wanted.items(), desc="floors"):
-        if key not in kept:
-            kept[key] = {"random words": random_words(s), "fixed window": fixed_window(s)}
-            file.write_text(json.dumps(kept, indent=1))
+def tune(root: Path, runs: list[Settings], trials: int) -> dict[str, dict[str, float]]:
+    """Learning rate and temperature of every relaxation: one search over all tasks together, with a seed that the
+    table does not use. Kept in ``tuned.json``; the trials in ``sweep.db``, which several processes may share."""
+    tasks: dict[str, list[Settings]] = defaultdict(list)
+    for s in runs:
+        if s.seed == runs[0].seed and s.k == runs[0].k:
+            tasks[s.relaxation].append(replace(s, seed=_SEARCH_SEED))
+    found = {}
+    for name, settings in tqdm(tasks.items(), desc="searches"):
+        found[name] = sweep(settings, trials, f"sqlite:///{root / 'sweep.db'}", root)
+        (root / "tuned.json").write_text(json.dumps(found, indent=1))
+    return found
 
 
 # -- tables -----------------------------------------------------------------------------------------------------
@@ -151,18 +84,15 @@ def markdown(root: Path, sampled: bool = False) -> str:
     for file in sorted(root.glob("*/result.json")):
         r = json.loads(file.read_text())
         cells[f"{r['source']} {r['aspect']}", r["k"]][r["relaxation"]].append((r[kind[0]], r[kind[1]]))
-    floors = json.loads((root / "floors.json").read_text()) if (root / "floors.json").exists() else {}
-    for key, rows in floors.items():
-        source, aspect, k = key.split("/")
-        for name, r in rows.items():
-            cells[f"{source} {aspect}", int(k)][name].append((r["test_mse"], r["precision"]))
+    for r in load_floors(root):
+        cells[f"{r['source']} {r['aspect']}", r["k"]][r["floor"]].append((r["test_mse"], r["precision"]))
     parts = []
     for task in dict.fromkeys(task for task, _ in cells):
         ks = sorted(k for t, k in cells if t == task)
         lines = [f"### {task}\n", "| |" + "".join(f" k = {k} | n |" for k in ks), "|---|" + "---|---|" * len(ks)]
         for name in (*FLOORS, *NAMES):
             values = [cells[task, k][name] for k in ks]
-            lines.append(f"| {name} |" + "".join(f" {_cell(v)} | {len(v) if name in NAMES else ''} |" for v in values))
+            lines.append(f"| {name} |" + "".join(f" {_cell(v)} | {len(v) or ''} |" for v in values))
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
@@ -217,20 +147,24 @@ def main() -> None:
     parser.add_argument("--k", type=int, nargs="+", default=[10, 5, 15], help="in order of importance")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--raw", action="store_true", help="BeerAdvocate's ratings as they are, not decorrelated")
-    parser.add_argument("--tuned", type=Path, help="JSON: settings by relaxation, e.g. from --sweep of train.py")
-    parser.add_argument("--tune", action="store_true", help="search temperatures for --tuned and end")
+    parser.add_argument("--tuned", type=Path, help="JSON: settings by relaxation, from --tune")
+    parser.add_argument("--tune", type=int, default=0, metavar="TRIALS", help="search settings for --tuned and end")
+    parser.add_argument("--rows", nargs="+", choices=NAMES, default=NAMES)
+    parser.add_argument("--network", choices=("simple", "complex"), default="simple")
     parser.add_argument("--timing", action="store_true", help="time training steps and end")
     arguments = parser.parse_args()
     paths = {source: path for source in ("druglib", "beeradvocate") if (path := getattr(arguments, source))}
     tuned = json.loads(arguments.tuned.read_text()) if arguments.tuned else {}
-    common = {"steps": arguments.steps} | ({"decorrelate": 0} if arguments.raw else {})
-    runs = list(grid(paths, common, tuned, arguments.k, arguments.seeds))
+    common = {"steps": arguments.steps, "network": arguments.network}
+    runs = [s for s in grid(paths, common, tuned, arguments.k, arguments.seeds) if s.relaxation in arguments.rows]
+    if arguments.raw:
+        runs = [replace(s, decorrelate=0) for s in runs]
     if arguments.timing:
         print(timing(runs[0] if runs else PRESETS["synthetic"]))
         return
     arguments.output.mkdir(parents=True, exist_ok=True)
     if arguments.tune:
-        print(tune(arguments.output, paths, arguments.steps))
+        print(json.dumps(tune(arguments.output, runs, arguments.tune)))
         return
     train_missing(arguments.output, runs, arguments.minutes)
     add_floors(arguments.output, runs)

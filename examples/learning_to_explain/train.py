@@ -66,7 +66,7 @@ PRESETS = {
 }  # fmt: skip
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=8)
 def load_corpus(
     source: str, aspect: str, path: str, max_words: int, dimension: int, vectors: str, decorrelate: int
 ) -> Corpus:
@@ -194,30 +194,6 @@ class Run:
         return result
 
 
-def sweep(settings: Settings, trials: int, storage: str, quiet: bool = False) -> Settings:
-    """Search learning rate and temperature for the validation MSE; several processes may share ``storage``."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    s = settings
-    name = f"{s.source}-{s.aspect}-{s.network}-{s.relaxation}-{s.k}-{s.steps}"
-    study = optuna.create_study(
-        study_name=name, storage=storage, load_if_exists=True, sampler=optuna.samplers.RandomSampler()
-    )
-
-    def objective(trial: optuna.Trial) -> float:
-        tried = replace(
-            settings,
-            learning_rate=trial.suggest_float("learning_rate", 1e-3, 1e-2, log=True),
-            temperature=trial.suggest_float("temperature", 0.1, 3.0, log=True),
-        )
-        folder = Path("runs") / "sweep" / f"{name}-{os.getpid()}-{trial.number}"
-        return Run(tried, folder).go(quiet)["valid_mse"]
-
-    study.optimize(objective, n_trials=trials)
-    return replace(settings, **study.best_params)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="synthetic")
@@ -226,14 +202,17 @@ def main() -> None:
         kind = {"str": str, "int": int, "float": float}[str(field.type)]
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, choices=choices.get(field.name))
     parser.add_argument("--output", type=Path, help="folder of the run; the same again to resume")
-    parser.add_argument("--sweep", type=int, default=0, metavar="TRIALS", help="search learning rate and temperature")
+    parser.add_argument("--sweep", type=int, default=0, metavar="TRIALS", help="search until there are so many")
     parser.add_argument("--storage", default="sqlite:///sweep.db", help="Optuna storage, shared by all that sweep")
     arguments = parser.parse_args()
     given = {f.name: getattr(arguments, f.name) for f in fields(Settings)}
     settings = replace(PRESETS[arguments.preset], **{name: v for name, v in given.items() if v is not None})
     if arguments.sweep:
-        settings = sweep(settings, arguments.sweep, arguments.storage)
-        print(f"best: --learning-rate {settings.learning_rate:.3g} --temperature {settings.temperature:.3g}")
+        from examples.learning_to_explain.sweep import sweep  # which itself trains
+
+        found = sweep([settings], arguments.sweep, arguments.storage, arguments.output or Path("runs"))
+        print("best:", " ".join(f"--{name.replace('_', '-')} {value:.3g}" for name, value in found.items()))
+        settings = replace(settings, **found)
     folder = arguments.output or Path("runs") / f"{settings.source}-{settings.relaxation}-{settings.k}"
     run = Run(settings, folder)
     chance = 100 * float((run.data.test.rationale.sum(1) / run.data.test.lengths).mean())

@@ -1,0 +1,84 @@
+"""Two floors for the table: a regressor on k words at random, and on the best window at a fixed relative position."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from examples.learning_to_explain.data import Part, precision, random_floor, window_masks
+from examples.learning_to_explain.model import Regressor
+from examples.learning_to_explain.relaxations import NAMES
+from examples.learning_to_explain.train import Settings, corpus_of
+
+FLOORS = ("random words", "fixed window")
+_PLACES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+
+
+def add_floors(root: Path, runs: list[Settings]) -> None:
+    """The floors of every task, k and seed, lines of ``floors.jsonl``."""
+    known = {(r["source"], r["aspect"], r["k"], r["seed"]) for r in load_floors(root)}
+    wanted = {(s.source, s.aspect, s.k, s.seed): s for s in runs if s.relaxation == NAMES[0]}
+    for key, s in tqdm([item for item in wanted.items() if item[0] not in known], desc="floors"):
+        own = dict(zip(("source", "aspect", "k", "seed"), key, strict=True))
+        rows = zip(FLOORS, (random_words(s), fixed_window(s)), strict=True)
+        with (root / "floors.jsonl").open("a") as file:
+            file.writelines(json.dumps({**own, "floor": name, **row}) + "\n" for name, row in rows)
+
+
+def load_floors(root: Path) -> list[dict]:
+    file = root / "floors.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def fixed_window(s: Settings) -> dict[str, float]:
+    """The best window of k words at one relative position: a regressor on each, chosen by the training MSE."""
+    data = corpus_of(s)
+    fits = {place: _regress(s, window_masks, place) for place in _PLACES}
+    place = min(fits, key=lambda p: fits[p]["train"])
+    masks = window_masks(data.test, s.k, place)
+    return {"test_mse": fits[place]["test"], "precision": 100 * precision(masks, data.test)}
+
+
+def random_words(s: Settings) -> dict[str, float]:
+    """k words at random, others after each evaluation, and a regressor on them."""
+
+    def masks(part: Part, k: int, place: float) -> torch.Tensor:
+        key = torch.rand(part.words.shape).masked_fill(part.words == 0, -1.0)
+        return torch.zeros_like(key).scatter(1, key.topk(k).indices, 1.0)
+
+    return {"test_mse": _regress(s, masks, 0.0)["test"], "precision": 100 * random_floor(corpus_of(s).test)}
+
+
+def _regress(s: Settings, make_masks: Callable[[Part, int, float], torch.Tensor], place: float) -> dict[str, float]:
+    """MSE x 100 on every part, of the example's regressor on the chosen words, in order and without gaps; of its
+    evaluations the one with the best validation MSE."""
+    data = corpus_of(s)
+    torch.manual_seed(s.seed)
+    embedding = torch.nn.Embedding.from_pretrained(data.vectors.clone(), freeze=bool(s.freeze), padding_idx=0)
+    dropout, regressor = torch.nn.Dropout(s.dropout), Regressor(data.vectors.shape[1], s.hidden)
+    optimiser = torch.optim.Adam([*embedding.parameters(), *regressor.parameters()], s.learning_rate)
+
+    def seen(part: Part) -> torch.Tensor:
+        order = make_masks(part, s.k, place).topk(s.k).indices.sort().values
+        return part.words.gather(1, order)
+
+    def mse(part: Part) -> float:
+        with torch.no_grad():
+            return 100 * float((regressor(embedding(seen(part))) - part.ratings).square().mean())
+
+    best, words = {"valid": float("inf")}, data.train.words
+    for step in range(1, s.steps + 1):
+        if (step - 1) % s.evaluate_every == 0:
+            words = seen(data.train)
+        rows = torch.randint(len(data.train), (s.batch,))
+        optimiser.zero_grad()
+        (regressor(dropout(embedding(words[rows]))) - data.train.ratings[rows]).square().mean().backward()
+        optimiser.step()
+        if step % s.evaluate_every == 0:
+            now = {"valid": mse(data.valid), "test": mse(data.test), "train": mse(data.train)}
+            best = min(best, now, key=lambda m: m["valid"])
+    return best
