@@ -1,4 +1,4 @@
-"""Gradient estimators for E[loss(X(U))]: one signature, ``estimator(loss_fn, trick, samples=n)``.
+"""Gradient estimators for E[loss(X(U))]: one signature, ``estimator(loss_fn, trick, samples=n, generator=None)``.
 
 Each returns a surrogate ``(*batch,)`` whose value is the loss, averaged over samples, and whose backward is the
 gradient estimate, for the parameters of the utilities and of ``loss_fn`` alike: ``estimator(...).mean().backward()``.
@@ -7,12 +7,14 @@ gradient estimate, for the parameters of the utilities and of ``loss_fn`` alike:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 
 from sst_cvx.tricks import StochasticArgmax, StochasticSoftmax
 from sst_cvx.utilities import draw
+from sst_cvx.validation import check_size
 
 Loss = Callable[[torch.Tensor], torch.Tensor]
 Trick = StochasticArgmax | StochasticSoftmax
@@ -24,10 +26,19 @@ class Relaxed:
 
     straight_through = False
 
-    def __call__(self, loss_fn: Loss, trick: StochasticSoftmax, samples: int = 1) -> torch.Tensor:
+    def __call__(
+        self,
+        loss_fn: Loss,
+        trick: StochasticSoftmax,
+        samples: int = 1,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
         if not isinstance(trick, StochasticSoftmax):
             raise TypeError(f"{type(self).__name__} needs a StochasticSoftmax, got {type(trick).__name__}.")
-        return _losses(loss_fn, trick.rsample((samples,), straight_through=self.straight_through), trick).mean(0)
+        shape = (check_size("samples", samples, 1),)
+        x = trick.rsample(shape, straight_through=self.straight_through, generator=generator)
+        return _losses(loss_fn, x, trick).mean(0)
 
 
 class StraightThrough(Relaxed):
@@ -55,8 +66,10 @@ class ScoreFunction:
             raise ValueError(f"decay must be in [0, 1), got {decay}.")
         self._baseline, self._decay, self._average = baseline, decay, None
 
-    def __call__(self, loss_fn: Loss, trick: Trick, samples: int = 1) -> torch.Tensor:
-        u, log_p = _scored(trick, samples)
+    def __call__(
+        self, loss_fn: Loss, trick: Trick, samples: int = 1, *, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
+        u, log_p = _scored(trick, samples, generator)
         loss = _losses(loss_fn, trick._hard(u), trick)
         extra = torch.zeros_like(loss)
         if callable(self._baseline):
@@ -92,17 +105,19 @@ class ImplicitMLE:
     """
 
     def __init__(self, step: float = 1.0):
-        if not step > 0:
-            raise ValueError(f"step must be positive, got {step}.")
+        if not 0 < step < math.inf:
+            raise ValueError(f"step must be positive and finite, got {step}.")
         self._step = step
 
-    def __call__(self, loss_fn: Loss, trick: Trick, samples: int = 1) -> torch.Tensor:
-        u = draw(trick.utilities, (samples,), None)
+    def __call__(
+        self, loss_fn: Loss, trick: Trick, samples: int = 1, *, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
+        u = _drawn(trick, samples, generator)
         # The loss is differentiated here, sample by sample: the step must not depend on what the caller reduces by.
         with torch.enable_grad():
             x = trick._hard(u).requires_grad_()
             loss = _losses(loss_fn, x, trick)
-            (g,) = torch.autograd.grad(loss.sum(), x, retain_graph=True)
+            (g,) = torch.autograd.grad(loss.sum() + (0 * x).sum(), x, retain_graph=True)
         ahead = trick._hard(u - self._step * g)
         slope = (x.detach() - ahead) / self._step
         return (loss + _silent((slope * u).reshape(*loss.shape, trick.event_shape.numel()).sum(-1))).mean(0)
@@ -115,17 +130,26 @@ class PerturbedOptimizer:
     samples' mean is the baseline: two samples at least.
     """
 
-    def __call__(self, loss_fn: Loss, trick: Trick, samples: int = 2) -> torch.Tensor:
-        u, log_p = _scored(trick, samples)
+    def __call__(
+        self, loss_fn: Loss, trick: Trick, samples: int = 2, *, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
+        u, log_p = _scored(trick, samples, generator)
         x = trick._hard(u)
         log_p = log_p.reshape(*log_p.shape, *[1] * len(trick.event_shape))
         mean = (x + _silent((x - _others(x, 0, "samples")) * log_p)).mean(0, keepdim=True)
         return _losses(loss_fn, mean, trick)[0]
 
 
-def _scored(trick: Trick, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _drawn(trick: Trick, samples: int, generator: torch.Generator | None) -> torch.Tensor:
+    """Utilities ``(samples, *batch, *event_shape)``."""
+    if not isinstance(trick, StochasticArgmax | StochasticSoftmax):
+        raise TypeError(f"trick must be a StochasticArgmax or StochasticSoftmax, got {type(trick).__name__}.")
+    return draw(trick.utilities, (check_size("samples", samples, 1),), generator)
+
+
+def _scored(trick: Trick, samples: int, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Utilities, and their log-density ``(samples, *batch)``, differentiable in the parameters alone."""
-    u = draw(trick.utilities, (samples,), None).detach()
+    u = _drawn(trick, samples, generator).detach()
     log_p = trick.utilities.log_prob(u)
     if trick.mask is not None and log_p.shape == u.shape:  # forbidden items would only add noise
         log_p = torch.where(trick.mask, log_p, 0.0)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from sst_cvx.membership import check_inside
 from sst_cvx.regularizers import ExponentialFamilyEntropy
 from sst_cvx.soft_argmax import SoftArgmax
 from sst_cvx.tricks import ExponentialFamily
@@ -60,13 +61,15 @@ class FenchelYoungLoss(torch.nn.Module):
             mask: bool, broadcasts to ``u``: False where an item is forbidden; its utility does not count.
 
         Raises:
-            TypeError, ValueError: as ``SoftArgmax``; targets of another shape than the utilities.
+            TypeError, ValueError: as ``SoftArgmax``; targets of another shape than the utilities, not finite, on
+                forbidden items, or outside the hull (rows with auxiliary variables are not seen).
         """
         structure = self.soft_argmax.structure
         batch_shape = check_utilities(u, structure.event_shape)
         if not isinstance(y, torch.Tensor) or y.shape != u.shape:
             raise ValueError(f"y must be a tensor of the shape of the utilities, {tuple(u.shape)}.")
         y = y.detach().to(u)
+        check_inside(structure, y, mask, "y")
         t, t_event = check_temperature(temperature, u, batch_shape, len(structure.event_shape))
         inside = u if mask is None else torch.where(mask, u, 0.0)
         if isinstance(self.soft_argmax.regularizer, ExponentialFamilyEntropy):

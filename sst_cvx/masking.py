@@ -39,6 +39,25 @@ def length_mask(lengths: torch.Tensor, n: int) -> torch.Tensor:
     return torch.arange(n, device=lengths.device) < lengths[..., None]
 
 
+def check_mask(structure: Structure, mask: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """The mask, expanded to the shape of the utilities.
+
+    Raises:
+        TypeError: not a bool tensor. ValueError: a shape that does not broadcast, or a set of other than 0/1 arrays.
+    """
+    if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool:
+        what = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__
+        raise TypeError(f"mask must be a bool tensor, True where an item is allowed, got {what}.")
+    if structure.parameters:
+        raise ValueError("mask does not go with hull parameters: make an upper bound of the variable a parameter.")
+    if not structure.binary:
+        raise ValueError(f"mask needs a set of 0/1 arrays, where 0 means absence: {structure!r} has other entries.")
+    try:
+        return mask.expand(shape)
+    except RuntimeError:
+        raise ValueError(f"mask {tuple(mask.shape)} does not broadcast to utilities {tuple(shape)}.") from None
+
+
 class Mask:
     """A mask checked against a structure and utilities.
 
@@ -48,22 +67,12 @@ class Mask:
             from answers.
 
     Raises:
-        TypeError: not a bool tensor. ValueError: a shape that does not broadcast, or a set of other than 0/1 arrays.
+        TypeError, ValueError: as ``check_mask``.
     """
 
     def __init__(self, structure: Structure, u: torch.Tensor, mask: torch.Tensor):
         batch_shape = check_utilities(u, structure.event_shape)
-        if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool:
-            what = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__
-            raise TypeError(f"mask must be a bool tensor, True where an item is allowed, got {what}.")
-        try:
-            self.allowed = mask.to(u.device).expand(u.shape)
-        except RuntimeError:
-            raise ValueError(f"mask {tuple(mask.shape)} does not broadcast to utilities {tuple(u.shape)}.") from None
-        if structure.parameters:
-            raise ValueError("mask does not go with hull parameters: make an upper bound of the variable a parameter.")
-        if not structure.binary:
-            raise ValueError(f"mask needs a set of 0/1 arrays, where 0 means absence: {structure!r} has other entries.")
+        self.allowed = check_mask(structure, mask, u.shape).to(u.device)
         fillers = structure.fillers(self.allowed)
         self.kept = self.allowed if fillers is None else self.allowed | fillers
         self.batch_shape, self._flat = batch_shape, (*batch_shape, structure.variable.size)

@@ -11,11 +11,12 @@ import torch
 from torch.distributions import Distribution, Gumbel, Independent
 
 from sst_cvx.autodiff import gradient
-from sst_cvx.masking import Mask
+from sst_cvx.masking import Mask, check_mask
+from sst_cvx.membership import check_elements
 from sst_cvx.soft_argmax import SoftArgmax
 from sst_cvx.structure import Structure
 from sst_cvx.utilities import draw
-from sst_cvx.validation import check_temperature, check_vertex_count
+from sst_cvx.validation import check_finite, check_temperature, check_utilities, check_vertex_count
 
 _Shape = Any  # what torch.Size takes
 
@@ -44,6 +45,8 @@ class _Trick:
             )
         if len(utilities.event_shape) > len(event):
             raise ValueError("utilities must be independent across batch elements: too many event dimensions.")
+        if mask is not None:
+            check_mask(structure, mask, shape)
         self.structure, self.utilities, self.mask = structure, utilities, mask
         self.batch_shape, self.event_shape = shape[:split], event
 
@@ -90,9 +93,11 @@ class StochasticArgmax(_Trick):
         """log of the probability of elements ``(*batch, *event_shape)``; one-hot X and Gumbel utilities of one scale.
 
         Raises:
-            NotImplementedError: no closed form is known.
+            NotImplementedError: no closed form is known. ValueError: not elements of X.
         """
-        return (x * self._log_probabilities()).sum(-1)
+        log_p = self._log_probabilities()
+        check_elements(self.structure, x, self.mask)
+        return (x * log_p).sum(-1)
 
     def entropy(self) -> torch.Tensor:
         """Entropy ``(*batch,)``, where ``log_prob`` has a closed form."""
@@ -200,7 +205,8 @@ class ExponentialFamily:
         mask: bool, broadcasts to u: False where an item is forbidden.
 
     Raises:
-        ValueError: the structure has no log-partition, or refuses it.
+        ValueError: the structure has no log-partition, or refuses it; utilities of a wrong shape or not finite; a mask
+            that does not broadcast. TypeError: utilities that are no floating tensor; a mask that is not bool.
     """
 
     has_rsample = False
@@ -209,9 +215,13 @@ class ExponentialFamily:
         if not structure.has_log_partition():
             reason = structure.log_partition_refusal or f"{structure!r} has no log_partition"
             raise ValueError(f"{reason}: there is no exponential family to compute with.")
+        self.batch_shape = check_utilities(u, structure.event_shape)
+        if mask is None:
+            check_finite(u, "utilities")
+        else:
+            check_finite(torch.where(check_mask(structure, mask, u.shape).to(u.device), u, 0.0), "utilities")
         self.structure, self.u, self.mask = structure, u, mask
         self.event_shape = torch.Size(structure.event_shape)
-        self.batch_shape = u.shape[: u.dim() - len(self.event_shape)]
 
     def log_partition(self) -> torch.Tensor:
         """A(u), ``(*batch,)``."""
@@ -223,7 +233,12 @@ class ExponentialFamily:
         return self.structure.masked_log_partition(u, self.mask)
 
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
-        """<u, x> - A(u) for elements of X, ``(*batch,)``. That x is in X is not checked."""
+        """<u, x> - A(u) for elements of X, ``(*batch,)``.
+
+        Raises:
+            ValueError: x of a wrong shape, or not elements of X (of other sets than 0/1 arrays: outside conv(X)).
+        """
+        check_elements(self.structure, x, self.mask)
         return self._dot(x) - self.log_partition()
 
     @property

@@ -27,7 +27,7 @@ class SolveError(RuntimeError):
         self.elements = tuple(e if isinstance(e, tuple) else (int(e),) for e in elements)
         self.status = tuple(status)
         self._message = message
-        super().__init__(message.replace("{elements}", _name_elements(self.elements)))
+        super().__init__(message.replace("{elements}", name_elements(self.elements)))
 
     def among(self, numbers: Sequence[int]) -> SolveError:
         """The same error, with element i of a part of a flat batch turned into element ``numbers[i]`` of the whole."""
@@ -46,7 +46,7 @@ class SolveError(RuntimeError):
         return error
 
 
-def _name_elements(elements: Sequence[tuple[int, ...]], limit: int = 5) -> str:
+def name_elements(elements: Sequence[tuple[int, ...]], limit: int = 5) -> str:
     """Readable list of batch elements: ``batch elements (0, 3), (1, 2), ... (7 in all)``."""
     if list(elements) == [()]:
         return "the (unbatched) problem"

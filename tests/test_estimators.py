@@ -96,6 +96,10 @@ def test_the_value_is_the_loss_and_its_own_parameters_learn():
         torch.testing.assert_close(g, surrogate.sum().detach())
         with pytest.raises(ValueError, match="loss_fn must return"):
             estimator(lambda x: x.sum(), trick, samples=4)
+    unmoved = sst.ImplicitMLE()(lambda x: weight.expand(x.shape[:-1]), trick, samples=4)  # no gradient in x
+    assert float(torch.autograd.grad(unmoved.sum(), weight)[0]) == 3.0
+    with pytest.raises(ValueError, match="step must be positive"):
+        sst.ImplicitMLE(float("inf"))
     with pytest.raises(ValueError, match="at least two"):
         sst.ScoreFunction("leave_one_out")(problem.loss, trick, samples=1)
     with pytest.raises(ValueError, match="baseline must be one of"):
@@ -146,5 +150,36 @@ def test_fenchel_young_of_one_hot_is_cross_entropy_and_takes_masks():
         torch.testing.assert_close(loss(u, y, mask=mask), expected)
     with pytest.raises(ValueError, match="shape of the utilities"):
         loss(u, y[:2])
+    for wrong, match in ((y * torch.nan, "finite"), (2 * y, "conv"), (y.roll(3, 1), "0 where mask is False")):
+        with pytest.raises(ValueError, match=match):
+            loss(u, wrong, mask=mask)
     with pytest.raises(ValueError, match="reduction"):
         sst.FenchelYoungLoss(loss.soft_argmax, reduction="max")
+
+
+ESTIMATORS = [
+    sst.Relaxed(),
+    sst.StraightThrough(),
+    sst.ScoreFunction("leave_one_out"),
+    sst.ImplicitMLE(),
+    sst.PerturbedOptimizer(),
+]
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: type(e).__name__)
+def test_estimators_take_a_generator_and_refuse_what_is_no_number_of_samples(estimator):
+    u = torch.randn(3, 5, requires_grad=True)
+    soft = sst.SoftArgmax(polytopes.KSubset(5, 2), sst.BinaryEntropy())
+    trick = sst.StochasticSoftmax(soft, Gumbel(u, torch.ones(())), 0.5)
+
+    def gradient(seed):
+        value = estimator(lambda x: (x**2 * u).sum(-1), trick, samples=3, generator=torch.Generator().manual_seed(seed))
+        return torch.autograd.grad(value.sum(), u)[0]
+
+    assert torch.equal(gradient(1), gradient(1))
+    assert not torch.equal(gradient(1), gradient(2))
+    for samples in (0, -1):
+        with pytest.raises(ValueError, match="samples must be at least 1"):
+            estimator(lambda x: x.sum(-1), trick, samples=samples)
+    with pytest.raises(TypeError, match="StochasticSoftmax"):
+        estimator(lambda x: x.sum(-1), trick.utilities)

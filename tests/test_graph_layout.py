@@ -157,5 +157,7 @@ def test_search_goes_on_and_pictures_are_drawn(tmp_path):
     assert metrics["elbo"][0] == json.loads((best / "test.json").read_text())["elbo"]
     assert search.select(folders[:1])[1]["elbo"][1] == 0.0  # nothing to select from
     assert metrics["elbo"][1] > 0.0
+    seeds = search.search("tree", "tiny", 2, tmp_path / "seeds", ["--steps", "2"], (1e-3, None))
+    assert [json.loads((f / "test.json").read_text())["learning_rate"] for f in seeds] == [1e-3, 1e-3]
     plot.draw(folders, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000

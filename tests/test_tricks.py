@@ -185,3 +185,50 @@ def test_wrong_arguments_are_refused():
         sst.StochasticSoftmax(soft, Gumbel(torch.zeros(5), 1.0), 0.0)
     with pytest.raises(TypeError, match="SoftArgmax"):
         sst.StochasticSoftmax(polytopes.KSubset(5, 2), Gumbel(torch.zeros(5), 1.0), 1.0)  # type: ignore[arg-type]
+
+
+PAIR = torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0])
+ALLOWED = torch.tensor([False, True, True, True, True])
+
+
+@pytest.mark.parametrize(
+    ("x", "mask", "match"),
+    [
+        (torch.full((5,), 0.4), None, "elements of"),
+        (PAIR.flip(0) + PAIR, None, "conv"),
+        (PAIR * torch.nan, None, "finite"),
+        (PAIR, ALLOWED, "0 where mask is False"),
+        (PAIR[:4], None, "shape"),
+    ],
+)
+def test_log_prob_refuses_what_is_no_element(x, mask, match):
+    family = sst.ExponentialFamily(polytopes.KSubset(5, 2), torch.randn(3, 5), mask=mask)
+    with pytest.raises(ValueError, match=match):
+        family.log_prob(x)
+    assert torch.isfinite(family.log_prob(PAIR.roll(1))).all()
+
+
+def test_log_prob_of_a_masked_tree_knows_its_vertices():
+    structure = polytopes.SpanningTree(4)
+    mask = structure.length_mask(torch.tensor([3, 4]))
+    family = sst.ExponentialFamily(structure, torch.randn(2, 6), mask=mask)
+    trees = structure.masked_argmax(torch.randn(2, 6), mask)
+    assert trees.sum(-1).tolist() == [2, 3]
+    assert (family.log_prob(trees) <= 0).all()
+    with pytest.raises(ValueError, match="elements of"):
+        family.log_prob(mask.to(trees.dtype))  # a cycle
+
+
+def test_wrong_arguments_are_refused_at_construction():
+    gumbel = Gumbel(torch.zeros(3, 5), 1.0)
+    structure = polytopes.KSubset(5, 2)
+    with pytest.raises(ValueError, match="does not broadcast"):
+        sst.StochasticArgmax(structure, gumbel, mask=torch.ones(4, dtype=torch.bool))
+    with pytest.raises(TypeError, match="bool tensor"):
+        sst.StochasticArgmax(structure, gumbel, mask=torch.ones(5))
+    with pytest.raises(ValueError, match="shape"):
+        sst.ExponentialFamily(structure, torch.zeros(3, 4))
+    with pytest.raises(ValueError, match="finite"):
+        sst.ExponentialFamily(structure, torch.zeros(3, 5) / 0.0)
+    hidden = torch.tensor([torch.nan, 0.0, 0.0, 0.0, 0.0])
+    assert torch.isfinite(sst.ExponentialFamily(structure, hidden, mask=ALLOWED).mean).all()

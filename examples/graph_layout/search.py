@@ -1,9 +1,9 @@
 """The paper's protocol: random search of the learning rate and the temperature; goes on where it stopped.
 
-    python -m examples.graph_layout.search --edges tree --preset small --trials 8 --folder runs/search-tree
+    python -m examples.graph_layout.search --edges tree --preset small --trials 10 --folder runs/search-tree
 
 Each trial has its own seed. The trial with the best validation ELBO counts, by its test metrics; their standard errors
-are bootstrapped over this selection.
+are bootstrapped over this selection. With a learning rate or temperature given, trials are only seeds apart in it.
 """
 
 from __future__ import annotations
@@ -35,10 +35,21 @@ def best_elbo(folder: Path) -> float:
     return max(json.loads(line)["valid elbo"] for line in lines)
 
 
-def search(edges: str, preset: str, trials: int, folder: Path, options: list[str]) -> list[Path]:
-    """Folders of the trials, run where they are not finished; trial i has seed i."""
+def search(
+    edges: str,
+    preset: str,
+    trials: int,
+    folder: Path,
+    options: list[str],
+    fixed: tuple[float | None, float | None] = (None, None),
+) -> list[Path]:
+    """Folders of the trials, run where they are not finished; trial i has seed i.
+
+    ``fixed`` holds the learning rate and the temperature where they are not searched.
+    """
     folders = []
-    for seed, (rate, temperature) in enumerate(candidates(trials)):
+    for seed, found in enumerate(candidates(trials)):
+        rate, temperature = fixed[0] or found[0], fixed[1] or found[1]
         own = folder / f"{seed}-{rate:g}-{temperature:g}"
         if not (own / "test.json").exists():
             choice = ["--learning-rate", str(rate), "--temperature", str(temperature), "--seed", str(seed)]
@@ -64,12 +75,14 @@ def main() -> None:
     parser.add_argument("--preset", choices=train.PRESETS, default="small")
     parser.add_argument("--regularizer", choices=list(REGULARIZERS), default="exponential")
     parser.add_argument("--frames", type=int, choices=[10, 20], default=10)
-    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--learning-rate", type=float, help="not searched then")
+    parser.add_argument("--temperature", type=float, help="not searched then")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--device", default="cpu")
     o = parser.parse_args()
     options = ["--device", o.device, "--regularizer", o.regularizer, "--frames", str(o.frames)]
-    folders = search(o.edges, o.preset, o.trials, o.folder, options)
+    folders = search(o.edges, o.preset, o.trials, o.folder, options, (o.learning_rate, o.temperature))
     for folder in folders:
         print(f"{folder.name:<20} validation ELBO {best_elbo(folder):7.0f}")
     best, metrics = select(folders)

@@ -1,0 +1,50 @@
+"""Whether points given by the user are what they should be: elements of X, or points of conv(X)."""
+
+from __future__ import annotations
+
+import torch
+
+from sst_cvx.masking import Mask
+from sst_cvx.structure import Structure
+from sst_cvx.validation import check_finite, check_utilities, name_elements
+
+_OUTSIDE = 1e-4  # violation of the hull that a mean of float32 elements does not reach
+
+
+def check_elements(structure: Structure, x: torch.Tensor, mask: torch.Tensor | None, name: str = "x") -> None:
+    """Raise ValueError unless points ``(*batch, *event_shape)`` are elements of X without forbidden items.
+
+    For 0/1 arrays that is exact, by one argmax: no other element v has as large a <2 x - 1, v>. Other sets: as
+    ``check_inside``.
+    """
+    check_inside(structure, x, mask, name)
+    if structure.binary:
+        direction = 2 * x.detach() - 1
+        best = structure.argmax(direction) if mask is None else structure.masked_argmax(direction, mask)
+        _refuse(_any(best != x, structure), f"{name} must be elements of {structure!r}")
+
+
+def check_inside(structure: Structure, x: torch.Tensor, mask: torch.Tensor | None, name: str) -> None:
+    """Raise ValueError unless points ``(*batch, *event_shape)`` are finite, 0 at forbidden items, and in conv(X) as far
+    as it can be seen without auxiliary variables (and without the fillers of a mask)."""
+    batch_shape = check_utilities(x, structure.event_shape, name)
+    check_finite(x, name)
+    x = x.detach()
+    if mask is not None:
+        checked = Mask(structure, x, mask)
+        _refuse(_any((x != 0) & ~checked.allowed, structure), f"{name} must be 0 where mask is False")
+        if checked.kept is not checked.allowed:
+            return
+    violation = structure.violation(x.reshape(batch_shape.numel(), structure.variable.size))
+    if violation is not None:
+        _refuse((violation > _OUTSIDE).reshape(batch_shape), f"{name} must be in conv(X) of {structure!r}")
+
+
+def _any(wrong: torch.Tensor, structure: Structure) -> torch.Tensor:
+    """Whether anything is wrong, by batch element."""
+    return wrong.flatten(wrong.dim() - len(structure.event_shape)).any(-1) if structure.event_shape else wrong
+
+
+def _refuse(wrong: torch.Tensor, message: str) -> None:
+    if bool(wrong.any()):
+        raise ValueError(f"{message}: not so for {name_elements([tuple(i) for i in torch.nonzero(wrong).tolist()])}.")
