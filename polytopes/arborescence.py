@@ -18,6 +18,7 @@ from scipy.sparse.csgraph import breadth_first_order
 import sst_cvx as sst
 from polytopes.path import incidence
 from sst_cvx.best_tree import best_tree, hanging_edges
+from sst_cvx.exact_samples import sample_tree
 from sst_cvx.tree_sum import ABSENT, log_tree_sum, tree_marginals
 from sst_cvx.validation import check_edge_index, check_finite, check_size, check_utilities, check_vertex_count
 
@@ -131,7 +132,7 @@ class Arborescence(sst.Structure, final=True):
         """A maximum spanning arborescence, over the whole batch at once, on the device of ``u``."""
         batch_shape = check_utilities(u, self.event_shape)
         check_finite(u, "utilities")
-        flat = u.detach().reshape(batch_shape.numel(), -1)
+        flat = u.detach().reshape(batch_shape.numel(), self.variable.size)
         parent = best_tree(self._dense(flat.double(), -torch.inf), self.single_root or self._free)
         tails, heads = self._ends(u.device)
         return ((parent[:, heads] == tails) & (heads != 0)).to(u.dtype).reshape(u.shape)
@@ -173,6 +174,14 @@ class Arborescence(sst.Structure, final=True):
         tails, heads = self._ends(u.device)
         x = tree_marginals(self._dense(u.double(), ABSENT), self.single_root or self._free)
         return x.flatten(-2).index_select(-1, tails * self._size + heads).to(u.dtype)
+
+    def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """A tree drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""
+        check_utilities(u, self.event_shape)
+        check_finite(u, "utilities")
+        parents = sample_tree(self._dense(u, ABSENT), self.single_root or self._free, generator)
+        tails, heads = self._ends(u.device)
+        return ((parents[..., heads] == tails) & (heads != 0)).to(u.dtype)
 
     def __repr__(self) -> str:
         single = ", single_root=True" if self.single_root else ""

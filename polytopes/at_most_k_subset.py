@@ -16,6 +16,7 @@ import torch
 import sst_cvx as sst
 from polytopes.hypercube import coordinatewise
 from sst_cvx.count_polynomial import log_elementary_symmetric_up_to
+from sst_cvx.exact_samples import sample_subset
 from sst_cvx.thresholding import response_of, threshold_map
 from sst_cvx.validation import check_finite, check_size, check_utilities, check_vertex_count
 
@@ -52,6 +53,12 @@ class AtMostKSubset(sst.Structure, final=True):
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """log of the sum of the elementary symmetric polynomials e_0, ..., e_k of exp u."""
         return log_elementary_symmetric_up_to(u, self.k)
+
+    def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """A subset drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""
+        check_utilities(u, self.event_shape)
+        check_finite(u, "utilities")
+        return sample_subset(u, 0, self.k, generator)
 
     def __repr__(self) -> str:
         return f"AtMostKSubset(n={self.n}, k={self.k})"

@@ -51,7 +51,7 @@ class CorrelatedKSubset(sst.Structure, final=True):
         none = torch.zeros_like(item)
         by_bits = torch.stack([torch.stack([none, item], 1), torch.stack([none, item + pair], 1)], 1)
         body = by_bits[:, :, :, None].expand(-1, -1, -1, self.k + 1, -1).flatten(0, 3)
-        return torch.nn.functional.pad(body, (0, 0, 0, 2)).T.reshape(*u.shape[:-1], -1)
+        return torch.nn.functional.pad(body, (0, 0, 0, 2)).T.reshape(*u.shape[:-1], len(body) + 2)
 
     def _event(self, path: torch.Tensor) -> torch.Tensor:
         """From a path's edges ``(*batch, edges)`` to its event."""

@@ -42,6 +42,14 @@ class Hypercube(sst.Structure, final=True):
         """sum_i log(1 + exp u_i)."""
         return torch.logaddexp(u, torch.zeros_like(u)).sum(-1)
 
+    def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """A subset drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""
+        check_utilities(u, self.event_shape)
+        check_finite(u, "utilities")
+        share = torch.sigmoid(u.detach().double())
+        uniform = torch.rand(u.shape, dtype=share.dtype, device=u.device, generator=generator)
+        return (uniform < share).to(u.dtype)
+
     def __repr__(self) -> str:
         return f"Hypercube(n={self.n})"
 

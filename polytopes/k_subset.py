@@ -14,6 +14,7 @@ import torch
 
 import sst_cvx as sst
 from sst_cvx.count_frequencies import log_elementary_symmetric, subset_marginals
+from sst_cvx.exact_samples import sample_subset
 from sst_cvx.thresholding import (
     BinaryResponse,
     CategoricalResponse,
@@ -54,6 +55,12 @@ class KSubset(sst.Structure, final=True):
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """log e_k(exp u), the elementary symmetric polynomial; exact at any scale of u."""
         return log_elementary_symmetric(u, self.k)
+
+    def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """A subset drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""
+        check_utilities(u, self.event_shape)
+        check_finite(u, "utilities")
+        return sample_subset(u, self.k, self.k, generator)
 
     def __repr__(self) -> str:
         return f"KSubset(n={self.n}, k={self.k})"

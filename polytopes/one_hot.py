@@ -41,6 +41,14 @@ class OneHot(sst.Structure, final=True):
         """logsumexp(u)."""
         return u.logsumexp(-1)
 
+    def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """An item drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""
+        check_utilities(u, self.event_shape)
+        check_finite(u, "utilities")
+        share = u.detach().double().softmax(-1).reshape(-1, self.n)
+        item = torch.multinomial(share, 1, generator=generator).reshape(*u.shape[:-1], 1)
+        return torch.zeros_like(u).scatter(-1, item, 1.0)
+
     def __repr__(self) -> str:
         return f"OneHot(n={self.n})"
 

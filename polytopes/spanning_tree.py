@@ -17,6 +17,7 @@ import torch
 
 import sst_cvx as sst
 from sst_cvx.best_tree import hanging_edges
+from sst_cvx.exact_samples import sample_tree
 from sst_cvx.tree_sum import ABSENT, log_tree_sum, tree_marginals
 from sst_cvx.validation import check_edge_index, check_finite, check_size, check_utilities, check_vertex_count
 
@@ -61,7 +62,7 @@ class SpanningTree(sst.Structure, final=True):
         """A maximum spanning tree by Prim's algorithm, over the whole batch at once, on the device of ``u``."""
         batch_shape = check_utilities(u, self.event_shape)
         check_finite(u, "utilities")
-        flat = u.detach().reshape(batch_shape.numel(), -1)
+        flat = u.detach().reshape(batch_shape.numel(), self.variable.size)
         tails, heads = self.edge_index.to(u.device)
         number = torch.full((self.n, self.n), -1, device=u.device)
         number[tails, heads] = number[heads, tails] = torch.arange(len(tails), device=u.device)
@@ -102,6 +103,14 @@ class SpanningTree(sst.Structure, final=True):
         dense, both = self._dense(u.double())
         x = tree_marginals(dense).flatten(-2).index_select(-1, both)
         return x.unflatten(-1, (2, -1)).sum(-2).to(u.dtype)
+
+    def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """A tree drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""
+        check_utilities(u, self.event_shape)
+        check_finite(u, "utilities")
+        parents = sample_tree(self._dense(u)[0], False, generator)
+        tails, heads = self.edge_index.to(u.device)
+        return ((parents[..., heads] == tails) | (parents[..., tails] == heads)).to(u.dtype)
 
     def _dense(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Utilities as ``(*batch, n, n)``, both ways, and their places in it."""

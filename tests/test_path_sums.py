@@ -13,6 +13,15 @@ SAMPLED = [
     polytopes.CorrelatedKSubset(6, 3),
     polytopes.Path(torch.tensor([[0, 0, 1, 1, 2], [1, 2, 2, 3, 3]]), 0, 3),
     polytopes.Segment(6, 2, 4),
+    polytopes.OneHot(4),
+    polytopes.Hypercube(4),
+    polytopes.KSubset(6, 3),
+    polytopes.AtMostKSubset(5, 3),
+    polytopes.SpanningTree(5),
+    polytopes.SpanningTree(torch.tensor([[0, 1, 2, 3, 0], [1, 2, 3, 0, 2]])),
+    polytopes.Arborescence(4, root=2),
+    polytopes.Arborescence(4, root=0, single_root=True),
+    polytopes.Arborescence(4, root=None),
 ]
 
 
@@ -29,6 +38,28 @@ def test_samples_have_the_probabilities_of_the_exponential_family(structure):
     assert float(error.max()) < 5  # standard errors
     again = structure.sample(u.expand(5, -1), torch.Generator().manual_seed(3))
     torch.testing.assert_close(again, structure.sample(u.expand(5, -1), torch.Generator().manual_seed(3)))
+
+
+@pytest.mark.parametrize("structure", [*SAMPLED, polytopes.KSubset(4, 4), polytopes.KSubset(4, 0)], ids=str)
+def test_cold_samples_are_the_best_elements(structure):
+    for dtype in (torch.float64, torch.float32):
+        u = torch.randn(2, 3, *structure.event_shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
+        x = structure.sample(1e5 * u, torch.Generator().manual_seed(2))
+        assert x.dtype == dtype
+        assert torch.equal(x, structure.argmax(u))
+    assert structure.sample(u[:0]).shape == u[:0].shape
+    with pytest.raises(ValueError, match="finite"):
+        structure.sample(u * torch.nan)
+
+
+@pytest.mark.parametrize("structure", [polytopes.KSubset(200, 40), polytopes.SpanningTree(20)], ids=str)
+def test_samples_of_sets_too_large_to_list(structure):
+    generator, draws = torch.Generator().manual_seed(0), 2000
+    u = torch.randn(structure.event_shape, dtype=torch.float64, generator=generator)
+    x = sst.ExponentialFamily(structure, u).sample((draws,), generator=generator)
+    exact = sst.SoftArgmax(structure, sst.ExponentialFamilyEntropy())(u)
+    assert float(((x.mean(0) - exact).abs() / (exact * (1 - exact) / draws).sqrt()).max()) < 5
+    assert float((sst.ExponentialFamily(structure, u).log_prob(x)).max()) < 0  # elements all
 
 
 @pytest.mark.parametrize("scale", [1.0, 10.0, 100.0, 1000.0])
@@ -84,5 +115,3 @@ def test_second_derivatives_of_far_utilities_are_finite():
 def test_bad_sizes_are_refused():
     with pytest.raises(ValueError, match="k must"):
         polytopes.CorrelatedKSubset(4, 5)
-    with pytest.raises(ValueError, match="finite"):
-        SAMPLED[0].sample(torch.full((11,), torch.nan))

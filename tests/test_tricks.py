@@ -137,7 +137,9 @@ def test_masks_reach_both_samples():
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(
-    "structure", [polytopes.KSubset(5, 2), polytopes.Segment(5, 1, 3), polytopes.Matching(3)], ids=str
+    "structure",
+    [polytopes.KSubset(5, 2), polytopes.Segment(5, 1, 3), polytopes.Matching(3), polytopes.SpanningTree(4)],
+    ids=str,
 )
 def test_exponential_family(structure, masked):
     torch.manual_seed(4)

@@ -22,6 +22,12 @@ import matplotlib.pyplot as plt
 _I, _J = torch.triu_indices(data.VERTICES, data.VERTICES, 1)
 
 
+def label(folder: Path) -> str:
+    """What a finished run is, in words."""
+    settings = json.loads((folder / "test.json").read_text())
+    return f"{settings['edges']}, seed {settings['seed']}"
+
+
 def load(folder: Path) -> tuple[dict, Model]:
     """Settings and metrics of a finished run, and its best model."""
     settings = json.loads((folder / "test.json").read_text())
@@ -64,7 +70,7 @@ def draw(folders: list[Path], out: Path, examples: int = 3) -> None:
         axis.set_visible(True)
         for folder in folders:
             lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-            axis.plot([line["step"] for line in lines], [line[key] for line in lines], label=folder.name)
+            axis.plot([line["step"] for line in lines], [line[key] for line in lines], label=label(folder))
         axis.set_xlabel("step")
         axis.set_title({"valid elbo": "validation ELBO", "valid precision": "edge precision, %"}[key])
     axes[0, 0].legend()
@@ -75,7 +81,7 @@ def draw(folders: list[Path], out: Path, examples: int = 3) -> None:
         axis.set_visible(True)
         draw_graph(axis, positions, found, truth)
         axis.set_title(
-            f"{folders[0].name}: {int((found * truth).sum())} of {data.VERTICES - 1} edges right", fontsize=10
+            f"{label(folders[0])}: {int((found * truth).sum())} of {data.VERTICES - 1} edges right", fontsize=10
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=130)

@@ -107,6 +107,10 @@ class _StructureChecks:
         With neither vertices nor a hull: against all elements that it returns for other utilities.
         """
         worst = 0.0
+        for shape in ((0,), (2, 0)):
+            u = sample_utilities(self.structure, shape, self.seed)
+            if self.structure.argmax(u, **self.parameters).shape != u.shape:
+                raise ValueError(f"argmax of an empty batch {tuple(u.shape)} has another shape.")
         batches = [sample_utilities(self.structure, shape, self.seed) for shape in ((), (1,), (2, 3), (16,))]
         for u in [*batches, *degenerate_utilities(self.structure, self.seed).values()]:
             for dtype in (torch.float64, torch.float32):
