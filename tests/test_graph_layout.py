@@ -161,3 +161,9 @@ def test_search_goes_on_and_pictures_are_drawn(tmp_path):
     assert [json.loads((f / "test.json").read_text())["learning_rate"] for f in seeds] == [1e-3, 1e-3]
     plot.draw(folders, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch": 0}, {"temperature": 0.0}, {"roll_out": 10}])
+def test_settings_refuse(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        train.Settings(**wrong)

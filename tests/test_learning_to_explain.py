@@ -276,3 +276,9 @@ def test_table_has_every_row_and_both_floors(tmp_path, monkeypatch):
     rows = table.markdown(tmp_path).splitlines()
     assert [line.split("|")[1].strip() for line in rows[4:]] == [*floors.FLOORS, *relaxations.NAMES]
     assert all(line.split("|")[2].strip() for line in rows[4:])
+
+
+@pytest.mark.parametrize("wrong", [{"k": 0}, {"k": 21}, {"steps": 0}, {"batch": 0}, {"temperature": 0.0}])
+def test_settings_refuse(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        replace(SMALL, **wrong)

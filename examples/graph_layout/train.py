@@ -45,6 +45,13 @@ class Settings:
     validate_every: int = 500
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "validate_every", "learning_rate", "temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        if not 0 <= self.roll_out < self.frames:
+            raise ValueError(f"roll_out must be 1 to {self.frames - 1}, or 0 for the paper's, got {self.roll_out}.")
+
 
 PRESETS = {
     "paper": {},  # as the defaults above

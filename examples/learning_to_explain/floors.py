@@ -40,7 +40,11 @@ def fixed_window(s: Settings) -> dict[str, float]:
     fits = {place: _regress(s, window_masks, place) for place in _PLACES}
     place = min(fits, key=lambda p: fits[p]["train"])
     masks = window_masks(data.test, s.k, place)
-    return {"test_mse": fits[place]["test"], "precision": 100 * precision(masks, data.test)}
+    return {
+        "valid_mse": fits[place]["valid"],
+        "test_mse": fits[place]["test"],
+        "precision": 100 * precision(masks, data.test),
+    }
 
 
 def random_words(s: Settings) -> dict[str, float]:
@@ -50,7 +54,8 @@ def random_words(s: Settings) -> dict[str, float]:
         key = torch.rand(part.words.shape).masked_fill(part.words == 0, -1.0)
         return torch.zeros_like(key).scatter(1, key.topk(k).indices, 1.0)
 
-    return {"test_mse": _regress(s, masks, 0.0)["test"], "precision": 100 * random_floor(corpus_of(s).test)}
+    fit = _regress(s, masks, 0.0)
+    return {"valid_mse": fit["valid"], "test_mse": fit["test"], "precision": 100 * random_floor(corpus_of(s).test)}
 
 
 def _regress(s: Settings, make_masks: Callable[[Part, int, float], torch.Tensor], place: float) -> dict[str, float]:

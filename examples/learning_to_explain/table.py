@@ -77,27 +77,35 @@ def tune(root: Path, runs: list[Settings], trials: int) -> dict[str, dict[str, f
 # -- tables -----------------------------------------------------------------------------------------------------
 
 
-def markdown(root: Path, sampled: bool = False) -> str:
-    """MSE x 100 / precision %, mean and standard deviation over seeds, from all results under ``root``."""
-    cells: dict[tuple[str, int], dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+def markdown(root: Path, sampled: bool = False, selected: bool = False) -> str:
+    """MSE x 100 / precision % from all results under ``root``: mean and standard deviation over seeds.
+
+    With ``sampled`` under random hard masks; with ``selected`` of the one seed with the best validation MSE.
+    """
+    cells: dict[tuple[str, int], dict[str, list[tuple[float, float, float]]]] = defaultdict(lambda: defaultdict(list))
     kind = ("sampled_mse", "sampled_precision") if sampled else ("test_mse", "precision")
     for file in sorted(root.glob("*/result.json")):
         r = json.loads(file.read_text())
-        cells[f"{r['source']} {r['aspect']}", r["k"]][r["relaxation"]].append((r[kind[0]], r[kind[1]]))
+        task = f"{r['source']} {r['aspect']}" + ", complex network" * (r["network"] == "complex")
+        cells[task, r["k"]][r["relaxation"]].append((r[kind[0]], r[kind[1]], r["valid_mse"]))
     for r in load_floors(root):
-        cells[f"{r['source']} {r['aspect']}", r["k"]][r["floor"]].append((r["test_mse"], r["precision"]))
+        cells[f"{r['source']} {r['aspect']}", r["k"]][r["floor"]].append(
+            (r["test_mse"], r["precision"], r["valid_mse"])
+        )
     parts = []
     for task in dict.fromkeys(task for task, _ in cells):
         ks = sorted(k for t, k in cells if t == task)
         lines = [f"### {task}\n", "| |" + "".join(f" k = {k} | n |" for k in ks), "|---|" + "---|---|" * len(ks)]
         for name in (*FLOORS, *NAMES):
             values = [cells[task, k][name] for k in ks]
+            if selected:
+                values = [[min(of, key=lambda r: r[2])] if of else [] for of in values]
             lines.append(f"| {name} |" + "".join(f" {_cell(v)} | {len(v) or ''} |" for v in values))
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
 
-def _cell(values: list[tuple[float, float]]) -> str:
+def _cell(values: list[tuple[float, float, float]]) -> str:
     if not values:
         return ""
     means = [statistics.mean(column) for column in zip(*values, strict=True)]
@@ -168,7 +176,9 @@ def main() -> None:
         return
     train_missing(arguments.output, runs, arguments.minutes)
     add_floors(arguments.output, runs)
-    table = markdown(arguments.output) + "\n\nRandom masks at test time:\n\n" + markdown(arguments.output, sampled=True)
+    table = markdown(arguments.output) + "\n\nThe seed with the best validation MSE:\n\n"
+    table += markdown(arguments.output, selected=True) + "\n\nRandom masks at test time:\n\n"
+    table += markdown(arguments.output, sampled=True)
     (arguments.output / "table.md").write_text(table + "\n")
     print(table)
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from examples.learning_to_explain import relaxations
 from examples.learning_to_explain.data import Corpus, Part, corpus, precision
 from examples.learning_to_explain.model import Explainer
-from examples.learning_to_explain.sources import ASPECTS
+from examples.learning_to_explain.sources import ASPECTS, MIN_WORDS
 
 _SAVE_EVERY = 20.0  # seconds
 _PROGRESS = ("step", "best", "best_step", "best_state", "losses")  # attributes of a run that its checkpoint keeps
@@ -53,6 +53,13 @@ class Settings:
     pair_start: float = 3.0
     evaluate_every: int = 50
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("k", "steps", "batch", "evaluate_every", "learning_rate", "temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        if self.k > MIN_WORDS:
+            raise ValueError(f"k must be at most {MIN_WORDS}, the length of the shortest reviews, got {self.k}.")
 
 
 PRESETS = {
