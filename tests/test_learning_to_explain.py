@@ -276,6 +276,9 @@ def test_table_has_every_row_and_both_floors(tmp_path, monkeypatch):
     rows = table.markdown(tmp_path).splitlines()
     assert [line.split("|")[1].strip() for line in rows[4:]] == [*floors.FLOORS, *relaxations.NAMES]
     assert all(line.split("|")[2].strip() for line in rows[4:])
+    assert table.markdown(tmp_path, selected=True) == "\n".join(rows)  # of one seed
+    assert table._selected([(1.0, 50.0, 3.0), (2.0, 60.0, 1.0)]).startswith("2.00 ± 0.4")  # drawn 3 times in 4
+    assert table._over_seeds([(1.0, 50.0, 3.0), (2.0, 60.0, 1.0)]).startswith("1.50 ± 0.71 / 55.0")
 
 
 @pytest.mark.parametrize("wrong", [{"k": 0}, {"k": 21}, {"steps": 0}, {"batch": 0}, {"temperature": 0.0}])
