@@ -56,8 +56,9 @@ class Settings:
 PRESETS = {
     "paper": {},  # as the defaults above
     # Teacher forcing: with roll-outs, 4,000 steps do not find the edges yet (RESULTS.md).
-    "small": {"sizes": (10_000, 1000, 1000), "hidden": 64, "steps": 1000, "batch": 64, "learning_rate": 1e-3}
-    | {"roll_out": 1, "validate_every": 250},
+    # Rate and temperature: what the search selected for trees.
+    "small": {"sizes": (10_000, 1000, 1000), "hidden": 64, "steps": 1000, "batch": 64, "learning_rate": 1.3e-3}
+    | {"temperature": 1.1, "roll_out": 1, "validate_every": 250},
     "tiny": {
         "sizes": (256, 128, 128),
         "hidden": 16,
