@@ -10,10 +10,10 @@ demo: $(VENV)/installed-demo
 	$(BIN)/python examples/which_measurements.py
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto
 
 slow: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --numprocesses auto
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

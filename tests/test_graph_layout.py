@@ -116,8 +116,37 @@ def test_training_improves_and_resumes(tmp_path, monkeypatch):
     resumed = start(tmp_path / "parts")
     assert resumed == pytest.approx(whole, rel=1e-5)
     assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
-    with pytest.raises(ValueError, match="other settings"):
+    with pytest.raises(ValueError, match=r"other settings, \{'seed': 0\}"):
         start(tmp_path / "parts", "--seed", "5")
+
+
+def test_what_a_kill_tore_apart(tmp_path):
+    start(tmp_path, "--steps", "20")
+    before = (tmp_path / "metrics.jsonl").read_text()
+    (tmp_path / "metrics.jsonl").write_text(before + '{"step": 2')
+    start(tmp_path, "--steps", "20")
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+    (tmp_path / "last.pt").write_bytes((tmp_path / "last.pt").read_bytes()[:1000])
+    with pytest.raises(ValueError, match="damaged"):
+        start(tmp_path, "--steps", "20")
+
+
+def test_divergence_is_said(tmp_path):
+    with pytest.raises(FloatingPointError, match="learning-rate"):
+        start(tmp_path, "--learning-rate", "1e9")
+
+
+def test_search_refuses_trials_of_other_settings(tmp_path):
+    search.search("tree", "tiny", 1, tmp_path, ["--steps", "2"])
+    with pytest.raises(ValueError, match="'edges': 'tree'"):
+        search.search("top", "tiny", 1, tmp_path, ["--steps", "2"])
+    with pytest.raises(SystemExit):  # a temperature of 0 is no missing one
+        search.search("tree", "tiny", 1, tmp_path, ["--steps", "2"], (None, 0.0))
+
+
+def test_unfinished_runs_have_no_picture(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no finished run"):
+        plot.draw([tmp_path], tmp_path / "picture.png")
 
 
 @pytest.mark.parametrize("name", [pytest.param("independent", marks=pytest.mark.slow), "tree"])

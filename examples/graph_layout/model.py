@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.nn.functional import all_reduce
 
 from examples.graph_layout.data import VERTICES
 from examples.graph_layout.edges import EdgeDistribution, directed
 
 VARIANCE = 5e-5  # of the Gaussian likelihood
+DIVERGED = "training diverged, to infinite or undefined numbers: try a smaller --learning-rate."
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over all processes. Each of them differentiates its own loss: gradients are summed, too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return _Sum.forward(ctx, gradients[0])
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -20,9 +36,9 @@ class BatchNorm(nn.BatchNorm1d):
         flat = x.reshape(-1, x.shape[-1])
         if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(flat).reshape(x.shape)
-        total, count = all_reduce(torch.cat([flat.sum(0), flat.new_full((1,), len(flat))])).split([x.shape[-1], 1])  # pyright: ignore
-        mean = total / count
-        variance = all_reduce((flat - mean).square().sum(0)) / count  # pyright: ignore
+        total = _Sum.apply(torch.cat([flat.sum(0), flat.new_full((1,), len(flat))]))
+        mean, count = total[:-1] / total[-1], total[-1]
+        variance = _Sum.apply((flat - mean).square().sum(0)) / count
         with torch.no_grad():
             assert self.running_mean is not None
             assert self.running_var is not None
@@ -98,8 +114,13 @@ class Model(nn.Module):
         """NLL and KL of each trajectory ``(batch,)`` and the sampled edges ``(batch, 90)``.
 
         The decoder is fed its own predictions for ``roll_out`` steps, then the truth again; 1 is teacher forcing.
+
+        Raises:
+            FloatingPointError: the weights have diverged.
         """
         logits = self.encoder(positions)
+        if not bool(logits.isfinite().all()):
+            raise FloatingPointError(DIVERGED)
         edges = self.edges.sample(logits, temperature, hard, generator)
         target = positions.transpose(1, 2)  # (batch, frames, vertices, 2)
         predicted = self._predict(target, edges, self.roll_out if roll_out is None else roll_out)

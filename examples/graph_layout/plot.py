@@ -18,19 +18,34 @@ from examples.graph_layout.model import Model
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
 
+_STYLES = {"right": {"color": "black"}, "wrong": {"color": "C3"}, "missing": {"color": "grey", "ls": ":"}}
 _I, _J = torch.triu_indices(data.VERTICES, data.VERTICES, 1)
+
+
+def settings_of(folder: Path) -> dict:
+    """Settings and test metrics of a finished run.
+
+    Raises:
+        FileNotFoundError: it is no finished run.
+    """
+    file = folder / "test.json"
+    if not file.exists():
+        raise FileNotFoundError(f"{folder} is no finished run ({file.name} is missing): train it first, or again.")
+    return json.loads(file.read_text())
 
 
 def label(folder: Path) -> str:
     """What a finished run is, in words."""
-    settings = json.loads((folder / "test.json").read_text())
-    return f"{settings['edges']}, seed {settings['seed']}"
+    s = settings_of(folder)
+    relaxed = "" if s["regularizer"] == "exponential" else f", {s['regularizer']}"
+    return f"{s['edges']}{relaxed}, lr {s['learning_rate']:g}, t {s['temperature']:g}, seed {s['seed']}"
 
 
 def load(folder: Path) -> tuple[dict, Model]:
     """Settings and metrics of a finished run, and its best model."""
-    settings = json.loads((folder / "test.json").read_text())
+    settings = settings_of(folder)
     edges = EdgeDistribution(settings["edges"], settings["regularizer"])
     model = Model(settings["frames"], settings["hidden"], edges, min(settings["frames"] - 1, 10))
     model.load_state_dict(torch.load(folder / "best.pt", map_location="cpu", weights_only=True))
@@ -38,23 +53,19 @@ def load(folder: Path) -> tuple[dict, Model]:
 
 
 @torch.no_grad()
-def infer(model: Model, part: data.Part) -> torch.Tensor:
-    """Hard samples of the undirected edges, ``(count, 45)``; of both edge types the one that fits the truth better."""
+def infer(model: Model, part: data.Part) -> tuple[torch.Tensor, str]:
+    """Hard samples of the undirected edges, ``(count, 45)``, of the edge type with the higher precision; its name."""
     _, _, edges = model(part.positions, 1.0, hard=True, roll_out=1, generator=torch.Generator().manual_seed(0))
     chosen = edges[:, FORWARD]
-    return chosen if (chosen * part.edges).sum() / chosen.sum() > 0.2 else 1 - chosen
+    types = {"X": chosen, "1 - X": 1 - chosen}
+    name = max(types, key=lambda n: float(((types[n] * part.edges).sum(1) / types[n].sum(1).clamp(min=1)).mean()))
+    return types[name], name
 
 
 def draw_graph(axis: plt.Axes, positions: torch.Tensor, edges: torch.Tensor, truth: torch.Tensor) -> None:
-    """Last frame; right edges black, wrong ones red, missing ones dotted."""
+    """Last frame, edges in the styles of ``_STYLES``."""
     for e in torch.nonzero(edges + truth).flatten().tolist():
-        style = (
-            {"color": "black"}
-            if edges[e] and truth[e]
-            else {"color": "C3"}
-            if edges[e]
-            else {"color": "grey", "ls": ":"}
-        )
+        style = _STYLES["right" if edges[e] and truth[e] else "wrong" if edges[e] else "missing"]
         ends = positions[[_I[e], _J[e]], -1]
         axis.plot(ends[:, 0], ends[:, 1], lw=1.5, **style)
     axis.plot(*positions[:, -1].T, "o", color="C0", ms=6)
@@ -62,27 +73,31 @@ def draw_graph(axis: plt.Axes, positions: torch.Tensor, edges: torch.Tensor, tru
     axis.set_yticks([])
 
 
-def draw(folders: list[Path], out: Path, examples: int = 3) -> None:
+def draw(folders: list[Path], out: Path) -> None:
+    examples, labels = 3, [label(folder) for folder in folders]
     figure, axes = plt.subplots(2, examples, figsize=(12, 7), layout="constrained")
     for axis in axes.flat:
         axis.set_visible(False)
     for axis, key in ((axes[0, 0], "valid elbo"), (axes[0, 1], "valid precision")):
         axis.set_visible(True)
-        for folder in folders:
+        for folder, name in zip(folders, labels, strict=True):
             lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-            axis.plot([line["step"] for line in lines], [line[key] for line in lines], label=label(folder))
+            axis.plot([line["step"] for line in lines], [line[key] for line in lines], label=name)
         axis.set_xlabel("step")
         axis.set_title({"valid elbo": "validation ELBO", "valid precision": "edge precision, %"}[key])
     axes[0, 0].legend()
+    styles = [Line2D([], [], label=f"{name} edge", **style) for name, style in _STYLES.items()]
+    axes[0, 2].set_visible(True)
+    axes[0, 2].axis("off")
+    axes[0, 2].legend(handles=styles, loc="lower center", title=f"below: {labels[0]}")
     settings, model = load(folders[0])
     _, _, test = data.make((settings["sizes"][0], 10, 50), settings["frames"])
-    edges = infer(model, test)
+    edges, edge_type = infer(model, test)
     for axis, positions, found, truth in zip(axes[1], test.positions[:examples], edges, test.edges, strict=False):
         axis.set_visible(True)
         draw_graph(axis, positions, found, truth)
-        axis.set_title(
-            f"{label(folders[0])}: {int((found * truth).sum())} of {data.VERTICES - 1} edges right", fontsize=10
-        )
+        hits, named = int((found * truth).sum()), int(found.sum())
+        axis.set_title(f"{edge_type} names {named} edges, {hits} of the {data.VERTICES - 1} true ones", fontsize=10)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=130)
     plt.close(figure)
@@ -93,6 +108,8 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+", help="finished runs; the first one's trees are drawn")
     parser.add_argument("--out", type=Path, default=Path("runs/graph_layout.png"))
     options = parser.parse_args()
+    if missing := [f for f in options.folders if not (f / "test.json").exists()]:
+        parser.error(f"no finished runs: {', '.join(map(str, missing))}.")
     draw(options.folders, options.out)
     print(f"Picture: {options.out}")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -46,14 +47,21 @@ def search(
     """Folders of the trials, run where they are not finished; trial i has seed i.
 
     ``fixed`` holds the learning rate and the temperature where they are not searched.
+
+    Raises:
+        ValueError: a finished trial in the folder is of other settings.
     """
     folders = []
     for seed, found in enumerate(candidates(trials)):
-        rate, temperature = fixed[0] or found[0], fixed[1] or found[1]
+        rate, temperature = (f if given is None else given for f, given in zip(found, fixed, strict=True))
         own = folder / f"{seed}-{rate:g}-{temperature:g}"
-        if not (own / "test.json").exists():
-            choice = ["--learning-rate", str(rate), "--temperature", str(temperature), "--seed", str(seed)]
-            train.main(["--preset", preset, "--edges", edges, "--folder", str(own), *choice, *options])
+        choice = ["--learning-rate", str(rate), "--temperature", str(temperature), "--seed", str(seed)]
+        arguments = ["--preset", preset, "--edges", edges, "--folder", str(own), *choice, *options]
+        if (own / "test.json").exists():
+            settings, _, _ = train.parse(arguments)
+            train.refuse_others(settings, json.loads((own / "test.json").read_text()), own / "test.json")
+        else:
+            train.main(arguments)
         folders.append(own)
     return folders
 
@@ -81,8 +89,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--device", default="cpu")
     o = parser.parse_args()
+    if o.trials < 1:
+        parser.error(f"--trials must be at least 1, got {o.trials}.")
     options = ["--device", o.device, "--regularizer", o.regularizer, "--frames", str(o.frames)]
     folders = search(o.edges, o.preset, o.trials, o.folder, options, (o.learning_rate, o.temperature))
+    if int(os.environ.get("RANK", "0")):  # of several processes the first one tells
+        return
     for folder in folders:
         print(f"{folder.name:<20} validation ELBO {best_elbo(folder):7.0f}")
     best, metrics = select(folders)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import time
 from dataclasses import asdict, dataclass
@@ -23,14 +24,18 @@ from tqdm import tqdm
 from examples.graph_layout import data
 from examples.graph_layout.edges import REGULARIZERS, EdgeDistribution
 from examples.graph_layout.evaluate import evaluate
-from examples.graph_layout.model import Model
+from examples.graph_layout.model import DIVERGED, Model
 
 SAVE_EVERY = 45.0  # seconds
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that makes a run."""
+    """Everything that makes a run.
+
+    Raises:
+        ValueError: a setting out of range.
+    """
 
     edges: str = "tree"
     regularizer: str = "exponential"
@@ -94,9 +99,11 @@ class Run:
         if not path.exists():
             self._forget_metrics()
             return
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        if state["settings"] != json.dumps(asdict(self.settings)):
-            raise ValueError(f"{path} is of other settings: give another --folder, or delete it.")
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except Exception as error:  # torch raises RuntimeError, OSError, UnpicklingError, EOFError
+            raise ValueError(f"{path} is damaged ({error}): delete it to begin again.") from None
+        refuse_others(self.settings, json.loads(state["settings"]), path)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.best = state["step"], state["best"]
@@ -106,16 +113,19 @@ class Run:
         """Lines of steps that will be done again."""
         path = self.folder / "metrics.jsonl"
         if not self.rank and path.exists():
-            lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= self.step]
-            path.write_text("".join(line + "\n" for line in lines))
+            *whole, _ = path.read_text().split("\n")  # what a kill tore apart has no end of line
+            path.write_text("".join(line + "\n" for line in whole if json.loads(line)["step"] <= self.step))
 
     def _save(self) -> None:
         if self.rank:
             return
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
         state |= {"best": self.best, "settings": json.dumps(asdict(self.settings))}
+        self._write(state, "last.pt")
+
+    def _write(self, state: dict, name: str) -> None:
         torch.save(state, self.folder / "partial.pt")
-        os.replace(self.folder / "partial.pt", self.folder / "last.pt")  # never half a file
+        os.replace(self.folder / "partial.pt", self.folder / name)  # never half a file
 
     def _batch(self) -> torch.Tensor:
         """This process's part of the batch of this step."""
@@ -138,10 +148,13 @@ class Run:
         model = DistributedDataParallel(self.model) if self.world > 1 else self.model
         self.model.train()
         saved = time.monotonic()
-        bar = tqdm(range(self.step, self.settings.steps), desc=self.settings.edges, disable=True if self.rank else None)
-        for self.step in bar:
+        steps = range(self.step, self.settings.steps)
+        self.bar = tqdm(steps, desc=self.settings.edges, disable=True if self.rank else None)  # None: on a terminal
+        for _ in self.bar:
             nll, kl, _ = model(self._batch(), self.settings.temperature, generator=self._generator())
             loss = (nll + kl).mean()
+            if not math.isfinite(loss.item()):
+                raise FloatingPointError(DIVERGED)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -165,8 +178,13 @@ class Run:
         if metrics["elbo"] > self.best:
             self.best = metrics["elbo"]
             if not self.rank:
-                torch.save(self.model.state_dict(), self.folder / "best.pt")
+                self._write(self.model.state_dict(), "best.pt")
         self._log({"step": self.step, "loss": loss, **{f"valid {k}": v for k, v in metrics.items()}})
+        shown = f"validation ELBO {metrics['elbo']:.0f}, precision {metrics['precision']:.1f} %"
+        if not self.bar.disable:
+            self.bar.set_postfix_str(shown)
+        elif not self.rank:
+            print(f"step {self.step}: {shown}", flush=True)
 
     def _test(self) -> dict[str, float]:
         self.model.load_state_dict(torch.load(self.folder / "best.pt", map_location=self.device, weights_only=True))
@@ -182,25 +200,39 @@ class Run:
                 file.write(json.dumps(entry) + "\n")
 
 
-def main(arguments: list[str] | None = None) -> dict[str, float]:
+def refuse_others(wanted: Settings, found: dict, path: Path) -> None:
+    """Raise ValueError where a file of results or of a checkpoint is of other settings."""
+    mine = json.loads(json.dumps(asdict(wanted)))
+    other = {name: found.get(name) for name, value in mine.items() if found.get(name) != value}
+    if other:
+        raise ValueError(f"{path} is of other settings, {other}: give another --folder, or delete it.")
+
+
+def parse(arguments: list[str] | None = None) -> tuple[Settings, Path, str]:
+    """Settings, folder and device of a command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="small")
     parser.add_argument("--edges", choices=["independent", "top", "tree"], default="tree")
     parser.add_argument("--regularizer", choices=list(REGULARIZERS), default="exponential")
     parser.add_argument("--frames", type=int, choices=[10, 20], default=10)
-    for name, kind in (
-        ("steps", int),
-        ("roll-out", int),
-        ("learning-rate", float),
-        ("temperature", float),
-        ("seed", int),
-    ):
-        parser.add_argument(f"--{name}", type=kind)
+    for name in ("steps", "roll-out", "seed"):
+        parser.add_argument(f"--{name}", type=int)
+    for name in ("learning-rate", "temperature"):
+        parser.add_argument(f"--{name}", type=float)
     parser.add_argument("--folder", type=Path, required=True, help="metrics and checkpoints; resumed if they exist")
     parser.add_argument("--device", default="cpu")
     options = vars(parser.parse_args(arguments))
     folder, device, preset = options.pop("folder"), options.pop("device"), PRESETS[options.pop("preset")]
-    settings = Settings(**(preset | {k: v for k, v in options.items() if v is not None}))
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error(f"--device {device}: this PyTorch sees no CUDA device.")
+    try:
+        return Settings(**(preset | {k: v for k, v in options.items() if v is not None})), folder, device
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def main(arguments: list[str] | None = None) -> dict[str, float]:
+    settings, folder, device = parse(arguments)
     joined = "WORLD_SIZE" in os.environ and not dist.is_initialized()
     if joined:  # under torchrun
         if device == "cuda":
