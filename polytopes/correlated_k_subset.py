@@ -64,6 +64,17 @@ class CorrelatedKSubset(sst.Structure, final=True):
         check_finite(u, "utilities")
         return self._event(self._graph.best(self._scores(u.detach())))
 
+    def violation(self, x: torch.Tensor) -> torch.Tensor:
+        """What can be seen without the trellis: k items, and pairs between max(0, sum - 1) and min of their items."""
+        item, pair = x[..., : self.n], x[..., self.n :]
+        total = (item.sum(-1) - self.k).abs() / (1 + self.k)
+        worst = torch.maximum(torch.maximum(-x, x - 1).amax(-1), total)
+        if self.n == 1:
+            return worst
+        first, second = item[..., :-1], item[..., 1:]
+        above, below = pair - torch.minimum(first, second), first + second - 1 - pair
+        return torch.maximum(worst, torch.maximum(above, below).amax(-1))
+
     def vertices(self) -> torch.Tensor:
         check_vertex_count(self, math.comb(self.n, self.k))
         chosen = torch.tensor(list(itertools.combinations(range(self.n), self.k)), dtype=torch.long)

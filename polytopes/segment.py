@@ -67,6 +67,13 @@ class Segment(sst.Structure, final=True):
 
         return self._run(u, _log_sum, draw)
 
+    def violation(self, x: torch.Tensor) -> torch.Tensor:
+        """What can be seen without starts and ends: entries in [0, 1], the length, one rise and one fall in all."""
+        total, ends = x.sum(-1), torch.nn.functional.pad(x, (1, 1))
+        length = torch.maximum(self.min_length - total, total - self.max_length) / (1 + self.max_length)
+        changes = ends.diff(dim=-1).abs().sum(-1) / 2 - 1
+        return torch.maximum(torch.maximum(-x, x - 1).amax(-1), torch.maximum(length, changes / self.n))
+
     def vertices(self) -> torch.Tensor:
         lengths = range(self.min_length, self.max_length + 1)
         check_vertex_count(self, sum(self.n - length + 1 for length in lengths))

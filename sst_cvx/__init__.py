@@ -12,6 +12,7 @@ After Paulus, Choi, Tarlow, Krause, Maddison, "Gradient Estimation with Stochast
 
 from sst_cvx.checks import Check, CheckFailed, Report, check, checks
 from sst_cvx.estimators import ImplicitMLE, PerturbedOptimizer, Relaxed, ScoreFunction, StraightThrough
+from sst_cvx.exponential_family import ExponentialFamily
 from sst_cvx.fast_paths import fast_path
 from sst_cvx.fenchel_young import FenchelYoungLoss
 from sst_cvx.masking import length_mask
@@ -27,7 +28,7 @@ from sst_cvx.regularizers import (
 from sst_cvx.schedules import CosineSchedule, ExponentialSchedule, LinearSchedule
 from sst_cvx.soft_argmax import SoftArgmax
 from sst_cvx.structure import Structure
-from sst_cvx.tricks import ExponentialFamily, StochasticArgmax, StochasticSoftmax
+from sst_cvx.tricks import StochasticArgmax, StochasticSoftmax
 from sst_cvx.utilities import Logistic, NegativeExponential
 from sst_cvx.validation import SolveError
 

@@ -2,7 +2,8 @@
 
 Each returns a surrogate ``(*batch,)`` whose value is the loss, averaged over samples, and whose backward is the
 gradient estimate, for the parameters of the utilities and of ``loss_fn`` alike: ``estimator(...).mean().backward()``.
-``loss_fn`` maps ``(samples, *batch, *event_shape)`` to ``(samples, *batch)``.
+``loss_fn`` maps ``(samples, *batch, *event_shape)`` to ``(samples, *batch)``. Surrogates have first derivatives only:
+those of score functions and of I-MLE are estimates, whose own derivatives mean nothing.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import math
 from collections.abc import Callable
 
 import torch
+from torch.distributions import Distribution, Independent
 
+from sst_cvx.exponential_family import ExponentialFamily
 from sst_cvx.tricks import StochasticArgmax, StochasticSoftmax
 from sst_cvx.utilities import draw
-from sst_cvx.validation import check_size
+from sst_cvx.validation import check_finite, check_size
 
 Loss = Callable[[torch.Tensor], torch.Tensor]
 Trick = StochasticArgmax | StochasticSoftmax
@@ -50,12 +53,17 @@ class StraightThrough(Relaxed):
 class ScoreFunction:
     """REINFORCE on the density of the utilities: unbiased, for any loss, and as noisy as its baseline lets it be.
 
+    An ``ExponentialFamily`` in place of a trick: on its own ``log_prob``, at exact samples.
+
     Args:
         baseline: None; "leave_one_out" (mean of the other samples; two at least); "batch" (mean of the other batch
             elements; two at least); "moving_average" of the loss (of past calls); or a function of no arguments to a
             tensor of the batch's shape, such as ``lambda: net(inputs)``, trained along on its squared error (NVIL, Mnih
-            and Gregor 2014).
+            and Gregor 2014); detach inputs that it shares with the utilities.
         decay: of the moving average.
+
+    Attributes:
+        average: the moving average, None before the first call; set it to resume a run.
     """
 
     def __init__(self, baseline: str | Callable[[], torch.Tensor] | None = None, decay: float = 0.9):
@@ -64,16 +72,24 @@ class ScoreFunction:
             raise ValueError(f"baseline must be one of {names} or a function, got {baseline!r}.")
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1), got {decay}.")
-        self._baseline, self._decay, self._average = baseline, decay, None
+        self._baseline, self._decay = baseline, decay
+        self.average: float | None = None
 
     def __call__(
-        self, loss_fn: Loss, trick: Trick, samples: int = 1, *, generator: torch.Generator | None = None
+        self,
+        loss_fn: Loss,
+        trick: Trick | ExponentialFamily,
+        samples: int = 1,
+        *,
+        generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        u, log_p = _scored(trick, samples, generator)
-        loss = _losses(loss_fn, trick._hard(u), trick)
+        x, log_p = _scored(trick, samples, generator)
+        loss = _losses(loss_fn, x, trick)
         extra = torch.zeros_like(loss)
         if callable(self._baseline):
             predicted = self._baseline()
+            if not isinstance(predicted, torch.Tensor):
+                raise TypeError(f"the baseline must return a tensor, got {type(predicted).__name__}.")
             if predicted.shape != trick.batch_shape:
                 raise ValueError(
                     f"the baseline must have shape {tuple(trick.batch_shape)}, got {tuple(predicted.shape)}."
@@ -91,8 +107,9 @@ class ScoreFunction:
         if self._baseline == "batch":
             return _others(loss.reshape(len(loss), -1), 1, "batch elements").reshape(loss.shape)
         if self._baseline == "moving_average":
-            before, now = self._average, float(loss.mean())
-            self._average = now if before is None else self._decay * before + (1 - self._decay) * now
+            before, now = self.average, float(loss.mean())
+            if math.isfinite(now):  # not so of an empty batch
+                self.average = now if before is None else self._decay * before + (1 - self._decay) * now
             return 0.0 if before is None else before
         return 0.0
 
@@ -116,8 +133,9 @@ class ImplicitMLE:
         # The loss is differentiated here, sample by sample: the step must not depend on what the caller reduces by.
         with torch.enable_grad():
             x = trick._hard(u).requires_grad_()
-            loss = _losses(loss_fn, x, trick)
+            loss = _losses(loss_fn, x * 1, trick)
             (g,) = torch.autograd.grad(loss.sum() + (0 * x).sum(), x, retain_graph=True)
+        check_finite(g, "the gradient of loss_fn")
         ahead = trick._hard(u - self._step * g)
         slope = (x.detach() - ahead) / self._step
         return (loss + _silent((slope * u).reshape(*loss.shape, trick.event_shape.numel()).sum(-1))).mean(0)
@@ -131,10 +149,14 @@ class PerturbedOptimizer:
     """
 
     def __call__(
-        self, loss_fn: Loss, trick: Trick, samples: int = 2, *, generator: torch.Generator | None = None
+        self,
+        loss_fn: Loss,
+        trick: Trick | ExponentialFamily,
+        samples: int = 2,
+        *,
+        generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        u, log_p = _scored(trick, samples, generator)
-        x = trick._hard(u)
+        x, log_p = _scored(trick, samples, generator)
         log_p = log_p.reshape(*log_p.shape, *[1] * len(trick.event_shape))
         mean = (x + _silent((x - _others(x, 0, "samples")) * log_p)).mean(0, keepdim=True)
         return _losses(loss_fn, mean, trick)[0]
@@ -147,22 +169,50 @@ def _drawn(trick: Trick, samples: int, generator: torch.Generator | None) -> tor
     return draw(trick.utilities, (check_size("samples", samples, 1),), generator)
 
 
-def _scored(trick: Trick, samples: int, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Utilities, and their log-density ``(samples, *batch)``, differentiable in the parameters alone."""
+def _scored(
+    trick: Trick | ExponentialFamily, samples: int, generator: torch.Generator | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Elements of X, and the log-density of what chose them, ``(samples, *batch)``, differentiable in parameters."""
+    if isinstance(trick, ExponentialFamily):
+        x = trick.sample((check_size("samples", samples, 1),), generator=generator)
+        return x, trick.log_prob_unchecked(x)
     u = _drawn(trick, samples, generator).detach()
-    log_p = trick.utilities.log_prob(u)
+    base = trick.utilities
+    while isinstance(base, Independent):
+        base = base.base_dist
+    _refuse_moving_support(base)
+    log_p = base.log_prob(u)
     if trick.mask is not None and log_p.shape == u.shape:  # forbidden items would only add noise
-        log_p = torch.where(trick.mask, log_p, 0.0)
+        log_p = torch.where(trick.mask.to(u.device), log_p, 0.0)
     shape = torch.Size((samples, *trick.batch_shape))
-    return u, log_p.reshape(*shape, log_p.shape[len(shape) :].numel()).sum(-1)
+    return trick._hard(u), log_p.reshape(*shape, log_p.shape[len(shape) :].numel()).sum(-1)
 
 
-def _losses(loss_fn: Loss, x: torch.Tensor, trick: Trick) -> torch.Tensor:
+def _refuse_moving_support(utilities: Distribution) -> None:
+    """Score functions miss what the bounds of the support contribute to a gradient."""
+    try:
+        support = utilities.support
+    except NotImplementedError:
+        return
+    for bound in ("lower_bound", "upper_bound"):
+        value = getattr(support, bound, None)
+        if isinstance(value, torch.Tensor) and value.requires_grad:
+            raise ValueError(
+                f"the support of {type(utilities).__name__} depends on its parameters, where a score function is "
+                "biased: use Relaxed, StraightThrough or ImplicitMLE, or other utilities."
+            )
+
+
+def _losses(loss_fn: Loss, x: torch.Tensor, trick: Trick | ExponentialFamily) -> torch.Tensor:
     loss = loss_fn(x)
     expected = x.shape[: x.dim() - len(trick.event_shape)]
     if not isinstance(loss, torch.Tensor) or loss.shape != expected:
         got = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
         raise ValueError(f"loss_fn must return a tensor of shape (samples, *batch) = {tuple(expected)}, got {got}.")
+    if not loss.is_floating_point():
+        raise TypeError(f"loss_fn must return a floating-point tensor, got {loss.dtype}: convert with .float().")
+    if x.requires_grad and not loss.requires_grad:  # of a constant loss: a gradient of zero, not an error
+        loss = loss + (0 * x).reshape(*expected, x.shape[len(expected) :].numel()).sum(-1)
     return loss
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
+from sst_cvx.exponential_family import ExponentialFamily
 from sst_cvx.membership import check_inside
 from sst_cvx.regularizers import ExponentialFamilyEntropy
 from sst_cvx.soft_argmax import SoftArgmax
-from sst_cvx.tricks import ExponentialFamily
 from sst_cvx.validation import check_temperature, check_utilities
 
 _REDUCTIONS = {"none": lambda x: x, "mean": torch.mean, "sum": torch.sum}
@@ -23,7 +23,7 @@ _REDUCTIONS = {"none": lambda x: x, "mean": torch.mean, "sum": torch.sum}
 class FenchelYoungLoss(torch.nn.Module):
     """Loss of utilities u against targets y in conv(X), with gradient X_t(u) - y for every structure and regularizer.
 
-    Convex in u, differentiable twice where the soft argmax is once, and in the temperature. Targets are constants.
+    Convex in u; differentiable in u and the temperature, twice where the soft argmax is once. Targets are constants.
     The exponential family has Omega* = t A(u / t), and Omega = 0 at the elements of X: L = -t log p(y) there. At other
     targets Omega is out of reach and left out: L is then right up to a constant, its gradient exactly.
 
@@ -62,7 +62,8 @@ class FenchelYoungLoss(torch.nn.Module):
 
         Raises:
             TypeError, ValueError: as ``SoftArgmax``; targets of another shape than the utilities, not finite, on
-                forbidden items, or outside the hull (rows with auxiliary variables are not seen).
+                forbidden items, or outside the hull. Targets of 0 and 1 are told exactly for library structures; of
+                others, rows with auxiliary variables are not seen.
         """
         structure = self.soft_argmax.structure
         batch_shape = check_utilities(u, structure.event_shape)
@@ -71,34 +72,46 @@ class FenchelYoungLoss(torch.nn.Module):
         y = y.detach().to(u)
         check_inside(structure, y, mask, "y")
         t, t_event = check_temperature(temperature, u, batch_shape, len(structure.event_shape))
+        mask = None if mask is None else mask.to(u.device)
         inside = u if mask is None else torch.where(mask, u, 0.0)
         if isinstance(self.soft_argmax.regularizer, ExponentialFamilyEntropy):
             family = ExponentialFamily(structure, inside / t_event, mask=mask)
             loss = t * family.log_partition() - _dot(inside, y, len(batch_shape))
         else:
-            x, f, dims = self.soft_argmax(u, temperature, mask=mask), self.soft_argmax.regularizer, u.dim()
-            event = dims - len(batch_shape)
-            loss = _Conjugate.apply(inside, x, y, len(batch_shape))  # pyright: ignore
-            loss = loss + t * (f.value(y, event) - f.value(x.detach(), event))
+            x, f = self.soft_argmax(u, temperature, mask=mask), self.soft_argmax.regularizer
+            event, wide = u.dim() - len(batch_shape), torch.as_tensor(t, dtype=u.dtype, device=u.device)
+            # f(X_t(u)) moves along <grad f, dx> = <u, dx> / t, without the infinite slopes of entropies at 0.
+            fixed = x.detach()
+            f_x = f.value(fixed, event) + _dot(inside.detach(), x - fixed, len(batch_shape)) / wide.detach()
+            loss = _Loss.apply(inside, wide.expand(batch_shape), x, y, f_x, f.value(y, event))  # pyright: ignore
         return _REDUCTIONS[self.reduction](loss)
 
     def extra_repr(self) -> str:
         return f"reduction={self.reduction!r}"
 
 
-class _Conjugate(torch.autograd.Function):
-    """<u, x - y>, whose derivative in u is x - y: x is stationary (envelope theorem), and differentiable once more."""
+class _Loss(torch.autograd.Function):
+    """<u, x - y> + t (f(y) - f(x)), whose derivatives in u and t are x - y and f(y) - f(x): x is stationary (envelope
+    theorem). Both are differentiable once more."""
 
     @staticmethod
-    def forward(ctx: Any, u: torch.Tensor, x: torch.Tensor, y: torch.Tensor, batch_dim: int) -> torch.Tensor:
-        ctx.save_for_backward(x, y)
-        return _dot(u, x - y, batch_dim)
+    def forward(
+        ctx: Any,
+        u: torch.Tensor,
+        t: torch.Tensor,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        f_x: torch.Tensor,
+        f_y: torch.Tensor,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(x, y, f_x, f_y)
+        return _dot(u, x - y, t.dim()) + t * (f_y - f_x)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        x, y = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, y, f_x, f_y = ctx.saved_tensors
         g = gradients[0]
-        return g.reshape(*g.shape, *[1] * (x.dim() - g.dim())) * (x - y), None, None, None
+        return g.reshape(*g.shape, *[1] * (x.dim() - g.dim())) * (x - y), g * (f_y - f_x), None, None, None, None
 
 
 def _dot(u: torch.Tensor, x: torch.Tensor, batch_dim: int) -> torch.Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from sst_cvx.validation import check_size
+
 
 @dataclass(frozen=True)
 class _Schedule:
@@ -17,11 +19,10 @@ class _Schedule:
     def __post_init__(self) -> None:
         if not all(math.isfinite(t) and t > 0 for t in (self.start, self.end)):
             raise ValueError(f"temperatures must be positive and finite, got {self.start} and {self.end}.")
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}.")
+        check_size("steps", self.steps, 1)
 
     def _share(self, step: int) -> float:
-        if step < 0:
+        if not step >= 0:
             raise ValueError(f"step must be at least 0, got {step}.")
         return min(step / self.steps, 1.0)
 
@@ -37,7 +38,8 @@ class ExponentialSchedule(_Schedule):
     """start (end / start)^s: the same factor every step."""
 
     def __call__(self, step: int) -> float:
-        return self.start * (self.end / self.start) ** self._share(step)
+        share = self._share(step)
+        return math.exp((1 - share) * math.log(self.start) + share * math.log(self.end))
 
 
 class CosineSchedule(_Schedule):

@@ -349,7 +349,7 @@ class SoftArgmax(torch.nn.Module):
             best = self.structure.argmax(direction, **parameters)
         else:
             best = self.structure.masked_argmax(direction, mask)
-            direction = torch.where(mask, direction, 0.0)
+            direction = torch.where(mask.to(u.device), direction, 0.0)
         return (direction * (best - point)).reshape(*batch_shape, self.structure.variable.size).sum(-1)
 
     def reference(self) -> SoftArgmax:

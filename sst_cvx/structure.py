@@ -160,10 +160,12 @@ class Structure:
                 entries than 0 and 1, or parameters. SolveError: every element has a forbidden item.
         """
         masked = Mask(self, u, mask)
+        wide = u.detach().to(torch.promote_types(u.dtype, torch.float32))  # 16 bits hold no utilities that low
         if type(self).argmax is not Structure.argmax:
-            return masked.removed(self.argmax(masked.lowered(u.detach())))
-        flat = masked.lowered(u.detach()).reshape(-1, *self.event_shape)
-        return by_face(masked, self._faces, lambda face: face, u.detach(), lambda face, i: face.argmax(flat[i]))
+            return masked.removed(self.argmax(masked.lowered(wide))).to(u.dtype)
+        flat = masked.lowered(wide).reshape(-1, *self.event_shape)
+        x = by_face(masked, self._faces, lambda face: face, wide, lambda face, i: face.argmax(flat[i]))
+        return x.to(u.dtype)
 
     def masked_log_partition(self, u: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """``log_partition`` over the elements that are 0 wherever ``mask`` is False; arguments as ``masked_argmax``."""
@@ -248,6 +250,13 @@ class Structure:
         if self.parameters or not self.hull.linear:
             return None
         return self._event_violation(x)
+
+    @cached_property
+    def sees_hull(self) -> bool:
+        """Whether ``violation`` sees every row of the hull."""
+        if not self.has_hull or self.parameters or self.overrides("violation"):
+            return False
+        return self.hull.linear and self.hull.at().lower.size == self.variable.size
 
     def has_vertices(self) -> bool:
         """Whether ``vertices()`` answers."""

@@ -6,19 +6,20 @@ All noise is drawn here, and straight-through is here, once.
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.distributions import Distribution, Gumbel, Independent
 
-from sst_cvx.autodiff import gradient
-from sst_cvx.masking import Mask, check_mask
+from sst_cvx.masking import check_mask
 from sst_cvx.membership import check_elements
 from sst_cvx.soft_argmax import SoftArgmax
 from sst_cvx.structure import Structure
 from sst_cvx.utilities import draw
-from sst_cvx.validation import check_finite, check_temperature, check_utilities, check_vertex_count
+from sst_cvx.validation import SolveError, check_temperature
 
 _Shape = Any  # what torch.Size takes
+_one_hot: WeakKeyDictionary[Structure, bool] = WeakKeyDictionary()  # found out once a structure
 
 
 class _Trick:
@@ -59,12 +60,21 @@ class _Trick:
         batch = torch.Size(batch_shape)
         rest = batch + self.event_shape
         kept = rest[: len(rest) - len(self.utilities.event_shape)]
+        try:
+            torch.empty(self.batch_shape).expand(batch)
+        except RuntimeError:
+            raise ValueError(
+                f"a batch of shape {tuple(self.batch_shape)} does not expand to {tuple(batch)}: expand takes the new "
+                "batch shape, without the event."
+            ) from None
         mask = None if self.mask is None else self.mask.expand(self.batch_shape + self.event_shape).expand(rest)
         return self.utilities.expand(kept), mask
 
 
 class StochasticArgmax(_Trick):
     """X(U): the discrete random variable (stochastic argmax trick, paper, definition 1).
+
+    Noise has the precision of the utilities: 16-bit noise has ties, which favour the first items. Use float32.
 
     Args:
         structure: the set X.
@@ -96,8 +106,10 @@ class StochasticArgmax(_Trick):
             NotImplementedError: no closed form is known. ValueError: not elements of X.
         """
         log_p = self._log_probabilities()
+        shape = torch.broadcast_shapes(x.shape, log_p.shape) if isinstance(x, torch.Tensor) else None
+        x = x if shape is None else x.expand(shape)
         check_elements(self.structure, x, self.mask)
-        return (x * log_p).sum(-1)
+        return torch.where(x != 0, x * log_p, 0.0).sum(-1)
 
     def entropy(self) -> torch.Tensor:
         """Entropy ``(*batch,)``, where ``log_prob`` has a closed form."""
@@ -118,7 +130,11 @@ class StochasticArgmax(_Trick):
             raise NotImplementedError("the Gumbel utilities of one element need one common scale for a closed form.")
         logits = base.loc / scale
         if self.mask is not None:
-            logits = logits.masked_fill(~self.mask, -torch.inf)
+            mask = self.mask.expand(logits.shape).to(logits.device)
+            if not bool(mask.any(-1).all()):
+                elements = [tuple(i) for i in torch.nonzero(~mask.any(-1)).tolist()]
+                raise SolveError("every item of {elements} is forbidden: allow one at least.", elements)
+            logits = logits.masked_fill(~mask, -torch.inf)
         return logits.log_softmax(-1)
 
     def __repr__(self) -> str:
@@ -127,6 +143,8 @@ class StochasticArgmax(_Trick):
 
 class StochasticSoftmax(_Trick):
     """X_t(U): the relaxed, differentiable random variable (stochastic softmax trick, paper, definition 2).
+
+    ``rsample`` is relaxed, ``sample`` hard: an element of X, not ``rsample().detach()``.
 
     Args:
         soft_argmax: the relaxation, a ``SoftArgmax``.
@@ -196,91 +214,6 @@ class StochasticSoftmax(_Trick):
         return f"StochasticSoftmax({self.soft_argmax!r}, {self.utilities}, temperature={self.temperature})"
 
 
-class ExponentialFamily:
-    """p(x) proportional to exp <u, x> over X, by the log-partition A(u).
-
-    Args:
-        structure: a set with a log-partition.
-        u: utilities ``(*batch, *event_shape)``.
-        mask: bool, broadcasts to u: False where an item is forbidden.
-
-    Raises:
-        ValueError: the structure has no log-partition, or refuses it; utilities of a wrong shape or not finite; a mask
-            that does not broadcast. TypeError: utilities that are no floating tensor; a mask that is not bool.
-    """
-
-    has_rsample = False
-
-    def __init__(self, structure: Structure, u: torch.Tensor, *, mask: torch.Tensor | None = None):
-        if not structure.has_log_partition():
-            reason = structure.log_partition_refusal or f"{structure!r} has no log_partition"
-            raise ValueError(f"{reason}: there is no exponential family to compute with.")
-        self.batch_shape = check_utilities(u, structure.event_shape)
-        if mask is None:
-            check_finite(u, "utilities")
-        else:
-            check_finite(torch.where(check_mask(structure, mask, u.shape).to(u.device), u, 0.0), "utilities")
-        self.structure, self.u, self.mask = structure, u, mask
-        self.event_shape = torch.Size(structure.event_shape)
-
-    def log_partition(self) -> torch.Tensor:
-        """A(u), ``(*batch,)``."""
-        return self._log_partition_at(self.u)
-
-    def _log_partition_at(self, u: torch.Tensor) -> torch.Tensor:
-        if self.mask is None:
-            return self.structure.log_partition(u)
-        return self.structure.masked_log_partition(u, self.mask)
-
-    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
-        """<u, x> - A(u) for elements of X, ``(*batch,)``.
-
-        Raises:
-            ValueError: x of a wrong shape, or not elements of X (of other sets than 0/1 arrays: outside conv(X)).
-        """
-        check_elements(self.structure, x, self.mask)
-        return self._dot(x) - self.log_partition()
-
-    @property
-    def mean(self) -> torch.Tensor:
-        """Marginals, grad A(u)."""
-        return gradient(self._log_partition_at, self.u)
-
-    def entropy(self) -> torch.Tensor:
-        """A(u) - <u, grad A(u)>, ``(*batch,)``."""
-        return self.log_partition() - self._dot(self.mean)
-
-    def sample(self, sample_shape: _Shape = (), *, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Exact samples: by the structure's own algorithm where it has one, else from the list of its elements.
-
-        Raises:
-            NotImplementedError: neither is at hand.
-        """
-        u = self.u.detach().expand(*torch.Size(sample_shape), *self.u.shape)
-        exact = getattr(self.structure, "sample", None)
-        if exact is not None:
-            if self.mask is None:
-                return exact(u, generator)
-            masked = Mask(self.structure, u, self.mask)
-            return masked.removed(exact(masked.lowered(u), generator))
-        vertices = self.structure.vertices().to(u.device)
-        check_vertex_count(self.structure, len(vertices))
-        flat, points = u.reshape(-1, self.event_shape.numel()), vertices.flatten(1)
-        scores = flat.double() @ points.T
-        if self.mask is not None:
-            forbidden = ~self.mask.expand(u.shape).reshape(flat.shape)
-            scores = scores.masked_fill(forbidden.double() @ points.T > 0, -torch.inf)
-        which = torch.multinomial(scores.softmax(-1), 1, generator=generator)[:, 0]
-        return points[which].reshape(u.shape).to(u.dtype)
-
-    def _dot(self, x: torch.Tensor) -> torch.Tensor:
-        u = self.u if self.mask is None else torch.where(self.mask, self.u, 0.0)
-        return (u * x).flatten(x.dim() - len(self.event_shape)).sum(-1) if self.event_shape else u * x
-
-    def __repr__(self) -> str:
-        return f"ExponentialFamily({self.structure!r}, batch_shape={tuple(self.batch_shape)})"
-
-
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, soft: torch.Tensor, hard: torch.Tensor) -> torch.Tensor:
@@ -293,8 +226,20 @@ class _StraightThrough(torch.autograd.Function):
 
 def _is_one_hot(structure: Structure) -> bool:
     """Whether X is the set of unit vectors: 0/1 vectors of sum 1, each of them an answer of argmax."""
+    if structure not in _one_hot:
+        _one_hot[structure] = _finds_unit_vectors(structure)
+    return _one_hot[structure]
+
+
+def _finds_unit_vectors(structure: Structure) -> bool:
     if len(structure.event_shape) != 1 or not structure.binary:
         return False
-    units = torch.eye(structure.event_shape[0], dtype=torch.float64)
-    ends = structure.argmax(torch.stack([torch.ones_like(units[0]), -torch.ones_like(units[0])]))
-    return bool((structure.argmax(units) == units).all()) and bool((ends.sum(1) == 1).all())
+    n = structure.event_shape[0]
+    one = torch.ones(n, dtype=torch.float64)
+    if not bool((structure.argmax(torch.stack([one, -one])).sum(1) == 1).all()):
+        return False
+    for some in torch.arange(n).split(256):  # not all at once: n^2 numbers
+        units = torch.nn.functional.one_hot(some, n).double()
+        if not torch.equal(structure.argmax(units), units):
+            return False
+    return True

@@ -6,6 +6,7 @@ Normal (both in torch), and negative exponentials, whose argmax over spanning tr
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -22,6 +23,13 @@ def _open_uniform(shape: torch.Size, like: torch.Tensor, generator: torch.Genera
     return u.clamp(info.tiny, 1 - info.eps / 2)
 
 
+def _floating(parameters: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    for p in parameters:
+        if not p.is_floating_point():
+            raise TypeError(f"parameters must be floating-point, got {p.dtype}: convert with .float() or .double().")
+    return parameters
+
+
 class Logistic(Distribution):
     """Logistic utilities: the difference of two Gumbels of one scale.
 
@@ -34,7 +42,7 @@ class Logistic(Distribution):
     has_rsample = True
 
     def __init__(self, loc: _Parameter, scale: _Parameter, validate_args: bool | None = None):
-        self.loc, self.scale = broadcast_all(loc, scale)
+        self.loc, self.scale = _floating(broadcast_all(loc, scale))
         super().__init__(self.loc.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Logistic:
@@ -53,6 +61,8 @@ class Logistic(Distribution):
         return self.icdf(_open_uniform(self._extended_shape(sample_shape), self.loc))
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
         z = (value - self.loc) / self.scale
         return torch.nn.functional.logsigmoid(z) + torch.nn.functional.logsigmoid(-z) - self.scale.log()
 
@@ -74,11 +84,11 @@ class NegativeExponential(Distribution):
     """
 
     arg_constraints = {"rate": constraints.positive}  # noqa: RUF012  # pyright: ignore
-    support = constraints.less_than(0.0)  # pyright: ignore
+    support = constraints.interval(-math.inf, 0.0)  # pyright: ignore
     has_rsample = True
 
     def __init__(self, rate: _Parameter, validate_args: bool | None = None):
-        (self.rate,) = broadcast_all(rate)
+        (self.rate,) = _floating(broadcast_all(rate))
         super().__init__(self.rate.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> NegativeExponential:
@@ -96,7 +106,9 @@ class NegativeExponential(Distribution):
         return self.icdf(_open_uniform(self._extended_shape(sample_shape), self.rate))
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
-        return self.rate.log() + self.rate * value
+        if self._validate_args:
+            self._validate_sample(value)
+        return torch.where(value <= 0, self.rate.log() + self.rate * value, -torch.inf)
 
     def cdf(self, value: torch.Tensor) -> torch.Tensor:
         return (self.rate * value).clamp(max=0).exp()
@@ -114,19 +126,38 @@ def _kl_negative_exponential(p: NegativeExponential, q: NegativeExponential) -> 
     return ratio - 1 - ratio.log()
 
 
+@register_kl(Logistic, Logistic)
+def _kl_logistic(p: Logistic, q: Logistic) -> torch.Tensor:
+    """d coth(d / 2) - 2 with d the difference of means over the scale; no closed form is known for unequal scales.
+
+    Raises:
+        NotImplementedError: unequal scales.
+    """
+    if bool((p.scale != q.scale).any()):
+        raise NotImplementedError("the divergence of two Logistic needs equal scales: estimate it by samples.")
+    d = (p.loc - q.loc) / p.scale
+    near = d.abs() < 0.1  # the two terms cancel there: a series, to rounding
+    safe = torch.where(near, 1.0, d)
+    square = d * d
+    series = square / 6 * (1 - square / 60 * (1 - square / 42 * (1 - square / 40)))
+    return torch.where(near, series, safe / torch.tanh(safe / 2) - 2)
+
+
 def draw(utilities: Distribution, sample_shape: Any, generator: torch.Generator | None) -> torch.Tensor:
     """A reparameterised sample; with a generator by quantiles of uniforms, as torch's distributions take none.
 
     Raises:
-        NotImplementedError: a generator, and a distribution without ``icdf``.
+        TypeError: sample_shape is no shape. NotImplementedError: a generator, and a distribution without ``icdf``.
     """
+    if isinstance(sample_shape, int):
+        raise TypeError(f"sample_shape must be a shape, such as ({sample_shape},), got {sample_shape}.")
     if generator is None:
         return utilities.rsample(sample_shape)
     base = utilities
     while isinstance(base, torch.distributions.Independent):
         base = base.base_dist
     shape = torch.Size(sample_shape) + utilities.batch_shape + utilities.event_shape
-    uniform = _open_uniform(shape, utilities.mean.detach(), generator)
+    uniform = _open_uniform(shape, utilities.sample(torch.Size((0,))), generator)  # of its dtype, on its device
     try:
         return base.icdf(uniform)
     except NotImplementedError:

@@ -67,6 +67,56 @@ def test_linear_losses_are_differentiated_without_bias_by_i_mle_and_perturbed_op
     assert within(estimate(problem, sst.ImplicitMLE(step)), (ahead - behind) / step)
 
 
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_score_functions_of_exponential_families(name):
+    """On exact probabilities: no noise of utilities."""
+    problem = Problem(STRUCTURES[name], seed=1)
+    vertices = problem.structure.vertices()
+    theta = problem.theta.clone().requires_grad_()
+    (exact,) = torch.autograd.grad((vertices @ theta).softmax(0) @ problem.loss(vertices), theta)
+    many = problem.theta.expand(REPEATS, -1).clone().requires_grad_()
+    family = sst.ExponentialFamily(problem.structure, many)
+    sst.ScoreFunction("leave_one_out")(problem.loss, family, samples=4).sum().backward()
+    assert within(many.grad, exact)
+
+
+def test_score_functions_refuse_a_support_that_moves():
+    low = torch.zeros(3, requires_grad=True)
+    utilities = torch.distributions.Uniform(low, low + 2)
+    for u in (utilities, torch.distributions.Independent(utilities, 1)):
+        trick = sst.StochasticArgmax(polytopes.OneHot(3), u)
+        for estimator in (sst.ScoreFunction("leave_one_out"), sst.PerturbedOptimizer()):
+            with pytest.raises(ValueError, match="support of Uniform"):
+                estimator(lambda x: x[..., 0], trick, samples=2)
+        assert sst.ImplicitMLE()(lambda x: x[..., 0], trick, samples=2).isfinite()
+    fixed = sst.StochasticArgmax(polytopes.OneHot(3), torch.distributions.Uniform(low.detach(), 1.0))
+    assert sst.ScoreFunction()(lambda x: x[..., 0], fixed).isfinite()
+
+
+def test_the_moving_average_outlives_empty_batches_and_infinite_losses():
+    estimator = sst.ScoreFunction("moving_average")
+    empty, some = (sst.StochasticArgmax(polytopes.OneHot(3), Gumbel(torch.zeros(n, 3), 1.0)) for n in (0, 2))
+    estimator(lambda x: x.sum(-1), empty)
+    assert estimator.average is None
+    estimator(lambda x: x.sum(-1), some)
+    estimator(lambda x: x.sum(-1) / 0, some)
+    assert estimator.average == 1.0
+
+
+def test_losses_of_wrong_kinds_are_refused():
+    trick = sst.StochasticSoftmax(
+        sst.SoftArgmax(polytopes.OneHot(3), sst.Euclidean()), Gumbel(torch.zeros(2, 3, requires_grad=True), 1.0), 1.0
+    )
+    for estimator in ESTIMATORS:
+        with pytest.raises(TypeError, match="floating-point"):
+            estimator(lambda x: x[..., 0] > 0, trick, samples=2)
+        estimator(lambda x: torch.ones(x.shape[:-1]), trick, samples=2).sum().backward()  # a constant has no gradient
+    with pytest.raises(ValueError, match="gradient of loss_fn"):
+        sst.ImplicitMLE()(lambda x: x[..., 0].log(), trick, samples=50)
+    with pytest.raises(TypeError, match="must return a tensor"):
+        sst.ScoreFunction(lambda: 1.0)(lambda x: x[..., 0], trick)  # type: ignore[arg-type,return-value]
+
+
 def test_a_learned_baseline_is_trained_along():
     torch.manual_seed(0)
     problem, net = Problem(STRUCTURES["2 of 5 items"], seed=1), torch.nn.Linear(1, 1)
@@ -132,7 +182,7 @@ def test_fenchel_young_losses(structure, regularizer):
     torch.testing.assert_close(g, soft(u, 0.7).detach() - y)
     torch.autograd.gradcheck(lambda v, s: loss(v, y, s), (u, t), eps=1e-5, atol=1e-5)
     if soft.path == "fast" and not isinstance(regularizer, sst.Euclidean):
-        torch.autograd.gradgradcheck(lambda v: loss(v, y, 0.7), u, eps=1e-5, atol=1e-4)
+        torch.autograd.gradgradcheck(lambda v, s: loss(v, y, s), (u, t), eps=1e-5, atol=1e-4)
     if not isinstance(regularizer, sst.ExponentialFamilyEntropy):
         at_optimum = loss(u.detach(), soft(u.detach(), 0.7), 0.7)
         torch.testing.assert_close(at_optimum, torch.zeros_like(at_optimum), rtol=0, atol=1e-8)
@@ -155,6 +205,51 @@ def test_fenchel_young_of_one_hot_is_cross_entropy_and_takes_masks():
             loss(u, wrong, mask=mask)
     with pytest.raises(ValueError, match="reduction"):
         sst.FenchelYoungLoss(loss.soft_argmax, reduction="max")
+
+
+@pytest.mark.parametrize(
+    "structure",
+    [
+        polytopes.CorrelatedKSubset(5, 2),
+        polytopes.Segment(6, 2, 4),
+        polytopes.SpanningTree(4),
+        polytopes.Arborescence(4),
+    ],
+    ids=str,
+)
+def test_targets_of_zeros_and_ones_are_told_exactly(structure):
+    loss = sst.FenchelYoungLoss(sst.SoftArgmax(structure, sst.Euclidean()), reduction="none")
+    vertices = structure.vertices()
+    n = vertices.shape[1]
+    points = (torch.arange(2**n)[:, None] >> torch.arange(n) & 1).double()
+    inside = (points[:, None] == vertices).all(-1).any(1)
+    assert int(inside.sum()) == len(vertices)
+    assert loss(torch.zeros_like(vertices), vertices).shape == (len(vertices),)
+    for y in points[~inside][:: max(1, len(points) // 100)]:
+        with pytest.raises(ValueError, match="conv"):
+            loss(y, y)
+    with pytest.raises(ValueError, match="conv"):
+        loss(100 * vertices[0], 100 * vertices[0])
+    soft_target = vertices[:3].mean(0)
+    assert float(loss(torch.zeros(n).double(), soft_target)) >= -1e-9
+
+
+def test_targets_of_padded_graphs_are_checked_with_their_fillers():
+    structure = polytopes.SpanningTree(5)
+    loss, mask = (
+        sst.FenchelYoungLoss(sst.SoftArgmax(structure, sst.Euclidean())),
+        structure.length_mask(torch.tensor(3)),
+    )
+    tree = structure.masked_argmax(torch.randn(10).double(), mask)
+    assert loss(torch.zeros(10).double(), tree, mask=mask).isfinite()
+    for y in (5.0 * mask, 0.0 * mask, 1.0 * mask):
+        with pytest.raises(ValueError, match="conv"):
+            loss(torch.zeros(10).double(), y.double(), mask=mask)
+
+
+def test_half_precision_targets():
+    u, y = torch.randn(50, 3).half(), torch.randn(50, 3).half().softmax(-1)
+    assert sst.FenchelYoungLoss(sst.SoftArgmax(polytopes.OneHot(3), sst.CategoricalEntropy()))(u, y).isfinite()
 
 
 ESTIMATORS = [

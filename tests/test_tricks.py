@@ -48,6 +48,8 @@ def test_distributions_are_consistent(name):
         (Gumbel(0.3, 1.0), Gumbel(0.0, 1.0)),
         (Gumbel(-1.0, 0.8), Gumbel(0.5, 1.5)),
         (Normal(1.0, 2.0), Normal(0.0, 1.0)),
+        (sst.Logistic(1.5, 0.8), sst.Logistic(0.0, 0.8)),
+        (sst.Logistic(0.05, 1.0), sst.Logistic(0.0, 1.0)),
     ],
     ids=str,
 )
@@ -55,6 +57,24 @@ def test_divergences_against_monte_carlo(p, q):
     torch.manual_seed(1)
     x = p.sample((400_000,))
     assert near((p.log_prob(x) - q.log_prob(x)).double(), kl_divergence(p, q).double())
+
+
+def test_divergence_of_logistics_is_smooth_and_needs_equal_scales():
+    d = torch.tensor([0.0, 1e-3, 0.0999999, 0.1000001, 3.0], dtype=torch.float64)
+    value = kl_divergence(sst.Logistic(d, 1.0), sst.Logistic(torch.zeros_like(d), 1.0))
+    assert value[0] == 0
+    torch.testing.assert_close(value[1], torch.tensor(1e-6 / 6, dtype=torch.float64), rtol=1e-6, atol=0)
+    torch.testing.assert_close(value[2], value[3], rtol=1e-5, atol=0)
+    with pytest.raises(NotImplementedError, match="equal scales"):
+        kl_divergence(sst.Logistic(0.0, 1.0), sst.Logistic(0.0, 2.0))
+
+
+def test_densities_outside_their_support_and_of_integers_are_refused():
+    with pytest.raises(ValueError, match="support"):
+        sst.NegativeExponential(1.0).log_prob(torch.tensor(1.0))
+    assert sst.NegativeExponential(1.0, validate_args=False).log_prob(torch.tensor(1.0)) == -torch.inf
+    with pytest.raises(TypeError, match="floating"):
+        sst.NegativeExponential(torch.tensor([1, 2]))
 
 
 def test_gumbel_to_standard_gumbel_is_the_papers_formula():
@@ -90,6 +110,21 @@ def test_one_hot_gumbel_is_categorical():
             sst.StochasticArgmax(other, Gumbel(logits, 1.0)).log_prob(x)
     with pytest.raises(NotImplementedError, match="one common scale"):
         sst.StochasticArgmax(polytopes.OneHot(4), Gumbel(logits, logits.exp())).entropy()
+
+
+def test_masked_one_hot_is_categorical_over_the_rest():
+    logits, mask = torch.randn(2, 4, dtype=torch.float64), sst.length_mask(torch.tensor([3, 2]), 4)
+    trick = sst.StochasticArgmax(polytopes.OneHot(4), Gumbel(logits, 1.0), mask=mask)
+    categorical = torch.distributions.OneHotCategorical(logits=logits.masked_fill(~mask, -1e9))
+    x = trick.sample((5,))
+    torch.testing.assert_close(trick.log_prob(x), categorical.log_prob(x))
+    torch.testing.assert_close(trick.entropy(), categorical.entropy())
+    one = torch.eye(4, dtype=torch.float64)[0]
+    torch.testing.assert_close(trick.log_prob(one), categorical.log_prob(one.expand(2, 4)))
+    empty = torch.tensor([[True], [False]]).expand(2, 4)
+    for what in ("entropy", "sample"):
+        with pytest.raises(sst.SolveError, match="element 1"):
+            getattr(sst.StochasticArgmax(polytopes.OneHot(4), Gumbel(logits, 1.0), mask=empty), what)()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -160,6 +195,73 @@ def test_exponential_family(structure, masked):
         sst.ExponentialFamily(polytopes.Matching(20), torch.zeros(20, 20))
 
 
+@pytest.mark.parametrize("structure", [polytopes.KSubset(5, 2), polytopes.Matching(3)], ids=str)
+def test_log_prob_broadcasts_as_distributions_do(structure):
+    u, x = torch.randn(2, 3, *structure.event_shape), structure.vertices()[:4].float()
+    family = sst.ExponentialFamily(structure, u)
+    expected = torch.stack([family.log_prob(v.expand(u.shape)) for v in x])
+    torch.testing.assert_close(family.log_prob(x[0]), expected[0])
+    torch.testing.assert_close(family.log_prob(x[:, None, None]), expected)
+    masked = sst.ExponentialFamily(structure, u, mask=torch.ones(u.shape, dtype=torch.bool))
+    torch.testing.assert_close(masked.log_prob(x[0]), expected[0])
+    torch.testing.assert_close(family.expand((7, 2, 3)).log_prob(x[0])[4], expected[0])
+
+
+def test_divergence_of_exponential_families():
+    structure = polytopes.SpanningTree(4)
+    u, v, mask = torch.randn(6).double(), torch.randn(6).double(), torch.ones(6, dtype=torch.bool)
+    mask[0] = False
+    p, q, masked = (sst.ExponentialFamily(structure, w, mask=m) for w, m in ((u, None), (v, None), (v, mask)))
+    x = structure.vertices()
+    exact = (p.log_prob(x).exp() * (p.log_prob(x) - q.log_prob(x))).sum()
+    torch.testing.assert_close(p.kl_divergence(q), exact)
+    assert p.kl_divergence(masked) == torch.inf
+    x = x[x[:, 0] == 0]
+    exact = (masked.log_prob(x).exp() * (masked.log_prob(x) - q.log_prob(x))).sum()
+    torch.testing.assert_close(masked.kl_divergence(q), exact)
+    with pytest.raises(ValueError, match="same structure"):
+        p.kl_divergence(sst.ExponentialFamily(polytopes.KSubset(6, 3), u))
+
+
+def test_exponential_families_keep_their_digits_in_float32():
+    u = 1000 * torch.randn(8, 190)
+    family = sst.ExponentialFamily(polytopes.SpanningTree(20), u)
+    assert bool((family.entropy() >= 0).all())
+    assert bool((family.log_prob(family.sample()) <= 1e-9).all())
+    exact = sst.ExponentialFamily(family.structure, u.double())
+    torch.testing.assert_close(family.entropy(), exact.entropy().float())
+
+
+def test_lists_of_elements_are_sampled_past_hidden_utilities():
+    structure, mask = polytopes.Matching(3), torch.ones(2, 3, 3, dtype=torch.bool)
+    u = torch.zeros(2, 3, 3)
+    mask[1, 0, 0], u[1, 0, 0] = False, torch.nan
+    x = sst.ExponentialFamily(structure, u, mask=mask).sample((50,))
+    assert x.shape == (50, 2, 3, 3)
+    assert bool((x[:, 1, 0, 0] == 0).all())
+    assert bool((x.sum(-1) == 1).all())
+    mask[1, 0] = False
+    with pytest.raises(sst.SolveError, match="element 1"):
+        sst.ExponentialFamily(structure, u, mask=mask).sample()
+
+
+@pytest.mark.parametrize("structure", [polytopes.KSubset(5, 2), polytopes.Segment(5), polytopes.Matching(3)], ids=str)
+def test_inference_mode(structure):
+    u = torch.randn(structure.event_shape)
+    with torch.inference_mode():
+        family = sst.ExponentialFamily(structure, u * 1)
+        mean, soft = family.mean, sst.SoftArgmax(structure, sst.ExponentialFamilyEntropy())(u * 1)
+    torch.testing.assert_close(mean, soft)
+    torch.testing.assert_close(mean, sst.ExponentialFamily(structure, u).mean)
+
+
+def test_half_precision_masks():
+    u = (torch.randn(3000) * 40).half()
+    x = polytopes.KSubset(3000, 5).masked_argmax(u, torch.arange(3000) < 2000)
+    assert x.dtype == torch.float16
+    assert (x.sum(), (x * u)[:2000].sum()) == (5, u[:2000].topk(5).values.sum())
+
+
 def test_schedules():
     for schedule, middle in (
         (sst.LinearSchedule(1.0, 0.1, 10), 0.55),
@@ -171,8 +273,13 @@ def test_schedules():
         assert schedule(10) == schedule(1000) == pytest.approx(schedule.end)
         with pytest.raises(ValueError, match="step"):
             schedule(-1)
+        with pytest.raises(ValueError, match="step"):
+            schedule(float("nan"))
     with pytest.raises(ValueError, match="positive"):
         sst.LinearSchedule(1.0, 0.0, 10)
+    with pytest.raises(TypeError, match="steps"):
+        sst.LinearSchedule(1.0, 0.1, float("nan"))  # type: ignore[arg-type]
+    assert sst.ExponentialSchedule(1e-300, 1e300, 2)(1) == pytest.approx(1.0)
 
 
 def test_wrong_arguments_are_refused():
@@ -185,6 +292,11 @@ def test_wrong_arguments_are_refused():
         sst.StochasticSoftmax(soft, Gumbel(torch.zeros(5, 4), 1.0), 1.0)
     with pytest.raises(ValueError, match="temperature"):
         sst.StochasticSoftmax(soft, Gumbel(torch.zeros(5), 1.0), 0.0)
+    good = sst.StochasticSoftmax(soft, Gumbel(torch.zeros(2, 3, 5), 1.0), 1.0)
+    with pytest.raises(ValueError, match="does not expand"):
+        good.expand((5,))
+    with pytest.raises(TypeError, match="sample_shape"):
+        good.rsample(4)
     with pytest.raises(TypeError, match="SoftArgmax"):
         sst.StochasticSoftmax(polytopes.KSubset(5, 2), Gumbel(torch.zeros(5), 1.0), 1.0)  # type: ignore[arg-type]
 
@@ -217,8 +329,11 @@ def test_log_prob_of_a_masked_tree_knows_its_vertices():
     trees = structure.masked_argmax(torch.randn(2, 6), mask)
     assert trees.sum(-1).tolist() == [2, 3]
     assert (family.log_prob(trees) <= 0).all()
+    with pytest.raises(ValueError, match="conv"):
+        family.log_prob(mask.to(trees.dtype))  # too many edges
+    cycle = torch.tensor([[1.0, 1, 0, 0, 0, 0], [1.0, 1, 0, 1, 0, 0]])
     with pytest.raises(ValueError, match="elements of"):
-        family.log_prob(mask.to(trees.dtype))  # a cycle
+        family.log_prob(cycle)
 
 
 def test_wrong_arguments_are_refused_at_construction():

@@ -76,6 +76,12 @@ class TwoSegments(sst.Structure, final=True):
         pairs = first.logcumsumexp(-2) + second if self.n > self.k else second
         return torch.cat([single, pairs.flatten(-2)], -1).logsumexp(-1).to(u.dtype)
 
+    def violation(self, x: torch.Tensor) -> torch.Tensor:
+        """What can be seen without starts: entries in [0, 1], k words, at most two rises and falls in all."""
+        changes = torch.nn.functional.pad(x, (1, 1)).diff(dim=-1).abs().sum(-1) / 2 - 2
+        total = (x.sum(-1) - self.k).abs() / (1 + self.k)
+        return torch.maximum(torch.maximum(-x, x - 1).amax(-1), torch.maximum(total, changes / self.n))
+
     def vertices(self) -> torch.Tensor:
         pairs = (self.n - self.k) * (self.n - self.k + 1) // 2
         check_vertex_count(self, self.n - self.k + 1 + pairs * (self.k - 1))
