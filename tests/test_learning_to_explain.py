@@ -187,8 +187,11 @@ def test_sources_refuse(tmp_path):
         sources.load("druglib", "sideEffects", None, 40)
     with pytest.raises(ValueError, match="decorrelate is for beeradvocate"):
         sources.load("druglib", "sideEffects", tmp_path, 40, decorrelate=True)
-    with pytest.raises(FileNotFoundError, match="README"):
-        sources.load("beeradvocate", "aroma", tmp_path / "none", 40)
+    with pytest.raises(ValueError, match="decorrelate is for beeradvocate"):
+        sources.load("synthetic", "first", None, 40, decorrelate=True)
+    for source, path in (("beeradvocate", tmp_path / "none"), ("beeradvocate", tmp_path), ("druglib", tmp_path)):
+        with pytest.raises(FileNotFoundError, match="README"):
+            sources.load(source, sources.ASPECTS[source][0], path, 40)
     with pytest.raises(ValueError, match="relaxation must be one of"):
         relaxations.make("topk", 5, 2)
 
@@ -215,7 +218,7 @@ def test_planted_words_are_found_far_above_chance(tmp_path):
     chance = 100 * data.random_floor(run.data.test)
     assert result["precision"] > 3 * chance
     assert result["test_mse"] < 0.25 * 100 * float(run.data.test.ratings.var())
-    page = report.page(run, 3)
+    page = report.page(tmp_path, 3)
     assert page.count('class="review"') == 3
     assert page.count("chosen") >= 3 * settings.k
 
@@ -233,8 +236,29 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(tmp_path):
     metrics = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "parts")]
     assert metrics[0] == metrics[1]
     assert metrics[0].count("valid_mse") == 4
-    with pytest.raises(ValueError, match="another run"):
+    with pytest.raises(ValueError, match=r"another run, with \{'k': 5\}"):
         train.Run(replace(SMALL, k=4), tmp_path / "parts")
+    (tmp_path / "parts" / "checkpoint.pt").write_bytes(b"half")
+    with pytest.raises(ValueError, match="damaged"):
+        train.Run(SMALL, tmp_path / "parts")
+
+
+def test_reports_leave_a_run_in_progress_alone(tmp_path):
+    run = train.Run(SMALL, tmp_path)
+    run.train_step()
+    run.save()
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5}\n')
+    assert report.page(tmp_path, 2).count('class="review"') == 2
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 5}\n'
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        report.page(tmp_path / "none", 2)
+
+
+def test_divergence_is_said(tmp_path):
+    run = train.Run(SMALL, tmp_path)
+    run.model.regressor.out[0].weight.data.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="learning-rate"):
+        run.train_step()
 
 
 @pytest.mark.parametrize("name", relaxations.NAMES)
@@ -262,6 +286,14 @@ def test_sweep_shares_its_storage(tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("sweep/*/result.json"))) == 5  # two tasks, one trial
 
 
+def test_searches_of_some_rows_keep_the_others(tmp_path):
+    pytest.importorskip("optuna")
+    small = replace(SMALL, steps=2, evaluate_every=2, relaxation="l2x")
+    table.tune(tmp_path, [small], 1)
+    found = table.tune(tmp_path, [replace(small, relaxation="softsub")], 1)
+    assert set(found) == set(json.loads((tmp_path / "tuned.json").read_text())) == {"l2x", "softsub"}
+
+
 def test_table_has_every_row_and_both_floors(tmp_path, monkeypatch):
     monkeypatch.setattr(table, "TASKS", (("synthetic", "first"),))
     monkeypatch.setattr(floors, "_PLACES", (0.0, 1.0))
@@ -273,6 +305,14 @@ def test_table_has_every_row_and_both_floors(tmp_path, monkeypatch):
     for _ in range(2):  # the second time there is nothing to do
         table.add_floors(tmp_path, runs)
     assert len(floors.load_floors(tmp_path)) == 2
+    assert floors.load_floors(tmp_path)[0]["learning_rate"] == train.Settings.learning_rate
+    others = [replace(s, steps=3) for s in runs]
+    for work in (lambda: table.train_missing(tmp_path, others, 1), lambda: table.add_floors(tmp_path, others)):
+        with pytest.raises(ValueError, match="'steps': 2"):
+            work()
+    folder = table.run_folder(tmp_path, runs[0])
+    assert not (folder / "checkpoint.pt").exists()
+    assert report.page(folder, 1).count('class="review"') == 1
     rows = table.markdown(tmp_path).splitlines()
     assert [line.split("|")[1].strip() for line in rows[4:]] == [*floors.FLOORS, *relaxations.NAMES]
     assert all(line.split("|")[2].strip() for line in rows[4:])
@@ -281,7 +321,9 @@ def test_table_has_every_row_and_both_floors(tmp_path, monkeypatch):
     assert table._over_seeds([(1.0, 50.0, 3.0), (2.0, 60.0, 1.0)]).startswith("1.50 ± 0.71 / 55.0")
 
 
-@pytest.mark.parametrize("wrong", [{"k": 0}, {"k": 21}, {"steps": 0}, {"batch": 0}, {"temperature": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"k": 0}, {"k": 21}, {"max_words": 10}, {"steps": 0}, {"batch": 0}, {"temperature": 0.0}]
+)
 def test_settings_refuse(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         replace(SMALL, **wrong)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -12,26 +13,38 @@ from tqdm import tqdm
 from examples.learning_to_explain.data import Part, precision, random_floor, window_masks
 from examples.learning_to_explain.model import Regressor
 from examples.learning_to_explain.relaxations import NAMES
-from examples.learning_to_explain.train import Settings, corpus_of
+from examples.learning_to_explain.train import Settings, corpus_of, refuse_others
 
 FLOORS = ("random words", "fixed window")
 _PLACES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def add_floors(root: Path, runs: list[Settings]) -> None:
-    """The floors of every task, k and seed, lines of ``floors.jsonl``."""
-    known = {(r["source"], r["aspect"], r["k"], r["seed"]) for r in load_floors(root)}
-    wanted = {(s.source, s.aspect, s.k, s.seed): s for s in runs if s.relaxation == NAMES[0]}
-    for key, s in tqdm([item for item in wanted.items() if item[0] not in known], desc="floors"):
-        own = dict(zip(("source", "aspect", "k", "seed"), key, strict=True))
+    """The floors of every task, k and seed, at the default learning rate: lines of ``floors.jsonl``.
+
+    Raises:
+        ValueError: lines of other settings are there.
+    """
+    wanted = {}
+    for s in runs:
+        floor = replace(s, relaxation=NAMES[0], learning_rate=Settings.learning_rate, temperature=1.0, pair_start=0.0)
+        wanted[s.source, s.aspect, s.k, s.seed] = floor
+    known = {}
+    for row in load_floors(root):
+        known[row["source"], row["aspect"], row["k"], row["seed"]] = row
+    for key in wanted.keys() & known.keys():
+        refuse_others(wanted[key], known[key], root / "floors.jsonl")
+    for s in tqdm([s for key, s in wanted.items() if key not in known], desc="floors", disable=None):
         rows = zip(FLOORS, (random_words(s), fixed_window(s)), strict=True)
         with (root / "floors.jsonl").open("a") as file:
-            file.writelines(json.dumps({**own, "floor": name, **row}) + "\n" for name, row in rows)
+            file.writelines(json.dumps({**asdict(s), "floor": name, **row}) + "\n" for name, row in rows)
 
 
 def load_floors(root: Path) -> list[dict]:
+    """One line of each floor of a task, k and seed, whichever of several processes wrote it."""
     file = root / "floors.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return list({(r["source"], r["aspect"], r["k"], r["seed"], r["floor"]): r for r in rows}.values())
 
 
 def fixed_window(s: Settings) -> dict[str, float]:
@@ -83,7 +96,7 @@ def _regress(s: Settings, make_masks: Callable[[Part, int, float], torch.Tensor]
         optimiser.zero_grad()
         (regressor(dropout(embedding(words[rows]))) - data.train.ratings[rows]).square().mean().backward()
         optimiser.step()
-        if step % s.evaluate_every == 0:
+        if step % s.evaluate_every == 0 or step == s.steps:
             now = {"valid": mse(data.valid), "test": mse(data.test), "train": mse(data.train)}
             best = min(best, now, key=lambda m: m["valid"])
     return best

@@ -7,13 +7,9 @@ from __future__ import annotations
 
 import argparse
 import html
-import json
-from dataclasses import fields
 from pathlib import Path
 
-import torch
-
-from examples.learning_to_explain.train import Run, Settings, predictions
+from examples.learning_to_explain.train import load_best, predictions
 
 _HEAD = """<!doctype html><meta charset="utf-8"><title>Which words carry the rating?</title><style>
 body{font:16px/1.6 sans-serif;max-width:48em;margin:2em auto;padding:0 1em}
@@ -22,11 +18,16 @@ body{font:16px/1.6 sans-serif;max-width:48em;margin:2em auto;padding:0 1em}
 </style>"""
 
 
-def page(run: Run, count: int) -> str:
-    """The first test reviews as HTML, under the run's best model."""
-    run.model.load_state_dict(run.best_state)
-    ratings, masks = predictions(run.model, run.data.test)
-    part, s = run.data.test, run.settings
+_NOTE = (
+    "At a middle rating the network may choose words without evidence: that nothing speaks for an end tells the middle."
+)
+
+
+def page(folder: Path, count: int) -> str:
+    """The first test reviews as HTML, under the best model of a run, which may be in progress."""
+    s, data, model = load_best(folder)
+    ratings, masks = predictions(model, data.test)
+    part = data.test
     blocks = []
     for row, review in enumerate(part.reviews[:count]):
         chosen = (masks[row, : len(review.words)] > 0).tolist()
@@ -36,7 +37,9 @@ def page(run: Run, count: int) -> str:
         blocks.append(f'<div class="review"><div class="figures">{figures}</div>{" ".join(words)}</div>')
     title = html.escape(f"{s.source}, {s.aspect}: {s.k} words by {s.relaxation}")
     legend = '<p><span class="chosen">chosen words</span>, <span class="truth">words about the aspect</span></p>'
-    return "\n".join([_HEAD, f"<h1>{title}</h1>", legend, *blocks])
+    scale = "1/2 plus what ratings of the other aspects do not tell" if s.decorrelate else "from worst, 0, to best, 1"
+    note = f"<p>Ratings: {scale}. {_NOTE}</p>"
+    return "\n".join([_HEAD, f"<h1>{title}</h1>", legend, note, *blocks])
 
 
 def _mark(word: str, chosen: bool, truth: bool) -> str:
@@ -49,11 +52,13 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of a run")
     parser.add_argument("--count", type=int, default=20)
     arguments = parser.parse_args()
-    saved = torch.load(arguments.run / "checkpoint.pt", weights_only=True)["settings"]
-    run = Run(Settings(**{f.name: saved[f.name] for f in fields(Settings)}), arguments.run)
+    try:
+        text = page(arguments.run, arguments.count)
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
     target = arguments.run / "report.html"
-    target.write_text(page(run, arguments.count), encoding="utf-8")
-    print(json.dumps({"report": str(target), "reviews": min(arguments.count, len(run.data.test))}))
+    target.write_text(text, encoding="utf-8")
+    print(f"Report: {target}")
 
 
 if __name__ == "__main__":

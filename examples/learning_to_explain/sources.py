@@ -67,14 +67,19 @@ def load(source: str, aspect: str, path: Path | None, max_words: int, decorrelat
         raise ValueError(f"source must be one of {', '.join(ASPECTS)}, got {source!r}.")
     if aspect not in ASPECTS[source]:
         raise ValueError(f"aspect of {source} must be one of {', '.join(ASPECTS[source])}, got {aspect!r}.")
-    if source == "synthetic":
-        return synthetic(max_words=max_words)
     if decorrelate and source != "beeradvocate":
         raise ValueError(f"decorrelate is for beeradvocate alone, got {source}.")
+    if source == "synthetic":
+        return synthetic(max_words=max_words)
     if path is None:
         raise ValueError(f"{source} is not part of this repository: give its place by --path (see README.md).")
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is not there: see README.md for where to get {source}.")
+    needed = {
+        "druglib": [path],
+        "beeradvocate": [path / "reviews.jsonl", path / "sections.jsonl"],
+        "lei2016": [path / "annotations.json"],
+    }[source]
+    if missing := [str(file) for file in needed if not file.is_file()]:
+        raise FileNotFoundError(f"no file {', '.join(missing)}: see README.md for where to get {source}.")
     if source == "beeradvocate":
         return beeradvocate(path, aspect, max_words, decorrelate)
     return {"druglib": druglib, "lei2016": lei2016}[source](path, aspect, max_words)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import random
 import statistics
 import time
@@ -23,7 +24,7 @@ from tqdm import tqdm
 from examples.learning_to_explain.floors import FLOORS, add_floors, load_floors
 from examples.learning_to_explain.relaxations import NAMES
 from examples.learning_to_explain.sweep import sweep
-from examples.learning_to_explain.train import PRESETS, Run, Settings, build, corpus_of
+from examples.learning_to_explain.train import PRESETS, Run, Settings, build, corpus_of, refuse_others
 
 TASKS = (
     ("druglib", "sideEffects"),
@@ -51,9 +52,18 @@ def run_folder(root: Path, s: Settings) -> Path:
 
 
 def train_missing(root: Path, runs: list[Settings], minutes: float) -> None:
-    """Train runs without a result until the time is up; a run that has begun is ended."""
-    end = time.monotonic() + 60 * minutes
-    missing = [s for s in runs if not (run_folder(root, s) / "result.json").exists()]
+    """Train runs without a result until the time is up; a run that has begun is ended.
+
+    Raises:
+        ValueError: a result of other settings is there.
+    """
+    end, missing = time.monotonic() + 60 * minutes, []
+    for s in runs:
+        file = run_folder(root, s) / "result.json"
+        if file.exists():
+            refuse_others(s, json.loads(file.read_text()), file)
+        else:
+            missing.append(s)
     for settings in tqdm(missing, desc="runs"):
         if time.monotonic() > end:
             break
@@ -69,11 +79,14 @@ def tune(root: Path, runs: list[Settings], trials: int) -> dict[str, dict[str, f
     for s in runs:
         if s.seed == runs[0].seed and s.k == runs[0].k:
             tasks[s.relaxation].append(replace(s, seed=_SEARCH_SEED))
-    found = {}
+    file = root / "tuned.json"
     for name, settings in tqdm(tasks.items(), desc="searches"):
-        found[name] = sweep(settings, trials, f"sqlite:///{root / 'sweep.db'}", root)
-        (root / "tuned.json").write_text(json.dumps(found, indent=1))
-    return found
+        best = sweep(settings, trials, f"sqlite:///{root / 'sweep.db'}", root)
+        found = json.loads(file.read_text()) if file.exists() else {}  # another process's rows, too
+        partial = root / f"tuned.json.{os.getpid()}"
+        partial.write_text(json.dumps({**found, name: best}, indent=1))
+        os.replace(partial, file)
+    return json.loads(file.read_text())
 
 
 # -- tables -----------------------------------------------------------------------------------------------------
@@ -173,6 +186,8 @@ def main() -> None:
     parser.add_argument("--timing", action="store_true", help="time training steps and end")
     arguments = parser.parse_args()
     paths = {source: path for source in ("druglib", "beeradvocate") if (path := getattr(arguments, source))}
+    if not paths and not arguments.timing:
+        parser.error("nothing to do: give --druglib FILE, --beeradvocate FOLDER, or both.")
     tuned = json.loads(arguments.tuned.read_text()) if arguments.tuned else {}
     common = {"steps": arguments.steps, "network": arguments.network}
     runs = [s for s in grid(paths, common, tuned, arguments.k, arguments.seeds) if s.relaxation in arguments.rows]

@@ -1,6 +1,6 @@
 """Train one explainer: which k words of a review carry an aspect's rating? See README.md.
 
-python -m examples.learning_to_explain.train                                     # synthetic reviews, a minute
+python -m examples.learning_to_explain.train                                     # synthetic reviews, 10 seconds
 python -m examples.learning_to_explain.train --preset druglib --path druglib.tsv --relaxation segments --k 10
 python -m examples.learning_to_explain.train --sweep 20 --storage sqlite:///sweep.db
 """
@@ -31,7 +31,11 @@ _PROGRESS = ("step", "best", "best_step", "best_state", "losses")  # attributes 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that a run depends on."""
+    """Everything that a run depends on.
+
+    Raises:
+        ValueError: a setting out of range.
+    """
 
     source: str = "synthetic"
     aspect: str = "first"
@@ -58,6 +62,8 @@ class Settings:
         for name in ("k", "steps", "batch", "evaluate_every", "learning_rate", "temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        if self.max_words < MIN_WORDS:
+            raise ValueError(f"max_words must be at least {MIN_WORDS}, what a review has, got {self.max_words}.")
         if self.k > MIN_WORDS:
             raise ValueError(f"k must be at most {MIN_WORDS}, the length of the shortest reviews, got {self.k}.")
 
@@ -113,6 +119,43 @@ def scores(model: Explainer, part: Part, noise: bool = False) -> dict[str, float
     }
 
 
+def refuse_others(wanted: Settings, found: dict, file: Path) -> None:
+    """Raise ValueError where a file is of other settings; the data may lie elsewhere by now."""
+    mine = {name: v for name, v in asdict(wanted).items() if name not in ("path", "vectors")}
+    other = {name: found.get(name) for name, value in mine.items() if found.get(name) != value}
+    if other:
+        raise ValueError(f"{file} is of another run, with {other}: choose another --output.")
+
+
+def read(file: Path) -> dict:
+    """A checkpoint.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        return torch.load(file, weights_only=True)
+    except Exception as error:  # torch raises RuntimeError, OSError, UnpicklingError, EOFError
+        raise ValueError(f"{file} is damaged ({error}): delete it to begin again.") from None
+
+
+def load_best(folder: Path) -> tuple[Settings, Corpus, Explainer]:
+    """The best model of a run, or of one in progress, which is left alone.
+
+    Raises:
+        FileNotFoundError: no run there.
+    """
+    files = [folder / name for name in ("best.pt", "checkpoint.pt") if (folder / name).exists()]
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no run (neither best.pt nor checkpoint.pt): train one first.")
+    saved = read(files[0])
+    settings = Settings(**saved["settings"])
+    data = corpus_of(settings)
+    model = build(settings, data)
+    model.load_state_dict({**model.state_dict(), **saved["best_state"]})
+    return settings, data, model
+
+
 class Run:
     """A training run that can be stopped at any time and goes on from its folder."""
 
@@ -133,16 +176,15 @@ class Run:
         if not file.exists():
             metrics.unlink(missing_ok=True)
             return
-        saved = torch.load(file, weights_only=True)
-        if saved["settings"] != asdict(self.settings):
-            raise ValueError(f"{file} is of another run, with {saved['settings']}: choose another --output.")
+        saved = read(file)
+        refuse_others(self.settings, saved["settings"], file)
         self.model.load_state_dict(saved["model"])
         self.optimiser.load_state_dict(saved["optimiser"])
         for name in _PROGRESS:
             setattr(self, name, saved[name])
         if metrics.exists():  # what was written after the checkpoint comes again
-            lines = metrics.read_text().splitlines(keepends=True)
-            metrics.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.step))
+            *whole, _ = metrics.read_text().split("\n")  # what a kill tore apart has no end of line
+            metrics.write_text("".join(line + "\n" for line in whole if json.loads(line)["step"] <= self.step))
         torch.set_rng_state(saved["random"])
 
     def save(self) -> None:
@@ -151,8 +193,18 @@ class Run:
             "settings": asdict(self.settings), "model": self.model.state_dict(), "random": torch.get_rng_state(),
             "optimiser": self.optimiser.state_dict(), **{name: getattr(self, name) for name in _PROGRESS},
         }  # fmt: skip
-        torch.save(state, self.folder / "checkpoint.tmp")
-        os.replace(self.folder / "checkpoint.tmp", self.folder / "checkpoint.pt")
+        self._write(state, "checkpoint.pt")
+
+    def _save_best(self) -> None:
+        """What ``load_best`` needs; frozen embeddings follow from the corpus."""
+        frozen = self.settings.freeze
+        state = {name: v for name, v in self.best_state.items() if not (frozen and name.startswith("embedding."))}
+        self._write({"settings": asdict(self.settings), "best_state": state}, "best.pt")
+
+    def _write(self, state: dict, name: str) -> None:
+        partial = self.folder / f"{name}.{os.getpid()}"
+        torch.save(state, partial)
+        os.replace(partial, self.folder / name)
 
     def train_step(self) -> None:
         """One step of Adam on a random batch, through soft masks; an evaluation where it is due."""
@@ -160,6 +212,8 @@ class Run:
         rows = torch.randint(len(part), (s.batch,))
         predicted = self.model(part.words[rows], part.lengths[rows], s.temperature)
         loss = (predicted - part.ratings[rows]).square().mean()
+        if not loss.isfinite():
+            raise FloatingPointError("training diverged, to undefined numbers: try a smaller --learning-rate.")
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()
@@ -181,7 +235,8 @@ class Run:
     def go(self, quiet: bool = False) -> dict[str, float]:
         """Train to the end, then score the best model on the test part."""
         saved, s = time.monotonic(), self.settings
-        bar = tqdm(total=s.steps, initial=self.step, disable=quiet, desc=f"{s.relaxation}, k = {s.k}", leave=False)
+        off = True if quiet else None  # None: a bar on terminals alone
+        bar = tqdm(total=s.steps, initial=self.step, disable=off, desc=f"{s.relaxation}, k = {s.k}", leave=False)
         while self.step < s.steps:
             self.train_step()
             bar.update()
@@ -191,6 +246,7 @@ class Run:
                 saved = time.monotonic()
         bar.close()
         self.save()
+        self._save_best()
         self.model.load_state_dict(self.best_state)
         test, sampled = scores(self.model, self.data.test), scores(self.model, self.data.test, noise=True)
         result = {
@@ -212,20 +268,30 @@ def main() -> None:
     parser.add_argument("--sweep", type=int, default=0, metavar="TRIALS", help="search until there are so many")
     parser.add_argument("--storage", default="sqlite:///sweep.db", help="Optuna storage, shared by all that sweep")
     arguments = parser.parse_args()
-    given = {f.name: getattr(arguments, f.name) for f in fields(Settings)}
-    settings = replace(PRESETS[arguments.preset], **{name: v for name, v in given.items() if v is not None})
+    given = {f.name: v for f in fields(Settings) if (v := getattr(arguments, f.name)) is not None}
+    if "source" in given:
+        given.setdefault("aspect", ASPECTS[given["source"]][0])
+    if arguments.sweep < 0:
+        parser.error(f"--sweep must be a number of trials, got {arguments.sweep}.")
+    try:
+        settings = replace(PRESETS[arguments.preset], **given)
+        corpus_of(settings)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    folder = arguments.output or Path("runs") / f"{settings.source}-{settings.relaxation}-{settings.k}"
     if arguments.sweep:
         from examples.learning_to_explain.sweep import sweep  # which itself trains
 
         found = sweep([settings], arguments.sweep, arguments.storage, arguments.output or Path("runs"))
         print("best:", " ".join(f"--{name.replace('_', '-')} {value:.3g}" for name, value in found.items()))
         settings = replace(settings, **found)
-    folder = arguments.output or Path("runs") / f"{settings.source}-{settings.relaxation}-{settings.k}"
+        folder = folder / "-".join(["best", *(f"{value:.3g}" for value in found.values())])
     run = Run(settings, folder)
     chance = 100 * float((run.data.test.rationale.sum(1) / run.data.test.lengths).mean())
     for name, value in run.go().items():
         print(f"{name:>18} {value:8.2f}")
     print(f"{'random words':>18} {chance:8.2f} precision")
+    print(f"{folder}: see the words by python -m examples.learning_to_explain.report {folder}")
 
 
 if __name__ == "__main__":
