@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import eq, le
 from typing import Any
 
 import cvxpy as cp
@@ -150,14 +151,14 @@ def degenerate_program(structure: Structure, regularizer: Regularizer) -> tuple[
     constraints: list[Any] = [] if w is event else [event == w[hull.event]]
     equal = hull.row_lower == hull.row_upper
     below, above = (np.isfinite(ends) & ~fixed for ends in (hull.lower, hull.upper))
-    for columns, relation, ends in ((fixed, cp.Zero, hull.lower), (above, cp.NonPos, hull.upper)):
+    for columns, relation, ends in ((fixed, eq, hull.lower), (above, le, hull.upper)):
         if columns.any():
-            constraints.append(relation(w[np.flatnonzero(columns)] - ends[columns]))
+            constraints.append(relation(w[np.flatnonzero(columns)], ends[columns]))
     if below.any():
         constraints.append(w[np.flatnonzero(below)] >= hull.lower[below])
-    for rows, relation in ((equal, cp.Zero), (~equal, cp.NonPos)):
+    for rows, relation in ((equal, eq), (~equal, le)):
         if rows.any():
-            constraints.append(relation(hull.rows[rows] @ w - hull.row_upper[rows]))
+            constraints.append(relation(hull.rows[rows] @ w, hull.row_upper[rows]))
     # f of fixed coordinates is a constant, and entropies have no derivative at the edge of their domain.
     f = regularizer.expression_of(w, event_free, free, structure.event_shape) if free.size else cp.sum_squares(event)
     return event, f, constraints
