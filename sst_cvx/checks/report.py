@@ -97,10 +97,18 @@ class Report:
         table = Table(title=f"{self.title}: {self._summary()}", title_justify="left")
         for column, side in (("check", "left"), ("figure", "right"), ("bound", "right"), ("verdict", "left")):
             table.add_column(column, justify=side)  # type: ignore[arg-type]
+        numbers = self._notes()
         for r in self.results:
             colour = {True: "green", False: "bold red", None: "dim"}[r.ok]
-            table.add_row(r.name, *self._numbers(r), f"[{colour}]{r.verdict}[/]" + (f" ({r.note})" if r.note else ""))
-        Console().print(table)
+            table.add_row(r.name, *self._numbers(r), f"[{colour}]{r.verdict}[/]{_mark(r, numbers)}")
+        console = Console()
+        console.print(table)
+        for note, number in numbers.items():
+            console.print(f"({number}) {note}", markup=False)
+
+    def _notes(self) -> dict[str, int]:
+        """Different notes, numbered: failures of one kind are told once."""
+        return {note: i for i, note in enumerate(dict.fromkeys(r.note for r in self.results if r.note), start=1)}
 
     def _summary(self) -> str:
         skipped = sum(r.ok is None for r in self.results)
@@ -113,9 +121,14 @@ class Report:
 
     def __str__(self) -> str:
         width = max((len(r.name) for r in self.results), default=0)
+        numbers = self._notes()
         rows = [
-            f"{r.name:<{width}}  {self._numbers(r)[0]:>8}  {self._numbers(r)[1]:>6}  {r.verdict}"
-            + (f" ({r.note})" if r.note else "")
+            f"{r.name:<{width}}  {self._numbers(r)[0]:>8}  {self._numbers(r)[1]:>6}  {r.verdict}{_mark(r, numbers)}"
             for r in self.results
         ]
-        return "\n".join([f"{self.title}: {self._summary()}", *rows])
+        notes = [f"({number}) {note}" for note, number in numbers.items()]
+        return "\n".join([f"{self.title}: {self._summary()}", *rows, *notes])
+
+
+def _mark(r: Result, numbers: dict[str, int]) -> str:
+    return f" ({numbers[r.note]})" if r.note else ""
