@@ -30,7 +30,8 @@ def check_inside(structure: Structure, x: torch.Tensor, mask: torch.Tensor | Non
     _check_rows(structure, x, mask, name)
     if not structure.sees_hull and structure.overrides("argmax") and structure.binary:
         hard = ~_any((x != 0) & (x != 1), structure)
-        _refuse(hard & _no_element(structure, x, mask), f"{name} must be in conv(X) of {structure!r}")
+        if bool(hard.any()):
+            _refuse(hard & _no_element(structure, x, mask), f"{name} must be in conv(X) of {structure!r}")
 
 
 def _check_rows(structure: Structure, x: torch.Tensor, mask: torch.Tensor | None, name: str) -> None:
@@ -49,7 +50,8 @@ def _check_rows(structure: Structure, x: torch.Tensor, mask: torch.Tensor | None
 
 def _no_element(structure: Structure, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """Whether 0/1 points are no elements of a set of 0/1 arrays: another element v has as large a <2 x - 1, v>."""
-    direction = 2 * x.detach() - 1
+    x = x.detach().to(torch.promote_types(x.dtype, torch.float32))  # recursions overflow in 16 bits
+    direction = 2 * x - 1
     best = structure.argmax(direction) if mask is None else structure.masked_argmax(direction, mask)
     return _any(best != x, structure)
 
