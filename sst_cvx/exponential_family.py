@@ -90,9 +90,21 @@ class ExponentialFamily:
         p, q = (f._log_partition_at(f.u.double()) for f in (self, other))
         mean = self._mean()
         value = (q - other._dot(mean)) - (p - self._dot(mean))
-        if other.mask is not None:
-            value = torch.where(self._flat((mean > 0) & ~other.mask).any(-1), torch.inf, value)
-        return value.clamp(min=0.0).to(self.u.dtype)
+        return torch.where(self._exceeds(other), torch.inf, value.clamp(min=0.0)).to(self.u.dtype)
+
+    def _exceeds(self, other: ExponentialFamily) -> torch.Tensor:
+        """Whether some element that is possible here is not there: by one argmax, exactly."""
+        if self.mask is None and other.mask is None:
+            return torch.zeros((), dtype=torch.bool, device=self.u.device)
+        shape = torch.broadcast_shapes(self.u.shape, other.u.shape)
+        here, there = (torch.ones_like(f.u, dtype=torch.bool) if f.mask is None else f.mask for f in (self, other))
+        here, there = here.expand(shape), there.expand(shape)
+        only = (here & ~there).double()
+        exceeds = self._flat(self.structure.masked_argmax(only, here) * only > 0).any(-1)
+        fillers = [self.structure.fillers(allowed) for allowed in (here, there)]
+        if fillers[0] is None or fillers[1] is None:
+            return exceeds
+        return exceeds | self._flat(fillers[0] != fillers[1]).any(-1)
 
     def sample(self, sample_shape: Any = (), *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Exact samples: by the structure's own algorithm where it has one, else from the list of its elements.

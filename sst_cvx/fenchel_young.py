@@ -83,7 +83,7 @@ class FenchelYoungLoss(torch.nn.Module):
             # f(X_t(u)) moves along <grad f, dx> = <u, dx> / t, without the infinite slopes of entropies at 0.
             fixed = x.detach()
             f_x = f.value(fixed, event) + _dot(inside.detach(), x - fixed, len(batch_shape)) / wide.detach()
-            loss = _Loss.apply(inside, wide.expand(batch_shape), x, y, f_x, f.value(y, event))  # pyright: ignore
+            loss = _Loss.apply(inside, wide.expand(batch_shape), x, y, f_x, f.value(y.clamp(*f.domain), event))  # pyright: ignore
         return _REDUCTIONS[self.reduction](loss)
 
     def extra_repr(self) -> str:

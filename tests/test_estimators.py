@@ -247,6 +247,11 @@ def test_targets_of_padded_graphs_are_checked_with_their_fillers():
             loss(torch.zeros(10).double(), y.double(), mask=mask)
 
 
+def test_targets_a_rounding_outside_the_domain():
+    loss = sst.FenchelYoungLoss(sst.SoftArgmax(polytopes.AtMostKSubset(4, 4), sst.BinaryEntropy()))
+    assert loss(torch.zeros(4), torch.tensor([1.0000001, -1e-20, 0.5, 1.0])).isfinite()
+
+
 def test_half_precision_targets():
     u, y = torch.randn(50, 3).half(), torch.randn(50, 3).half().softmax(-1)
     assert sst.FenchelYoungLoss(sst.SoftArgmax(polytopes.OneHot(3), sst.CategoricalEntropy()))(u, y).isfinite()

@@ -219,6 +219,10 @@ def test_divergence_of_exponential_families():
     x = x[x[:, 0] == 0]
     exact = (masked.log_prob(x).exp() * (masked.log_prob(x) - q.log_prob(x))).sum()
     torch.testing.assert_close(masked.kl_divergence(q), exact)
+    padded = structure.length_mask(torch.tensor(3))
+    small = sst.ExponentialFamily(structure, u, mask=padded)
+    assert small.kl_divergence(q) == torch.inf  # no spanning tree of four vertices
+    assert small.kl_divergence(sst.ExponentialFamily(structure, v, mask=padded)).isfinite()
     with pytest.raises(ValueError, match="same structure"):
         p.kl_divergence(sst.ExponentialFamily(polytopes.KSubset(6, 3), u))
 
