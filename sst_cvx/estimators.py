@@ -12,11 +12,11 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 
 from sst_cvx.exponential_family import ExponentialFamily
 from sst_cvx.tricks import StochasticArgmax, StochasticSoftmax
-from sst_cvx.utilities import draw
+from sst_cvx.utilities import base_of, draw
 from sst_cvx.validation import check_finite, check_size
 
 Loss = Callable[[torch.Tensor], torch.Tensor]
@@ -177,9 +177,7 @@ def _scored(
         x = trick.sample((check_size("samples", samples, 1),), generator=generator)
         return x, trick.log_prob_unchecked(x)
     u = _drawn(trick, samples, generator).detach()
-    base = trick.utilities
-    while isinstance(base, Independent):
-        base = base.base_dist
+    base = base_of(trick.utilities)
     _refuse_moving_support(base)
     log_p = base.log_prob(u)
     if trick.mask is not None and log_p.shape == u.shape:  # forbidden items would only add noise

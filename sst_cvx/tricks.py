@@ -9,13 +9,13 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch.distributions import Distribution, Gumbel, Independent
+from torch.distributions import Distribution, Gumbel
 
 from sst_cvx.masking import check_mask
 from sst_cvx.membership import check_elements
 from sst_cvx.soft_argmax import SoftArgmax
 from sst_cvx.structure import Structure
-from sst_cvx.utilities import draw
+from sst_cvx.utilities import base_of, draw
 from sst_cvx.validation import SolveError, check_temperature
 
 _Shape = Any  # what torch.Size takes
@@ -117,9 +117,7 @@ class StochasticArgmax(_Trick):
         return -(log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(-1)
 
     def _log_probabilities(self) -> torch.Tensor:
-        base = self.utilities
-        while isinstance(base, Independent):
-            base = base.base_dist
+        base = base_of(self.utilities)
         if type(base) is not Gumbel or not _is_one_hot(self.structure):
             raise NotImplementedError(
                 "probabilities of an argmax are known in closed form for one-hot sets and Gumbel utilities only: "

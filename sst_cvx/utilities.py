@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 import torch
-from torch.distributions import Distribution, constraints, register_kl
+from torch.distributions import Distribution, Independent, constraints, register_kl
 from torch.distributions.utils import broadcast_all
 
 _Parameter = torch.Tensor | float
@@ -143,6 +143,13 @@ def _kl_logistic(p: Logistic, q: Logistic) -> torch.Tensor:
     return torch.where(near, series, safe / torch.tanh(safe / 2) - 2)
 
 
+def base_of(utilities: Distribution) -> Distribution:
+    """The distribution of the single entries, out of all ``Independent`` around it."""
+    while isinstance(utilities, Independent):
+        utilities = utilities.base_dist
+    return utilities
+
+
 def draw(utilities: Distribution, sample_shape: Any, generator: torch.Generator | None) -> torch.Tensor:
     """A reparameterised sample; with a generator by quantiles of uniforms, as torch's distributions take none.
 
@@ -153,9 +160,7 @@ def draw(utilities: Distribution, sample_shape: Any, generator: torch.Generator 
         raise TypeError(f"sample_shape must be a shape, such as ({sample_shape},), got {sample_shape}.")
     if generator is None:
         return utilities.rsample(sample_shape)
-    base = utilities
-    while isinstance(base, torch.distributions.Independent):
-        base = base.base_dist
+    base = base_of(utilities)
     shape = torch.Size(sample_shape) + utilities.batch_shape + utilities.event_shape
     uniform = _open_uniform(shape, utilities.sample(torch.Size((0,))), generator)  # of its dtype, on its device
     try:

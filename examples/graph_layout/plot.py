@@ -108,9 +108,10 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+", help="finished runs; the first one's trees are drawn")
     parser.add_argument("--out", type=Path, default=Path("runs/graph_layout.png"))
     options = parser.parse_args()
-    if missing := [f for f in options.folders if not (f / "test.json").exists()]:
-        parser.error(f"no finished runs: {', '.join(map(str, missing))}.")
-    draw(options.folders, options.out)
+    try:
+        draw(options.folders, options.out)
+    except FileNotFoundError as error:
+        parser.error(str(error))
     print(f"Picture: {options.out}")
 
 
