@@ -16,11 +16,11 @@ import torch
 from scipy.sparse.csgraph import breadth_first_order
 
 import sst_cvx as sst
+from polytopes.kernels.best_tree import best_tree, hanging_edges
+from polytopes.kernels.exact_samples import sample_tree
+from polytopes.kernels.tree_sum import ABSENT, log_tree_sum, tree_marginals
 from polytopes.path import incidence
-from sst_cvx.best_tree import best_tree, hanging_edges
-from sst_cvx.exact_samples import sample_tree
-from sst_cvx.tree_sum import ABSENT, log_tree_sum, tree_marginals
-from sst_cvx.validation import check_edge_index, check_finite, check_size, check_utilities, check_vertex_count
+from sst_cvx.arguments import check_edge_index, check_finite, check_size, check_utilities, check_vertex_count
 
 
 class Arborescence(sst.Structure, final=True):

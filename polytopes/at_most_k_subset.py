@@ -15,10 +15,10 @@ import torch
 
 import sst_cvx as sst
 from polytopes.hypercube import coordinatewise
-from sst_cvx.count_polynomial import log_elementary_symmetric_up_to
-from sst_cvx.exact_samples import sample_subset
-from sst_cvx.thresholding import response_of, threshold_map
-from sst_cvx.validation import check_finite, check_size, check_utilities, check_vertex_count
+from polytopes.kernels.exact_samples import sample_subset
+from polytopes.kernels.subset_sums_up_to import log_elementary_symmetric_up_to
+from polytopes.kernels.threshold import response_of, threshold_map
+from sst_cvx.arguments import check_finite, check_size, check_utilities, check_vertex_count
 
 
 class AtMostKSubset(sst.Structure, final=True):

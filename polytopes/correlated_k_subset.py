@@ -2,7 +2,7 @@
 
 Paper, section 4.1 ("correlated k-subsets"). A subset is a path through a trellis with one vertex for every position,
 last bit and count of items so far; the hull is its unit flow, summed over the edges that use an item or a pair. Best
-subset, sum over subsets and exact samples are the recursion of ``sst_cvx/path_sums.py``, in O(n k).
+subset, sum over subsets and exact samples are the recursion of ``kernels/dag_sums.py``, in O(n k).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import scipy.sparse as sp
 import torch
 
 import sst_cvx as sst
-from sst_cvx.path_sums import PathGraph
-from sst_cvx.validation import check_finite, check_size, check_utilities, check_vertex_count
+from polytopes.kernels.dag_sums import PathGraph
+from sst_cvx.arguments import check_finite, check_size, check_utilities, check_vertex_count
 
 
 class CorrelatedKSubset(sst.Structure, final=True):

@@ -11,7 +11,7 @@ import cvxpy as cp
 import torch
 
 import sst_cvx as sst
-from sst_cvx.validation import check_finite, check_size, check_utilities, check_vertex_count
+from sst_cvx.arguments import check_finite, check_size, check_utilities, check_vertex_count
 
 
 class Hypercube(sst.Structure, final=True):

@@ -13,16 +13,16 @@ import cvxpy as cp
 import torch
 
 import sst_cvx as sst
-from sst_cvx.count_frequencies import log_elementary_symmetric, subset_marginals
-from sst_cvx.exact_samples import sample_subset
-from sst_cvx.thresholding import (
+from polytopes.kernels.exact_samples import sample_subset
+from polytopes.kernels.subset_sums import log_elementary_symmetric, subset_marginals
+from polytopes.kernels.threshold import (
     BinaryResponse,
     CategoricalResponse,
     EuclideanResponse,
     TsallisResponse,
     threshold_map,
 )
-from sst_cvx.validation import check_finite, check_size, check_utilities, check_vertex_count
+from sst_cvx.arguments import check_finite, check_size, check_utilities, check_vertex_count
 
 
 class KSubset(sst.Structure, final=True):

@@ -20,8 +20,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 import sst_cvx as sst
-from sst_cvx.sinkhorn import doubly_stochastic
-from sst_cvx.validation import check_finite, check_size, check_utilities, check_vertex_count
+from polytopes.kernels.sinkhorn import doubly_stochastic
+from sst_cvx.arguments import check_finite, check_size, check_utilities, check_vertex_count
 
 LARGEST_PERMANENT = 12  # n 2^(n-1) terms a batch element
 

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 import sst_cvx as sst
+from polytopes.kernels.subset_sums import log_elementary_symmetric
 from polytopes.spanning_tree import SpanningTree
-from sst_cvx.count_frequencies import log_elementary_symmetric
-from sst_cvx.validation import check_edge_index, check_finite, check_size, check_utilities, check_vertex_count
+from sst_cvx.arguments import check_edge_index, check_finite, check_size, check_utilities, check_vertex_count
 
 #: Sets ``(*batch, n)``, bool, to their ranks ``(*batch,)``, integer.
 RankOracle = Callable[[torch.Tensor], torch.Tensor]

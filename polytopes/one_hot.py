@@ -10,8 +10,8 @@ import cvxpy as cp
 import torch
 
 import sst_cvx as sst
-from sst_cvx.thresholding import BinaryResponse, EuclideanResponse, TsallisResponse, threshold_map
-from sst_cvx.validation import check_finite, check_size, check_utilities
+from polytopes.kernels.threshold import BinaryResponse, EuclideanResponse, TsallisResponse, threshold_map
+from sst_cvx.arguments import check_finite, check_size, check_utilities
 
 
 class OneHot(sst.Structure, final=True):

@@ -1,7 +1,7 @@
 """Paths from source to target in a directed acyclic graph; an event is a 0/1 vector over its edges.
 
 Hull: unit flow (balance at every vertex), integral because incidence matrices are totally unimodular. Best path, sum
-over paths and exact samples are one recursion (``sst_cvx/path_sums.py``) in two semirings. Paper, section 4.2.
+over paths and exact samples are one recursion (``kernels/dag_sums.py``) in two semirings. Paper, section 4.2.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 import sst_cvx as sst
-from sst_cvx.path_sums import PathGraph
-from sst_cvx.validation import check_edge_index, check_finite, check_size, check_utilities, check_vertex_count
+from polytopes.kernels.dag_sums import PathGraph
+from sst_cvx.arguments import check_edge_index, check_finite, check_size, check_utilities, check_vertex_count
 
 
 class Path(sst.Structure, final=True):

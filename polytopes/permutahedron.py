@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 import sst_cvx as sst
+from polytopes.kernels.isotonic import entropic_on_permutations, project_on_permutations
 from polytopes.matching import LARGEST_PERMANENT, log_matchings
-from sst_cvx.isotonic import entropic_on_permutations, project_on_permutations
-from sst_cvx.validation import check_finite, check_utilities, check_vertex_count
+from sst_cvx.arguments import check_finite, check_utilities, check_vertex_count
 
 
 class Permutahedron(sst.Structure, final=True):

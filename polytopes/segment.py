@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 import sst_cvx as sst
-from sst_cvx.validation import check_finite, check_size, check_utilities, check_vertex_count
+from sst_cvx.arguments import check_finite, check_size, check_utilities, check_vertex_count
 
 Operation = Callable[..., torch.Tensor]
 

@@ -3,7 +3,7 @@
 Hull: Martin's (1991) extended formulation, O(n m) variables. For every root k the tree's edges are turned towards k:
 z[k, i -> j] says that edge {i, j} is in the tree and i is nearer to k, so every other vertex has one incoming edge.
 
-Paper, section 4.2 ("spanning trees"). The log-partition is Kirchhoff's matrix-tree theorem (``sst_cvx/tree_sum.py``).
+Paper, section 4.2 ("spanning trees"). The log-partition is Kirchhoff's matrix-tree theorem (``kernels/tree_sum.py``).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 import sst_cvx as sst
-from sst_cvx.best_tree import hanging_edges
-from sst_cvx.exact_samples import sample_tree
-from sst_cvx.tree_sum import ABSENT, log_tree_sum, tree_marginals
-from sst_cvx.validation import check_edge_index, check_finite, check_size, check_utilities, check_vertex_count
+from polytopes.kernels.best_tree import hanging_edges
+from polytopes.kernels.exact_samples import sample_tree
+from polytopes.kernels.tree_sum import ABSENT, log_tree_sum, tree_marginals
+from sst_cvx.arguments import check_edge_index, check_finite, check_size, check_utilities, check_vertex_count
 
 
 class SpanningTree(sst.Structure, final=True):

@@ -11,11 +11,14 @@ After Paulus, Choi, Tarlow, Krause, Maddison, "Gradient Estimation with Stochast
 """
 
 from sst_cvx.checks import Check, CheckFailed, Report, check, checks
-from sst_cvx.estimators import ImplicitMLE, PerturbedOptimizer, Relaxed, ScoreFunction, StraightThrough
-from sst_cvx.exponential_family import ExponentialFamily
-from sst_cvx.fast_paths import fast_path
-from sst_cvx.fenchel_young import FenchelYoungLoss
-from sst_cvx.masking import length_mask
+from sst_cvx.errors import SolveError
+from sst_cvx.learning.estimators import ImplicitMLE, PerturbedOptimizer, Relaxed, ScoreFunction, StraightThrough
+from sst_cvx.learning.exponential_family import ExponentialFamily
+from sst_cvx.learning.fenchel_young import FenchelYoungLoss
+from sst_cvx.learning.noise import Logistic, NegativeExponential
+from sst_cvx.learning.schedules import CosineSchedule, ExponentialSchedule, LinearSchedule
+from sst_cvx.learning.tricks import StochasticArgmax, StochasticSoftmax
+from sst_cvx.paths.fast.registry import fast_path
 from sst_cvx.regularizers import (
     BinaryEntropy,
     CategoricalEntropy,
@@ -25,12 +28,9 @@ from sst_cvx.regularizers import (
     SeparableRegularizer,
     TsallisEntropy,
 )
-from sst_cvx.schedules import CosineSchedule, ExponentialSchedule, LinearSchedule
 from sst_cvx.soft_argmax import SoftArgmax
-from sst_cvx.structure import Structure
-from sst_cvx.tricks import StochasticArgmax, StochasticSoftmax
-from sst_cvx.utilities import Logistic, NegativeExponential
-from sst_cvx.validation import SolveError
+from sst_cvx.structure.base import Structure
+from sst_cvx.structure.masks import length_mask
 
 __version__ = "0.1.0"
 

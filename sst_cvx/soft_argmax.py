@@ -6,16 +6,18 @@ from typing import Any
 
 import torch
 
-from sst_cvx import active_set, interior_path
-from sst_cvx.convex_layer import ConvexLayer, GradientGuard, check_violation, make_solver
-from sst_cvx.fast_paths import FastPathFunction, describe, find_fast_path
-from sst_cvx.hull import violation_by_cvxpy
-from sst_cvx.interior_path import InteriorPath
-from sst_cvx.masking import Faces, Mask, by_face
-from sst_cvx.regularizer_checks import check_regularizer
+from sst_cvx.arguments import check_finite, check_temperature, check_utilities
+from sst_cvx.errors import SolveError
+from sst_cvx.hull.violation import violation_by_cvxpy
+from sst_cvx.paths.active_set import min_norm_point as active_set
+from sst_cvx.paths.fast.registry import FastPathFunction, describe, find_fast_path
+from sst_cvx.paths.interior_point import path as interior_path
+from sst_cvx.paths.interior_point.path import InteriorPath
+from sst_cvx.paths.layer.convex_layer import ConvexLayer, GradientGuard, check_violation, make_solver
 from sst_cvx.regularizers import ExponentialFamilyEntropy, Regularizer, SeparableRegularizer
-from sst_cvx.structure import Structure
-from sst_cvx.validation import SolveError, check_finite, check_temperature, check_utilities
+from sst_cvx.regularizers.admission import check_regularizer
+from sst_cvx.structure.base import Structure
+from sst_cvx.structure.masks import Faces, Mask, by_face
 
 PATHS = ("auto", "fast", "active_set", "interior_point", "layer")
 _LAYER_RESOLUTION = 1e-4  # temperature over size of utilities below which its answers have too few digits

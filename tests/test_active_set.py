@@ -7,7 +7,7 @@ import torch
 
 import polytopes
 import sst_cvx as sst
-from sst_cvx import active_set
+from sst_cvx.paths.active_set import min_norm_point as active_set
 from tests.hulls import grid_paths, pairs
 from tests.oracles import bisection, not_nearest, pullback
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import sst_cvx as sst
-from sst_cvx import fast_paths
-from sst_cvx.thresholding import BinaryResponse, threshold_map
+from polytopes.kernels.threshold import BinaryResponse, threshold_map
+from sst_cvx.paths.fast import registry
 
 
 class TwoOfFive(sst.Structure):
@@ -161,14 +161,14 @@ PLANTED = {
 
 @pytest.mark.parametrize(("function", "name"), PLANTED.values(), ids=PLANTED)
 def test_fast_path(function, name, monkeypatch):
-    monkeypatch.setattr(fast_paths, "_REGISTRY", dict(fast_paths._REGISTRY))
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
     sst.fast_path(TwoOfFive, sst.BinaryEntropy)(function)
     found = failures(TwoOfFive(), sst.BinaryEntropy())
     assert any(name in failed for failed in found), found
 
 
 def test_the_right_fast_path_passes(monkeypatch):
-    monkeypatch.setattr(fast_paths, "_REGISTRY", dict(fast_paths._REGISTRY))
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
     sst.fast_path(TwoOfFive, sst.BinaryEntropy)(binary)
     assert failures(TwoOfFive(), sst.BinaryEntropy()) == []
 

@@ -8,8 +8,8 @@ from cvxpylayers.interfaces.base import SolverInterface
 
 import polytopes
 import sst_cvx as sst
-from sst_cvx import fast_paths
-from sst_cvx.diffcp_solver import DiffcpSolver
+from sst_cvx.paths.fast import registry
+from sst_cvx.paths.layer.diffcp_engine import DiffcpSolver
 from tests.hulls import pairs
 
 SUBSET = polytopes.KSubset(6, 2)
@@ -270,13 +270,13 @@ class TestRegistry:
         sst.fast_path(Mine, sst.Euclidean, when=lambda s, f: s.variable.size == 2)(halves)
         x, y, p = cp.Variable(2), cp.Variable(3), cp.Parameter(name="p", nonneg=True)
         simplex = [x >= 0, cp.sum(x) == 1]
-        assert fast_paths.find_fast_path(Mine(x, simplex), sst.Euclidean())[0] is halves
+        assert registry.find_fast_path(Mine(x, simplex), sst.Euclidean())[0] is halves
         for structure, reason in (
             (Narrower(x, simplex), "no fast path is registered for (Narrower, Euclidean)"),
             (Mine(y, [y >= 0, cp.sum(y) == 1]), "does not cover this instance"),
             (Mine(x, [x >= 0, cp.sum(x) == p]), "does not take hull parameters"),
         ):
-            function, why = fast_paths.find_fast_path(structure, sst.Euclidean())
+            function, why = registry.find_fast_path(structure, sst.Euclidean())
             assert function is None
             assert reason in why
 
@@ -373,7 +373,7 @@ def own_fast_path(monkeypatch):
     """A SoftArgmax over the simplex of three with the given function as its fast path."""
 
     def make(function):
-        monkeypatch.setattr(fast_paths, "_REGISTRY", dict(fast_paths._REGISTRY))
+        monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
 
         class Simplex(sst.Structure):
             def __init__(self):

@@ -9,11 +9,11 @@ import torch
 
 import polytopes
 import sst_cvx as sst
-from sst_cvx.interior_path import refusal
-from sst_cvx.interior_point import BRISK, InteriorPoint
-from sst_cvx.normal_equations import CondensedFactor, Rows, SchurFactor
-from sst_cvx.sparse_elimination import SparseRows, prefers_sparse
-from sst_cvx.standard_form import standard_form
+from sst_cvx.paths.interior_point.dense import CondensedFactor, Rows, SchurFactor
+from sst_cvx.paths.interior_point.path import refusal
+from sst_cvx.paths.interior_point.solver import BRISK, InteriorPoint
+from sst_cvx.paths.interior_point.sparse import SparseRows, prefers_sparse
+from sst_cvx.paths.interior_point.standard_form import standard_form
 from tests.hulls import (
     birkhoff,
     grid_paths,

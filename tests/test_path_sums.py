@@ -7,7 +7,7 @@ import torch
 
 import polytopes
 import sst_cvx as sst
-from sst_cvx.path_sums import PathGraph
+from polytopes.kernels.dag_sums import PathGraph
 
 SAMPLED = [
     polytopes.CorrelatedKSubset(6, 3),

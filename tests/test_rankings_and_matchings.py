@@ -12,7 +12,7 @@ from scipy.optimize import isotonic_regression, linear_sum_assignment
 import polytopes
 import sst_cvx as sst
 from polytopes import Matching, Permutahedron
-from sst_cvx.isotonic import project_on_permutations
+from polytopes.kernels.isotonic import project_on_permutations
 from tests.oracles import isotonic, marginals
 
 ENTROPIC = [sst.CategoricalEntropy(), sst.BinaryEntropy(), sst.TsallisEntropy(1.5)]

@@ -3,13 +3,13 @@
 import pathlib
 import re
 
-from sst_cvx import fast_paths
+from sst_cvx.paths.fast import registry
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 
 
 def test_readme(capsys, monkeypatch):
-    monkeypatch.setattr(fast_paths, "_REGISTRY", dict(fast_paths._REGISTRY))
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
     assert len(blocks) >= 3
     names: dict = {}

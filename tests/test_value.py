@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import polytopes
 import sst_cvx as sst
-from sst_cvx.convex_layer import ConvexLayer
+from sst_cvx.paths.layer.convex_layer import ConvexLayer
 from tests.hulls import pairs
 from tests.oracles import bisection, fast_pairs, truth
 

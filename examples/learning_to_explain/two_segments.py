@@ -14,7 +14,7 @@ import scipy.sparse as sp
 import torch
 
 import sst_cvx as sst
-from sst_cvx.validation import check_finite, check_size, check_utilities, check_vertex_count
+from sst_cvx.arguments import check_finite, check_size, check_utilities, check_vertex_count
 
 
 class TwoSegments(sst.Structure, final=True):

@@ -23,7 +23,7 @@ from sst_cvx.regularizers import (
     Regularizer,
     TsallisEntropy,
 )
-from sst_cvx.structure import Structure
+from sst_cvx.structure.base import Structure
 
 __all__ = ["Check", "CheckFailed", "Report", "Result", "check", "checks"]
 

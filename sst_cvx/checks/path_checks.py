@@ -10,10 +10,10 @@ import torch
 
 from sst_cvx.checks.report import Check, Measurement, NotApplicable
 from sst_cvx.checks.structure_checks import degenerate_utilities, enumerate_vertices, sample_utilities
-from sst_cvx.interior_path import refusal
+from sst_cvx.paths.interior_point.path import refusal
 from sst_cvx.regularizers import BinaryEntropy, ExponentialFamilyEntropy, Regularizer, TsallisEntropy
 from sst_cvx.soft_argmax import SoftArgmax
-from sst_cvx.structure import Structure
+from sst_cvx.structure.base import Structure
 
 _BATCH = 4
 # Bounds by path: three are exact; the layer loses accuracy at low temperatures (the measured worst, rounded up).

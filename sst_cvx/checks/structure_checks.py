@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from sst_cvx.checks.report import Check, NotApplicable
-from sst_cvx.hard_argmax import HardArgmax
-from sst_cvx.hull import violation_by_cvxpy
-from sst_cvx.structure import Structure
+from sst_cvx.hull.linear_oracle import HardArgmax
+from sst_cvx.hull.violation import violation_by_cvxpy
+from sst_cvx.structure.base import Structure
 
 _MOST_VERTICES = 20_000  # enumerated in full up to here
 

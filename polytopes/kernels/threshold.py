@@ -1,0 +1,275 @@
+"""Separable soft argmax over { 0 <= x <= 1, sum x = total }: one dual variable, found by a batched threshold search.
+
+With f(x) = sum phi(x_i), stationarity gives x_i = g(u_i - nu), where g is the inverse of phi' clipped to [0, 1], and
+nu is the root of the decreasing function sum_i g(u_i - nu) = total. By the implicit function theorem
+
+    dx/du = diag(w) - w w' / sum w,    w_i = g'(u_i - nu),
+
+a symmetric matrix, so one formula serves as Jacobian-vector and vector-Jacobian product. w is written as a function
+of x: the backward needs nothing else, and autograd differentiates it again (double backward).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from sst_cvx.regularizers import BinaryEntropy, CategoricalEntropy, Euclidean, SeparableRegularizer, TsallisEntropy
+
+_MAX_STEPS = 200
+_SORTABLE = 50  # entries up to which sorting beats Newton's steps
+
+
+class Response:
+    """g and g' of one regularizer, up to a shift of the argument."""
+
+    #: g rises from 0 to 1 on an interval of this length, starting at 0 (infinite: no such interval).
+    reach = math.inf
+
+    def value(self, s: torch.Tensor) -> torch.Tensor:
+        """x = g(s)."""
+        raise NotImplementedError
+
+    def slope(self, x: torch.Tensor) -> torch.Tensor:
+        """w = g'(g^-1(x)); where g has a kink, one of its two slopes."""
+        raise NotImplementedError
+
+
+class EuclideanResponse(Response):
+    """g(s) = min(max(s, 0), 1)."""
+
+    reach = 1.0
+
+    def value(self, s: torch.Tensor) -> torch.Tensor:
+        return s.clamp(0.0, 1.0)
+
+    def slope(self, x: torch.Tensor) -> torch.Tensor:
+        return x.frac().sign()  # 1 inside, 0 at both ends
+
+
+class TsallisResponse(Response):
+    """g(s) = min(max((alpha - 1) s, 0)^(1 / (alpha - 1)), 1)."""
+
+    def __init__(self, alpha: float):
+        self.alpha = alpha
+        self.reach = 1.0 / (alpha - 1.0)
+
+    def value(self, s: torch.Tensor) -> torch.Tensor:
+        z = (s * (self.alpha - 1.0)).clamp(0.0, 1.0)
+        return z * z if self.alpha == 1.5 else z.pow(self.reach)
+
+    def slope(self, x: torch.Tensor) -> torch.Tensor:
+        inside = (x > 0) & (x < 1)
+        return torch.where(inside, x, 1.0).pow(2.0 - self.alpha) * inside  # finite derivatives at x = 0
+
+
+class BinaryResponse(Response):
+    """g(s) = 1 / (1 + exp(-s))."""
+
+    def value(self, s: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(s)
+
+    def slope(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (1 - x)
+
+
+class CategoricalResponse(Response):
+    """g(s) = min(exp(s), 1)."""
+
+    def value(self, s: torch.Tensor) -> torch.Tensor:
+        return s.clamp(max=0.0).exp()
+
+    def slope(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (x < 1)
+
+
+def response_of(regularizer: SeparableRegularizer) -> Response:
+    """The response of one of the library's separable regularizers.
+
+    Raises:
+        TypeError: another regularizer.
+    """
+    if isinstance(regularizer, TsallisEntropy):
+        return TsallisResponse(regularizer.alpha)
+    kinds = {Euclidean: EuclideanResponse, CategoricalEntropy: CategoricalResponse, BinaryEntropy: BinaryResponse}
+    if type(regularizer) not in kinds:
+        raise TypeError(f"no response is known for {regularizer!r}.")
+    return kinds[type(regularizer)]()
+
+
+def threshold_map(u: torch.Tensor, total: int, response: Response) -> torch.Tensor:
+    """argmax { <u, x> - f(x) : 0 <= x <= 1, sum x = total } over the last dimension, differentiable twice.
+
+    Args:
+        u: utilities divided by the temperature, ``(*batch, n)``.
+        total: an integer, 0 <= total <= n.
+    """
+    if total == 0 or total == u.shape[-1]:  # one point only
+        return u * 0 + (1.0 if total else 0.0)
+    return _ThresholdMap.apply(u, total, response)
+
+
+class _ThresholdMap(torch.autograd.Function):
+    @staticmethod
+    def forward(u: torch.Tensor, total: int, response: Response) -> torch.Tensor:
+        if isinstance(response, CategoricalResponse):
+            return _fill(u, total)
+        if u.shape[-1] <= _SORTABLE:
+            if isinstance(response, EuclideanResponse):
+                return _sparsemax(u) if total == 1 else _project_by_sorting(u, total)
+            if isinstance(response, TsallisResponse) and response.alpha == 1.5 and total == 1:
+                return _entmax15(u)
+        return solve_threshold(u, total, response)[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
+        ctx.response = inputs[2]
+        ctx.save_for_backward(output)
+        ctx.save_for_forward(output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        return _apply_jacobian(ctx.response.slope(x), grad), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: torch.Tensor, *_: Any) -> torch.Tensor:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        return _apply_jacobian(ctx.response.slope(x), tangent)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, u: torch.Tensor, total: int, response: Response) -> tuple:
+        return _ThresholdMap.apply(u.movedim(in_dims[0], 0), total, response), 0
+
+
+def _apply_jacobian(w: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    mass = w.sum(-1, keepdim=True)
+    mean = (w * v).sum(-1, keepdim=True) / mass.clamp(min=torch.finfo(mass.dtype).tiny)
+    return w * (v - mean)
+
+
+def solve_threshold(u: torch.Tensor, total: int, response: Response) -> tuple[torch.Tensor, torch.Tensor]:
+    """x ``(*batch, n)`` and the root nu ``(*batch, 1)`` of sum_i g(u_i - nu) = total, for 0 < total < n."""
+    lower, upper, below, above = _bracket(u, total, response)
+    low, high = lower - below, upper + above
+    convex = total == 1 and math.isfinite(response.reach)  # then Newton's steps from the left never overshoot
+    start = low if convex else 0.5 * low + 0.5 * high
+    _, nu = _newton(u, total, response, low, high, start, tolerance=torch.finfo(u.dtype).eps ** 0.5)
+    # u - nu is exact where it matters, near the threshold: the search ends in these coordinates, free of the rounding
+    # of nu itself (which float32 needs at large utilities).
+    low, high = (lower - nu) - below, (upper - nu) + above
+    x, correction = _newton(
+        u - nu, total, response, low, high, torch.zeros_like(nu), tolerance=4 * torch.finfo(u.dtype).eps
+    )
+    return x, nu + correction
+
+
+def _bracket(u: torch.Tensor, total: int, response: Response) -> tuple[torch.Tensor, torch.Tensor, float, float]:
+    """(lower, upper, below, above) with lower - below <= nu <= upper + above, from the order statistics of u.
+
+    With a finite reach, the total-th largest entry is neither 0 nor past 1. For the sigmoid, the entries around the
+    total-th cannot be on the wrong side by more than log n. Kept apart, since the differences may round.
+    """
+    if math.isfinite(response.reach):
+        kth = _kth_largest(u, total)
+        return kth, kth, response.reach, 0.0
+    largest = u.topk(total + 1, dim=-1).values
+    room = math.log(u.shape[-1])
+    return largest[..., -1:], largest[..., -2:-1], room, room
+
+
+def _newton(
+    u: torch.Tensor,
+    total: int,
+    response: Response,
+    low: torch.Tensor,
+    high: torch.Tensor,
+    nu: torch.Tensor,
+    tolerance: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Newton steps inside a shrinking bracket; halving where a step leaves it, and every other time when slow.
+
+    Ends where the excess of sum_i x_i is at most ``tolerance`` times the total. Returns x and nu.
+    """
+    for step in range(_MAX_STEPS):
+        x = response.value(u - nu)
+        excess = x.sum(-1, keepdim=True) - total
+        done = excess.abs() <= tolerance * total
+        if step > 20:  # the bracket may be as small as it gets
+            done |= (nu == low) | (nu == high)
+        if bool(done.all()):
+            break
+        too_low = excess > 0
+        low, high = torch.where(too_low, nu, low), torch.where(too_low, high, nu)
+        newton = nu + excess / response.slope(x).sum(-1, keepdim=True)
+        inside = (newton > low) & (newton < high)
+        if step > 10 and step % 2:
+            inside = torch.zeros_like(inside)
+        nu = torch.where(done, nu, torch.where(inside, newton, 0.5 * low + 0.5 * high))  # low + high could overflow
+    return x, nu
+
+
+def _project_by_sorting(u: torch.Tensor, total: int) -> torch.Tensor:
+    """The Euclidean case: the mass sum_i min(max(u_i - nu, 0), 1) is linear between sorted u_i and u_i - 1.
+
+    Centred at the total-th largest entry, nu is in [-1, 0]: entries beyond 2 are 0 or 1, and cut off so that s - 1
+    does not round.
+    """
+    s = (u - _kth_largest(u, total)).clamp(-2.0, 2.0)
+    ends, order = torch.cat([s, s - 1.0], dim=-1).sort(dim=-1, descending=True)
+    inside = torch.where(order < u.shape[-1], 1.0, -1.0).to(u.dtype).cumsum(-1)  # entries between 0 and 1 below an end
+    mass = (inside[..., :-1] * (ends[..., :-1] - ends[..., 1:])).cumsum(-1)  # at the ends but the first, where it is 0
+    last = (mass < total).sum(-1, keepdim=True)
+    left = total - mass.gather(-1, (last - 1).clamp(min=0)) * (last > 0)
+    nu = ends.gather(-1, last) - left / inside.gather(-1, last).clamp(min=1.0)
+    return (s - nu).clamp(0.0, 1.0)
+
+
+def _sparsemax(u: torch.Tensor) -> torch.Tensor:
+    """Projection onto the simplex (Martins and Astudillo 2016, algorithm 1), centred at the largest entry."""
+    s = (u - u.amax(-1, keepdim=True)).clamp(min=-2.0)  # no overflow: only entries down to -1 matter
+    ordered = s.sort(dim=-1, descending=True).values
+    excess = ordered.cumsum(-1) - 1.0
+    size = (ordered * torch.arange(1, u.shape[-1] + 1, dtype=u.dtype, device=u.device) > excess).sum(-1, keepdim=True)
+    return (s - excess.gather(-1, size - 1) / size).clamp(min=0.0)
+
+
+def _entmax15(u: torch.Tensor) -> torch.Tensor:
+    """alpha = 1.5 on the simplex, x_i = max(z_i - tau, 0)^2 with z = u / 2 (Peters et al. 2019, algorithm 2)."""
+    z = 0.5 * (u - u.amax(-1, keepdim=True)).clamp(min=-4.0)
+    ordered = z.sort(dim=-1, descending=True).values
+    size = torch.arange(1, u.shape[-1] + 1, dtype=u.dtype, device=u.device)
+    mean = ordered.cumsum(-1) / size
+    spread = (ordered * ordered).cumsum(-1) - size * mean * mean
+    tau = mean - ((1.0 - spread) / size).clamp(min=0.0).sqrt()
+    last = (tau <= ordered).sum(-1, keepdim=True) - 1
+    return (z - tau.gather(-1, last)).clamp(min=0.0).square()
+
+
+def _kth_largest(u: torch.Tensor, k: int) -> torch.Tensor:
+    return u.amax(-1, keepdim=True) if k == 1 else u.topk(k, dim=-1).values[..., -1:]
+
+
+def _fill(u: torch.Tensor, total: int) -> torch.Tensor:
+    """Categorical case, in closed form once the entries at the cap are known: min(1, (total - c) softmax(rest)).
+
+    Entries above the threshold of the others join the cap until none does; the threshold only falls, so this is
+    exact after at most ``total`` rounds (two or three as a rule).
+    """
+    if total == 1:
+        return u.softmax(-1)
+    margin = 8 * torch.finfo(u.dtype).eps
+    capped = torch.zeros_like(u, dtype=torch.bool)
+    for _ in range(total):
+        rest = u.masked_fill(capped, -math.inf)
+        left = total - capped.sum(-1, keepdim=True)
+        nu = rest.logsumexp(-1, keepdim=True) - left.to(u.dtype).log()
+        over = (rest > nu + margin * nu.abs().clamp(min=1.0)) & (left > 1)
+        if not bool(over.any()):
+            break
+        capped |= over
+    rest = u.masked_fill(capped, -math.inf)
+    left = (total - capped.sum(-1, keepdim=True)).to(u.dtype)
+    return torch.where(capped, 1.0, (left * rest.softmax(-1)).clamp(max=1.0))

@@ -1,0 +1,57 @@
+"""A linear hull as numbers: bounds of columns and rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import scipy.sparse as sp
+
+
+@dataclass
+class LinearHull:
+    """{ w : lower <= w <= upper, row_lower <= rows @ w <= row_upper }, singleton rows folded into the bounds.
+
+    ``event`` are the columns of the event variable in row-major order.
+    """
+
+    lower: np.ndarray
+    upper: np.ndarray
+    rows: sp.csr_array
+    row_lower: np.ndarray
+    row_upper: np.ndarray
+    event: np.ndarray
+
+    @classmethod
+    def from_rows(cls, A: sp.csr_array, b: np.ndarray, equalities: int, event: np.ndarray) -> LinearHull:
+        """From ``A w = b`` in the first ``equalities`` rows and ``A w <= b`` in the others."""
+        A = sp.csr_array(A)
+        A.eliminate_zeros()
+        row_lower = np.where(np.arange(b.size) < equalities, b, -np.inf)
+        columns = cast(tuple[int, int], A.shape)[1]
+        lower, upper = np.full(columns, -np.inf), np.full(columns, np.inf)
+        single = np.diff(A.indptr) == 1
+        entries = A.indptr[:-1][single]
+        places, factors = A.indices[entries], A.data[entries]
+        with np.errstate(invalid="ignore"):
+            ends = np.stack([row_lower[single] / factors, b[single] / factors])
+        np.maximum.at(lower, places, ends.min(axis=0))
+        np.minimum.at(upper, places, ends.max(axis=0))
+        rest = ~single  # rows without any entry stay: they say "infeasible" when 0 does not satisfy them
+        return cls(lower, upper, A[rest], row_lower[rest], b[rest], event)
+
+
+@dataclass
+class AffineRows:
+    """{ w : A w = b in the first ``equalities`` rows, A w <= b in the others }, b = right + sensitivity @ theta.
+
+    ``parameters`` are the places of each parameter, flattened by columns, in theta.
+    """
+
+    matrix: sp.csr_array
+    right: np.ndarray
+    sensitivity: np.ndarray
+    equalities: int
+    event: np.ndarray
+    parameters: dict[str, slice]

@@ -1,0 +1,1 @@
+"""What is trained with soft argmaxes: tricks, exponential families, estimators, losses, schedules."""

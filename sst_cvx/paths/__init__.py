@@ -1,0 +1,1 @@
+"""Ways to X_t(u), one folder each, all of one shape."""

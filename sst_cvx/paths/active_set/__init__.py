@@ -1,0 +1,1 @@
+"""Euclidean soft argmax by the hard argmax alone: the min-norm-point algorithm (SparseMAP)."""

@@ -1,0 +1,238 @@
+"""The path "active_set": Euclidean soft argmax of a structure that has only an exact argmax (SparseMAP).
+
+X_t(u) is the projection of y = u / t onto conv(X). The min-norm-point algorithm (Wolfe, "Finding the nearest point in
+a polytope", 1976) writes it as a mixture of a few affinely independent vertices, the corral: solve for the nearest
+point of the corral's affine hull; drop the vertex whose weight would turn negative first; if there is none, ask the
+argmax for the best vertex in direction g = y - x and add it, or stop where it gains nothing, that is where the
+Frank-Wolfe gap max_v <g, v - x> vanishes. Finite, and here batched: every element adds or drops one vertex a step. As
+a soft argmax with its Jacobian: Niculae, Martins, Blondel, Cardie, "SparseMAP" (ICML 2018).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from sst_cvx.errors import SolveError
+from sst_cvx.paths.active_set.corral import Corral, weights_towards
+from sst_cvx.regularizers import Euclidean, Regularizer
+from sst_cvx.structure.base import Structure
+from sst_cvx.structure.masks import Mask
+
+_GAP = 1e-14  # of sum (|g| + |x|) |v - x|: a gap that is rounding error
+_ACCEPTED = 1e-10  # the same where rounding stops all progress
+_STALLS = 8  # steps without progress until that is decided
+_PROBE = 1e-8  # perturbation that tells the vertices of a face apart, relative to the largest |y|
+_FACE = 1e-10  # loss <g, x - v> up to which v is on the face, in units as for the gap
+
+#: (directions, which elements of the batch they belong to) -> best vertices
+Oracle = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def refusal(structure: Structure, regularizer: Regularizer) -> str:
+    """Why the active-set path does not take a pair; empty if it does."""
+    if type(regularizer) is not Euclidean:
+        return f"{regularizer!r} is not Euclidean(), the one regularizer of the active-set path"
+    if structure.parameters:
+        return "the hull has parameters, for which the active-set path has no gradient"
+    if not structure.overrides("argmax") and not structure.hull.linear:
+        return "the hull is not a polytope, and the active-set path needs finitely many vertices"
+    return ""
+
+
+def euclidean_by_active_set(
+    structure: Structure, regularizer: Euclidean, u: torch.Tensor, mask: Mask | None = None
+) -> torch.Tensor:
+    """argmax { <u, x> - 1/2 sum_i a_i x_i^2 : x in conv(X) } for utilities already divided by the temperature.
+
+    ``(*batch, *event_shape)`` in, the same shape, dtype and device out; float64 inside. Differentiable, twice. Weights
+    a_i are a change of coordinates: sqrt(a) x is the projection of u / sqrt(a). With a mask, over the elements without
+    forbidden items (but with the structure's fillers).
+
+    Raises:
+        SolveError: naming elements of the flat batch: no progress although the gap has not vanished, or an argmax
+            that is not exact.
+    """
+    size = structure.variable.size
+    root = regularizer.flat_weights(structure.event_shape).to(u.device).sqrt()
+
+    def argmax(direction: torch.Tensor, elements: torch.Tensor) -> torch.Tensor:
+        direction = (direction * root).reshape(-1, *structure.event_shape)
+        if mask is None:
+            best = structure.argmax(direction)
+        else:
+            own = mask.of(elements)
+            best = own.checked(structure.argmax(own.lowered(direction)))
+        return best.reshape(-1, size) * root
+
+    y = u.reshape(-1, size).double() / root
+    return (_Projection.apply(y, argmax) / root).reshape(u.shape).to(u.dtype)  # type: ignore[operator]
+
+
+class _Projection(torch.autograd.Function):
+    """Nearest points of conv(X) to ``(batch, n)`` points, float64."""
+
+    # Let F = { v in X : <g, v> = max } be the face exposed by g = y - x. While x stays in its relative interior, x(y)
+    # is the nearest point of its affine hull, so dx = B B' dy, B an orthonormal basis of the directions of F. If
+    # vertices v_i span F affinely, B B' w = sum_i d_i v_i with the d of sum 0 that brings it nearest to w: the solve of
+    # the forward. Symmetric, and locally constant in y: only the argument w is differentiated again.
+
+    @staticmethod
+    def forward(ctx: Any, y: Any, argmax: Oracle) -> Any:
+        x, corral = _nearest(argmax, y, complete=ctx.needs_input_grad[0])
+        ctx.save_for_backward(corral.vertices, corral.inverse)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        vertices, inverse = ctx.saved_tensors
+        along = torch.zeros_like(cotangents[0])
+        for _ in range(2):  # the second time for the digits that the inverse lacks
+            d = weights_towards(vertices, inverse, cotangents[0] - along)
+            along = along + (d[:, None] @ vertices)[:, 0]
+        return along, None
+
+
+def _nearest(argmax: Oracle, y: torch.Tensor, complete: bool) -> tuple[torch.Tensor, Corral]:
+    """Nearest points ``(batch, n)``, and their corrals, with ``complete`` extended until they span the face.
+
+    Inside, coordinates are relative to one vertex and in units of the set's size: tolerances are pure numbers.
+    """
+    everyone = torch.arange(len(y), device=y.device)
+    origin = argmax(y, everyone)
+    unit = (origin - argmax(-y, everyone)).abs().amax(1, keepdim=True)
+    unit = torch.where(unit > 0, unit, 1.0)
+
+    def oracle(direction: torch.Tensor, elements: torch.Tensor) -> torch.Tensor:
+        return (argmax(direction, elements) - origin[elements]) / unit[elements]
+
+    target = (y - origin) / unit
+    corral = _Wolfe(oracle, target).solve()
+    if complete:
+        _complete_face(oracle, target, corral)
+    return origin + unit * corral.point(), corral
+
+
+class _Wolfe:
+    """The min-norm-point algorithm; every element that still runs adds or drops one vertex a step."""
+
+    def __init__(self, oracle: Oracle, target: torch.Tensor):
+        batch = len(target)
+        self._oracle, self._target = oracle, target
+        self._done = Corral.at_origin(batch, target)
+        self._corral = Corral.at_origin(batch, target)  # of those that run
+        self._running = torch.arange(batch, device=target.device)
+        self._stalls = torch.zeros_like(self._running)
+        self._newest = torch.full_like(self._running, -1)  # the slot filled last, -1 if the vertex was not taken
+
+    def solve(self) -> Corral:
+        for _ in range(100 + 20 * self._target.shape[1]):
+            if not self._running.numel():
+                return self._done
+            blocked = self._move()
+            finished = torch.zeros_like(blocked)
+            asked = torch.nonzero(~blocked).flatten()
+            if asked.numel():
+                finished[asked] = self._ask(asked)
+            if bool(finished.any()):
+                self._put_aside(finished)
+        raise _not_converged(self._running)
+
+    def _move(self) -> torch.Tensor:
+        """Towards the nearest point of the affine hull, as far as weights stay positive; True where one vanished."""
+        corral = self._corral
+        change = corral.towards(self._target[self._running] - corral.point())
+        leaving = corral.used & (corral.weights + change <= 0)
+        reach = torch.where(leaving, corral.weights / -change.clamp(max=-1e-300), torch.inf)
+        step, slot = reach.min(1)
+        corral.weights += step.clamp(max=1.0)[:, None] * change
+        corral.weights /= corral.weights.sum(1, keepdim=True)  # always a mixture, whatever the digits of the inverse
+        blocked = leaving.any(1)
+        rows = torch.nonzero(blocked).flatten()
+        if rows.numel():
+            corral.drop(rows, slot[rows])
+            self._stall(rows[slot[rows] == self._newest[rows]])
+        return blocked
+
+    def _ask(self, rows: torch.Tensor) -> torch.Tensor:
+        """Add the best vertex in direction g = y - x, or find that none gains; True where that is so."""
+        elements = self._running[rows]
+        x = self._corral.point()[rows]
+        g = self._target[elements] - x
+        v = self._oracle(g, elements)
+        gap, unit = _gap(g, x, v)
+        worse = gap < -_ACCEPTED * unit
+        if bool(worse.any()):
+            raise SolveError(
+                "argmax is not exact for {elements}: it returned a vertex of less value than one it had returned "
+                "before. The active-set path needs an exact argmax, in float64.",
+                elements[worse].tolist(),
+            )
+        stalled = self._stalls[rows] >= _STALLS
+        if bool((stalled & (gap > _ACCEPTED * unit)).any()):
+            raise _not_converged(elements[stalled & (gap > _ACCEPTED * unit)])
+        finished = (gap <= _GAP * unit) | stalled
+        more = rows[~finished]
+        self._newest[more] = self._corral.add(more, v[~finished])
+        self._stall(more[self._newest[more] < 0])
+        return finished
+
+    def _stall(self, rows: torch.Tensor) -> None:
+        """No progress: the inverse may have lost digits."""
+        if rows.numel():
+            self._stalls[rows] += 1
+            self._corral.refresh(rows)
+
+    def _put_aside(self, finished: torch.Tensor) -> None:
+        over, rest = torch.nonzero(finished).flatten(), torch.nonzero(~finished).flatten()
+        self._done.put(self._running[over], self._corral.select(over))
+        self._corral = self._corral.select(rest)
+        self._running, self._stalls, self._newest = self._running[rest], self._stalls[rest], self._newest[rest]
+
+
+def _gap(g: torch.Tensor, x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """<g, v - x>, and the size of its terms, which rounding errors are relative to; so are those of v itself."""
+    terms = v - x
+    return (g * terms).sum(1), ((g.abs() + x.abs() + 1.0) * (terms.abs() + 0.01)).sum(1)
+
+
+def _not_converged(elements: torch.Tensor) -> SolveError:
+    return SolveError(
+        "the min-norm-point algorithm makes no progress for {elements}, although the Frank-Wolfe gap has not vanished. "
+        "Is argmax exact, and the set finite? Utilities / temperature may also be too large for float64.",
+        elements.tolist(),
+    )
+
+
+def _complete_face(oracle: Oracle, target: torch.Tensor, corral: Corral) -> None:
+    """Add vertices of weight 0 until the corral spans the face F that g = y - x exposes.
+
+    For almost every y it does already: the nearest point of aff(F) to y lies in no smaller simplex. Ties (all utilities
+    equal, say) are the exceptions that people meet. Take a random r orthogonal to all directions spanned so far, and
+    the best vertices for g + eps r and g - eps r: for small eps these are the vertices of F furthest along r and -r.
+    Unless both lie in the affine hull of the corral, one adds a direction. If both do, then F has no extent along r,
+    which for a random r means, almost surely, that the corral spans F. So the number of rounds is that of missing
+    directions plus one.
+
+    The projector on F is the Jacobian where x lies in the relative interior of F. At other points (kinks) there is no
+    Jacobian; the projector is then the limit of those at nearby points, moved inside along F, where it is. Vertices
+    that lose less than ``_FACE`` count as on F; others that lose less than ``_PROBE`` may hide some (a kink so near).
+    """
+    left = torch.arange(len(target), device=target.device)
+    generator = torch.Generator().manual_seed(0)
+    while left.numel():
+        x = corral.point()[left]
+        g = target[left] - x
+        r = torch.randn(target.shape[1], generator=generator, dtype=torch.float64).to(target.device).expand_as(x)
+        part = corral.select(left)
+        r = r - (part.towards(r)[:, None] @ part.vertices)[:, 0]
+        step = _PROBE * (1 + target[left].abs().amax(1, keepdim=True)) * r / r.norm(dim=1, keepdim=True).clamp(min=1e-9)
+        found = torch.zeros(len(left), dtype=torch.bool, device=left.device)
+        for v in oracle(torch.cat([g + step, g - step]), left.repeat(2)).split(len(left)):
+            gap, unit = _gap(g, x, v)
+            new = torch.nonzero(gap >= -_FACE * unit).flatten()
+            found[new] |= corral.add(left[new], v[new]) >= 0
+        left = left[found]
+    corral.refresh(torch.arange(len(target), device=target.device))

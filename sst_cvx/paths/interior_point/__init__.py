@@ -1,0 +1,1 @@
+"""Any linear hull with any separable regularizer: one batched solve, polished, differentiated implicitly."""

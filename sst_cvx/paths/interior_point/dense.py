@@ -1,0 +1,170 @@
+"""Linear algebra of one Newton step: a diagonal Hessian over shared rows, batched.
+
+    [ diag(1 / d)  M' ] [ dw ]   [ p ]
+    [ M            0  ] [ dy ] = [ q ]        M = [[A, 0], [G, I]] shared by the batch, d >= 0 of each element
+
+Either the Schur complement S = M diag(d) M' is factorised, of the size of the rows, or, where rows outnumber columns,
+K = diag(1 / d) + G' diag(1 / d_slack) G, of the size of the columns.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from sst_cvx.paths.interior_point.standard_form import StandardForm
+
+_RIDGE = 1e-14  # relative to the diagonal
+_HUGE = 1e100
+_FLOOR = 1e-14  # under the diagonal of the Schur complement of an active set, over t
+
+
+class Factor(Protocol):
+    """A factorised Newton system."""
+
+    def solve(self, p: torch.Tensor, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """dw and dy for right sides p ``(batch, columns)`` and q ``(batch, rows)``."""
+        ...
+
+
+class LinearAlgebra(Protocol):
+    """M and its Newton systems: ``Rows`` here, ``SparseRows`` for large extended formulations."""
+
+    equalities: int
+    slacks: int
+
+    def times(self, w: torch.Tensor) -> torch.Tensor: ...
+    def residual(self, right: torch.Tensor, w: torch.Tensor) -> torch.Tensor: ...
+    def force(self, linear: torch.Tensor, y: torch.Tensor) -> torch.Tensor: ...
+    def factor(self, d: torch.Tensor) -> Factor: ...
+    def factor_active(self, d: torch.Tensor, t: torch.Tensor) -> Factor: ...
+
+
+class Rows:
+    """M as dense tensors on one device."""
+
+    def __init__(self, form: StandardForm, device: torch.device):
+        self.core = torch.as_tensor(form.core.toarray(), dtype=torch.float64, device=device)
+        self.core_t = self.core.T.contiguous()
+        self.equalities, self.slacks, self.columns = form.equalities, form.slacks, form.lower.size
+        structural = self.columns - self.slacks
+        by_rows = self.slacks + self.equalities
+        self.condensed = bool(self.slacks) and by_rows > 1.3 * structural + self.equalities
+
+    def residual(self, right: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        """right - M w, ``(batch, rows)``."""
+        if not self.slacks:
+            return torch.addmm(right, w, self.core_t, alpha=-1)
+        left = torch.addmm(right, w[:, : -self.slacks], self.core_t, alpha=-1)
+        left[:, self.equalities :] -= w[:, -self.slacks :]
+        return left
+
+    def force(self, linear: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """linear - M' y, ``(batch, columns)``."""
+        if not self.slacks:
+            return torch.addmm(linear, y, self.core, alpha=-1)
+        return linear - self.transposed(y)
+
+    def times(self, w: torch.Tensor) -> torch.Tensor:
+        """M w, ``(batch, rows)``."""
+        if not self.slacks:
+            return w @ self.core_t
+        product = w[:, : -self.slacks] @ self.core_t
+        product[:, self.equalities :] += w[:, -self.slacks :]
+        return product
+
+    def transposed(self, y: torch.Tensor) -> torch.Tensor:
+        """M' y, ``(batch, columns)``."""
+        product = y @ self.core
+        return torch.cat([product, y[:, self.equalities :]], 1) if self.slacks else product
+
+    def factor(self, d: torch.Tensor) -> Factor:
+        """Factorise for d ``(batch, columns)``, all positive and finite, by the smaller of the two matrices."""
+        return CondensedFactor(self, d) if self.condensed else SchurFactor(self, d)
+
+    def factor_active(self, d: torch.Tensor, t: torch.Tensor) -> Factor:
+        """Factorise where d has zeros (fixed columns) and 1e20 (free slacks), regularised for temperatures t
+        ``(batch, 1)``: refinement is up to the caller."""
+        return SchurFactor(self, d, _FLOOR / t)
+
+
+class _Cholesky:
+    """Of symmetric positive (semi)definite matrices, with a relative ridge that grows where it must."""
+
+    def __init__(self, matrix: torch.Tensor):
+        diagonal = matrix.diagonal(dim1=1, dim2=2)
+        diagonal.mul_(1 + _RIDGE)
+        self._factor, failed = torch.linalg.cholesky_ex(matrix)
+        ridge = _RIDGE
+        while bool(failed.any()) and ridge < 1e-3:
+            ridge *= 100
+            bad = torch.nonzero(failed).flatten()
+            diagonal[bad] *= 1 + ridge
+            self._factor[bad], failed[bad] = torch.linalg.cholesky_ex(matrix[bad])
+
+    def solve(self, right: torch.Tensor) -> torch.Tensor:
+        """Right sides ``(batch, size)``."""
+        return torch.cholesky_solve(right[:, :, None], self._factor)[:, :, 0]
+
+    def solve_many(self, right: torch.Tensor) -> torch.Tensor:
+        """Right sides ``(batch, size, count)``."""
+        return torch.cholesky_solve(right, self._factor)
+
+
+class _Scalar:
+    """A 1 x 1 matrix."""
+
+    def __init__(self, matrix: torch.Tensor):
+        self._inverse = matrix[:, :, 0].clamp(min=1e-200).reciprocal()
+
+    def solve(self, right: torch.Tensor) -> torch.Tensor:
+        return right * self._inverse
+
+
+class SchurFactor:
+    """By S = M diag(d) M' + diag(floor). d may be 0 (a fixed column) or infinite in effect (1e20: a free slack)."""
+
+    def __init__(self, rows: Rows, d: torch.Tensor, floor: torch.Tensor | None = None):
+        self._rows, self._d = rows, d
+        structural = d[:, : d.shape[1] - rows.slacks]
+        matrix = torch.matmul(rows.core * structural[:, None, :], rows.core_t)
+        if floor is not None:
+            matrix.diagonal(dim1=1, dim2=2).add_(floor)
+        if rows.slacks:
+            matrix.diagonal(dim1=1, dim2=2)[:, rows.equalities :] += d[:, -rows.slacks :]
+        self._matrix = _Scalar(matrix) if matrix.shape[1] == 1 else _Cholesky(matrix)
+
+    def solve(self, p: torch.Tensor, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """dw and dy for right sides p ``(batch, columns)`` and q ``(batch, rows)``."""
+        dy = self._matrix.solve(self._rows.times(self._d * p) - q)
+        return self._d * self._rows.force(p, dy), dy
+
+
+class CondensedFactor:
+    """By K = diag(1 / d) + G' diag(1 / d_slack) G, and the Schur complement of the equalities in it."""
+
+    def __init__(self, rows: Rows, d: torch.Tensor):
+        self._rows = rows
+        structural, slack = d[:, : -rows.slacks], d[:, -rows.slacks :]
+        self._A, self._G = rows.core[: rows.equalities], rows.core[rows.equalities :]
+        self._weight = slack.reciprocal().clamp(max=_HUGE)
+        matrix = torch.matmul(self._G.T * self._weight[:, None, :], self._G)
+        matrix.diagonal(dim1=1, dim2=2).add_(structural.reciprocal().clamp(max=_HUGE))
+        self._matrix = _Cholesky(matrix)
+        if rows.equalities:
+            self._spread = self._matrix.solve_many(self._A.T.expand(len(d), -1, -1))
+            self._schur = _Cholesky(self._A @ self._spread)
+
+    def solve(self, p: torch.Tensor, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """dw and dy for right sides p ``(batch, columns)`` and q ``(batch, rows)``."""
+        rows = self._rows
+        p_slack, q_slack = p[:, -rows.slacks :], q[:, rows.equalities :]
+        right = p[:, : -rows.slacks] - (p_slack - self._weight * q_slack) @ self._G
+        dw = self._matrix.solve(right)
+        dy = q[:, : rows.equalities]
+        if rows.equalities:
+            dy = self._schur.solve(dw @ self._A.T - dy)
+            dw = dw - (self._spread @ dy[:, :, None])[:, :, 0]
+        dw_slack = q_slack - dw @ self._G.T
+        return torch.cat([dw, dw_slack], 1), torch.cat([dy, p_slack - self._weight * dw_slack], 1)

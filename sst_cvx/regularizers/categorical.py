@@ -1,0 +1,40 @@
+"""The categorical (negative Shannon) entropy."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import cvxpy as cp
+import torch
+
+from sst_cvx.regularizers.base import TINY, SeparableRegularizer, largest_coordinate
+from sst_cvx.structure.base import Structure
+
+
+class CategoricalEntropy(SeparableRegularizer, certified=True):
+    """f = sum_i a_i x_i log x_i, the negative entropy, on x >= 0."""
+
+    domain = (0.0, math.inf)
+    steep = (True, False)
+
+    def terms(self, variable: Any) -> Any:
+        return -cp.entr(variable)
+
+    def elementwise(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.special.xlogy(x, x)
+
+    def slope(self, x: torch.Tensor) -> torch.Tensor:
+        return x.clamp(min=TINY).log() + 1
+
+    def curvature(self, x: torch.Tensor) -> torch.Tensor:
+        return x.clamp(min=TINY).reciprocal()
+
+    def compliance(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    def inverse_slope(self, s: torch.Tensor) -> torch.Tensor:
+        return (s - 1).exp()
+
+    def modulus(self, structure: Structure) -> float:
+        return 1.0 / largest_coordinate(structure)

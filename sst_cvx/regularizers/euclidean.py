@@ -1,0 +1,33 @@
+"""The Euclidean regularizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cvxpy as cp
+import torch
+
+from sst_cvx.regularizers.base import SeparableRegularizer
+from sst_cvx.structure.base import Structure
+
+
+class Euclidean(SeparableRegularizer, certified=True):
+    """f = 1/2 sum a_i x_i^2: the soft argmax is the Euclidean projection of u / t."""
+
+    def terms(self, variable: Any) -> Any:
+        return cp.square(variable) / 2
+
+    def expression(self, variable: cp.Variable) -> Any:
+        return cp.sum_squares(variable) / 2 if self.weights is None else super().expression(variable)
+
+    def elementwise(self, x: torch.Tensor) -> torch.Tensor:
+        return 0.5 * x * x
+
+    def slope(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    def curvature(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ones_like(x)
+
+    def modulus(self, structure: Structure) -> float:
+        return 1.0

@@ -1,0 +1,1 @@
+"""What a set is: its declaration, argmax, vertices, masks, and whether points belong to it."""

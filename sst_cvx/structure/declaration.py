@@ -1,0 +1,74 @@
+"""What a structure may be declared with, and the values of its hull's parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cvxpy as cp
+import numpy as np
+import torch
+
+from sst_cvx.arguments import check_finite
+
+ParameterValues = dict[str, torch.Tensor]
+
+
+def check_declaration(variable: cp.Variable, constraints: list[Any]) -> None:
+    if not isinstance(variable, cp.Variable):
+        raise TypeError(f"variable must be a cvxpy.Variable, got {type(variable).__name__}.")
+    for c in constraints:
+        if isinstance(c, (bool, np.bool_)) or not isinstance(c, cp.Constraint):
+            raise TypeError(f"constraints must be CVXPY constraints, got {c!r} ({type(c).__name__}).")
+        if not c.is_dcp():
+            raise ValueError(f"constraint {c} is not DCP: rewrite it so that CVXPY can see that it is convex.")
+        if not c.is_dcp(dpp=True):
+            raise ValueError(f"constraint {c} is not DPP: parameters must enter affinely (no product of parameters).")
+    for v in [variable, *(v for c in constraints for v in c.variables())]:
+        if v.attributes["boolean"] or v.attributes["integer"]:
+            raise ValueError(
+                f"variable {v.name()} is boolean or integer: declare the convex hull with a continuous variable; "
+                "if the constraints are looser than conv(X), say integral=False."
+            )
+        if v.is_complex():
+            raise ValueError(f"variable {v.name()} is complex: structures are sets of real arrays.")
+
+
+def order_parameters(constraints: list[Any], listed: Sequence[cp.Parameter]) -> list[cp.Parameter]:
+    found = {p.id: p for c in constraints for p in c.parameters()}
+    if listed and {p.id for p in listed} != set(found):
+        raise ValueError(
+            f"parameters lists {[p.name() for p in listed]}, but the constraints contain "
+            f"{[p.name() for p in found.values()]}: list exactly these, or leave the argument out."
+        )
+    ordered = list(listed) if listed else list(found.values())
+    names = [p.name() for p in ordered]
+    taken = {"self", "u", "x", "temperature", "mask"}
+    if len(set(names)) < len(names) or taken & set(names) or not all(name.isidentifier() for name in names):
+        raise ValueError(f"hull parameters {names} need distinct names, valid in Python and none of {sorted(taken)}.")
+    return ordered
+
+
+def expand_parameter(p: cp.Parameter, value: object, batch_shape: torch.Size) -> torch.Tensor:
+    tensor = torch.as_tensor(value).to("cpu", torch.float64)
+    split = tensor.dim() - len(p.shape)
+    event, batch = tuple(tensor.shape[max(split, 0) :]), tensor.shape[: max(split, 0)]
+    try:
+        fits = split >= 0 and event == tuple(p.shape) and torch.broadcast_shapes(batch, batch_shape) == batch_shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"parameter {p.name()} has shape {tuple(tensor.shape)}; it must be {tuple(p.shape)}, optionally with "
+            f"leading dimensions that broadcast to the batch {tuple(batch_shape)}."
+        )
+    check_finite(tensor, f"parameter {p.name()}")
+    numbers = tensor.detach().numpy().reshape(-1, *p.shape)
+    if not all(np.allclose(p.project(v), v, atol=1e-9) for v in numbers):
+        raise ValueError(f"parameter {p.name()} violates its CVXPY attributes (sign, symmetry, ...).")
+    return tensor.expand((*batch_shape, *p.shape)).reshape(batch_shape.numel(), *p.shape)
+
+
+def per_element(values: dict[str, torch.Tensor], batch: int) -> list[dict[str, np.ndarray]]:
+    arrays = {name: v.detach().numpy() for name, v in values.items()}
+    return [{name: a[i] for name, a in arrays.items()} for i in range(batch)]
