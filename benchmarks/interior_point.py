@@ -23,6 +23,7 @@ import sst_cvx as sst
 from benchmarks.__main__ import environment, markdown
 from benchmarks.contenders import Contender, plain_cvxpylayers
 from benchmarks.measure import call, interleaved, utilities
+from sst_cvx.errors import Elements
 from tests.hulls import LARGE, birkhoff, k_subset, pairs, trees_by_martin
 
 REGULARIZERS: dict[str, sst.SeparableRegularizer] = {
@@ -77,7 +78,8 @@ def time_table(only: str, batches: list[int], budget: float) -> list[tuple[str, 
 def unsolved(soft: sst.SoftArgmax, u: torch.Tensor, t: float) -> int:
     """Elements that the interior-point solver hands to the layer."""
     flat = u.reshape(len(u), -1)
-    _, right = soft._interior(flat, torch.full((len(u),), t, dtype=u.dtype), {})
+    polytope, elements = soft._path._polytope, Elements(torch.Size([len(u)]))  # pyright: ignore
+    _, right = polytope(flat, torch.full((len(u),), t, dtype=u.dtype), {}, elements)
     return int((~right).sum())
 
 
@@ -135,7 +137,7 @@ def growth(budget: float) -> tuple[list[tuple[str, ...]], Figure]:
                 u, v = utilities(structure, batch)
                 seconds(soft, u[:1], v[:1], 0.1)
                 spent = race({"ours": soft}, u, v, 0.1, budget)["ours"]
-                rows = soft._interior._form.right.size
+                rows = soft._path._polytope._form.right.size
                 cells = (str(structure.variable.size), str(rows), str(batch), f"{1e3 * spent:.1f}")
                 table.append((family, *cells, f"{1e3 * spent / batch:.3f}"))
                 (batches if size == sizes[1] else points).append((structure.variable.size, batch, 1e3 * spent / batch))

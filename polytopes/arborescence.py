@@ -20,7 +20,7 @@ from polytopes.kernels.best_tree import best_tree, hanging_edges
 from polytopes.kernels.exact_samples import sample_tree
 from polytopes.kernels.tree_sum import ABSENT, log_tree_sum, tree_marginals
 from polytopes.path import incidence
-from sst_cvx.arguments import check_edge_index, check_finite, check_size, check_utilities, check_vertex_count
+from sst_cvx.arguments import check_edge_index, check_size, check_vertex_count
 
 
 class Arborescence(sst.Structure, final=True):
@@ -130,9 +130,7 @@ class Arborescence(sst.Structure, final=True):
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """A maximum spanning arborescence, over the whole batch at once, on the device of ``u``."""
-        batch_shape = check_utilities(u, self.event_shape)
-        check_finite(u, "utilities")
-        flat = u.detach().reshape(batch_shape.numel(), self.variable.size)
+        flat = u.reshape(-1, self.variable.size)
         parent = best_tree(self._dense(flat.double(), -torch.inf), self.single_root or self._free)
         tails, heads = self._ends(u.device)
         return ((parent[:, heads] == tails) & (heads != 0)).to(u.dtype).reshape(u.shape)
@@ -177,8 +175,6 @@ class Arborescence(sst.Structure, final=True):
 
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """A tree drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""
-        check_utilities(u, self.event_shape)
-        check_finite(u, "utilities")
         parents = sample_tree(self._dense(u, ABSENT), self.single_root or self._free, generator)
         tails, heads = self._ends(u.device)
         return ((parents[..., heads] == tails) & (heads != 0)).to(u.dtype)

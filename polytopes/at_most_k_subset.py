@@ -18,7 +18,7 @@ from polytopes.hypercube import coordinatewise
 from polytopes.kernels.exact_samples import sample_subset
 from polytopes.kernels.subset_sums_up_to import log_elementary_symmetric_up_to
 from polytopes.kernels.threshold import response_of, threshold_map
-from sst_cvx.arguments import check_finite, check_size, check_utilities, check_vertex_count
+from sst_cvx.arguments import check_size, check_vertex_count
 
 
 class AtMostKSubset(sst.Structure, final=True):
@@ -38,8 +38,6 @@ class AtMostKSubset(sst.Structure, final=True):
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """1 at the k largest utilities that are positive, 0 elsewhere; on the device of ``u``."""
-        check_utilities(u, self.event_shape)
-        check_finite(u, "utilities")
         return torch.zeros_like(u).scatter(-1, u.topk(self.k, dim=-1).indices, 1.0) * (u > 0)
 
     def vertices(self) -> torch.Tensor:
@@ -56,8 +54,6 @@ class AtMostKSubset(sst.Structure, final=True):
 
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """A subset drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""
-        check_utilities(u, self.event_shape)
-        check_finite(u, "utilities")
         return sample_subset(u, 0, self.k, generator)
 
     def __repr__(self) -> str:

@@ -17,7 +17,7 @@ import torch
 
 import sst_cvx as sst
 from polytopes.kernels.dag_sums import PathGraph
-from sst_cvx.arguments import check_finite, check_size, check_utilities, check_vertex_count
+from sst_cvx.arguments import check_size, check_vertex_count
 
 
 class CorrelatedKSubset(sst.Structure, final=True):
@@ -60,9 +60,7 @@ class CorrelatedKSubset(sst.Structure, final=True):
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """The best subset, over the whole batch at once, on the device of ``u``."""
-        check_utilities(u, self.event_shape)
-        check_finite(u, "utilities")
-        return self._event(self._graph.best(self._scores(u.detach())))
+        return self._event(self._graph.best(self._scores(u)))
 
     def violation(self, x: torch.Tensor) -> torch.Tensor:
         """What can be seen without the trellis: k items, and pairs between max(0, sum - 1) and min of their items."""
@@ -93,9 +91,7 @@ class CorrelatedKSubset(sst.Structure, final=True):
 
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """A subset drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""
-        check_utilities(u, self.event_shape)
-        check_finite(u, "utilities")
-        return self._event(self._graph.sample(self._scores(u.detach()), generator))
+        return self._event(self._graph.sample(self._scores(u), generator))
 
     def __repr__(self) -> str:
         return f"CorrelatedKSubset(n={self.n}, k={self.k})"

@@ -11,7 +11,7 @@ import cvxpy as cp
 import torch
 
 import sst_cvx as sst
-from sst_cvx.arguments import check_finite, check_size, check_utilities, check_vertex_count
+from sst_cvx.arguments import check_size, check_vertex_count
 
 
 class Hypercube(sst.Structure, final=True):
@@ -30,8 +30,6 @@ class Hypercube(sst.Structure, final=True):
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """1 where the utility is positive; on the device of ``u``."""
-        check_utilities(u, self.event_shape)
-        check_finite(u, "utilities")
         return (u > 0).to(u.dtype)
 
     def vertices(self) -> torch.Tensor:
@@ -44,9 +42,7 @@ class Hypercube(sst.Structure, final=True):
 
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """A subset drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""
-        check_utilities(u, self.event_shape)
-        check_finite(u, "utilities")
-        share = torch.sigmoid(u.detach().double())
+        share = torch.sigmoid(u.double())
         uniform = torch.rand(u.shape, dtype=share.dtype, device=u.device, generator=generator)
         return (uniform < share).to(u.dtype)
 

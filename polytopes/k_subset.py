@@ -22,7 +22,7 @@ from polytopes.kernels.threshold import (
     TsallisResponse,
     threshold_map,
 )
-from sst_cvx.arguments import check_finite, check_size, check_utilities, check_vertex_count
+from sst_cvx.arguments import check_size, check_vertex_count
 
 
 class KSubset(sst.Structure, final=True):
@@ -42,8 +42,6 @@ class KSubset(sst.Structure, final=True):
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """1 at the k largest utilities, 0 elsewhere (ties broken by ``torch.topk``); on the device of ``u``."""
-        check_utilities(u, self.event_shape)
-        check_finite(u, "utilities")
         return torch.zeros_like(u).scatter(-1, u.topk(self.k, dim=-1).indices, 1.0)
 
     def vertices(self) -> torch.Tensor:
@@ -58,8 +56,6 @@ class KSubset(sst.Structure, final=True):
 
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """A subset drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""
-        check_utilities(u, self.event_shape)
-        check_finite(u, "utilities")
         return sample_subset(u, self.k, self.k, generator)
 
     def __repr__(self) -> str:

@@ -21,7 +21,7 @@ import torch
 import sst_cvx as sst
 from polytopes.kernels.subset_sums import log_elementary_symmetric
 from polytopes.spanning_tree import SpanningTree
-from sst_cvx.arguments import check_edge_index, check_finite, check_size, check_utilities, check_vertex_count
+from sst_cvx.arguments import check_edge_index, check_size, check_vertex_count
 
 #: Sets ``(*batch, n)``, bool, to their ranks ``(*batch,)``, integer.
 RankOracle = Callable[[torch.Tensor], torch.Tensor]
@@ -145,9 +145,7 @@ class MatroidBases(sst.Structure, final=True):
 
         One call of the rank oracle for all prefixes of the whole batch, on the device of ``u``.
         """
-        check_utilities(u, self.event_shape)
-        check_finite(u, "utilities")
-        place = u.detach().sort(dim=-1, descending=True, stable=True).indices.argsort(-1)
+        place = u.sort(dim=-1, descending=True, stable=True).indices.argsort(-1)
         prefixes = place[..., None, :] <= torch.arange(self.n, device=u.device)[:, None]
         ranks = self.rank(prefixes)
         rises = torch.diff(ranks, dim=-1, prepend=torch.zeros_like(ranks[..., :1]))

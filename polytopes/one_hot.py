@@ -11,7 +11,7 @@ import torch
 
 import sst_cvx as sst
 from polytopes.kernels.threshold import BinaryResponse, EuclideanResponse, TsallisResponse, threshold_map
-from sst_cvx.arguments import check_finite, check_size, check_utilities
+from sst_cvx.arguments import check_size
 
 
 class OneHot(sst.Structure, final=True):
@@ -30,8 +30,6 @@ class OneHot(sst.Structure, final=True):
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """The one-hot vector of a largest utility (the first, in a tie); on the device of ``u``."""
-        check_utilities(u, self.event_shape)
-        check_finite(u, "utilities")
         return torch.zeros_like(u).scatter(-1, u.argmax(-1, keepdim=True), 1.0)
 
     def vertices(self) -> torch.Tensor:
@@ -43,9 +41,7 @@ class OneHot(sst.Structure, final=True):
 
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """An item drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""
-        check_utilities(u, self.event_shape)
-        check_finite(u, "utilities")
-        share = u.detach().double().softmax(-1).reshape(-1, self.n)
+        share = u.double().softmax(-1).reshape(-1, self.n)
         item = torch.multinomial(share, 1, generator=generator).reshape(*u.shape[:-1], 1)
         return torch.zeros_like(u).scatter(-1, item, 1.0)
 

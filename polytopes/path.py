@@ -12,7 +12,7 @@ import torch
 
 import sst_cvx as sst
 from polytopes.kernels.dag_sums import PathGraph
-from sst_cvx.arguments import check_edge_index, check_finite, check_size, check_utilities, check_vertex_count
+from sst_cvx.arguments import check_edge_index, check_size, check_vertex_count
 
 
 class Path(sst.Structure, final=True):
@@ -47,8 +47,6 @@ class Path(sst.Structure, final=True):
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """A longest path, over the whole batch at once, on the device of ``u``."""
-        check_utilities(u, self.event_shape)
-        check_finite(u, "utilities")
         return self._graph.best(u)
 
     def vertices(self) -> torch.Tensor:
@@ -61,8 +59,6 @@ class Path(sst.Structure, final=True):
 
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """A path drawn with probability proportional to exp <u, x>, exact: same shape, dtype and device as ``u``."""
-        check_utilities(u, self.event_shape)
-        check_finite(u, "utilities")
         return self._graph.sample(u, generator)
 
     def __repr__(self) -> str:

@@ -17,7 +17,7 @@ import torch
 import sst_cvx as sst
 from polytopes.kernels.isotonic import entropic_on_permutations, project_on_permutations
 from polytopes.matching import LARGEST_PERMANENT, log_matchings
-from sst_cvx.arguments import check_finite, check_utilities, check_vertex_count
+from sst_cvx.arguments import check_finite, check_vertex_count
 
 
 class Permutahedron(sst.Structure, final=True):
@@ -56,8 +56,6 @@ class Permutahedron(sst.Structure, final=True):
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """The weights in the order of the utilities, by sorting; on the device of ``u``."""
-        check_utilities(u, self.event_shape)
-        check_finite(u, "utilities")
         order = u.argsort(-1, descending=True)
         return torch.empty_like(u).scatter(-1, order, self.weights.to(u).expand_as(u))
 

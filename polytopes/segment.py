@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 import sst_cvx as sst
-from sst_cvx.arguments import check_finite, check_size, check_utilities, check_vertex_count
+from sst_cvx.arguments import check_size, check_vertex_count
 
 Operation = Callable[..., torch.Tensor]
 
@@ -52,14 +52,10 @@ class Segment(sst.Structure, final=True):
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """The run of largest sum; on the device of ``u``."""
-        check_utilities(u, self.event_shape)
-        check_finite(u, "utilities")
         return self._run(u, torch.maximum, lambda scores: scores.argmax(-1))
 
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """A run drawn with probability proportional to exp <u, x>, exact: same shape, dtype and device as ``u``."""
-        check_utilities(u, self.event_shape)
-        check_finite(u, "utilities")
 
         def draw(scores: torch.Tensor) -> torch.Tensor:
             weights = scores.softmax(-1).reshape(-1, scores.shape[-1])
@@ -106,7 +102,7 @@ class Segment(sst.Structure, final=True):
 
     def _run(self, u: torch.Tensor, combine: Operation, choose: Operation) -> torch.Tensor:
         """The run whose end, and then start, are chosen by their scores."""
-        before, after = self._sums(u.detach())
+        before, after = self._sums(u)
         last = choose(self._windows(before, combine) + after)[..., None]
         place = torch.arange(before.shape[-1], device=u.device)
         allowed = (place <= last) & (place > last - (self.max_length - self.min_length + 1))

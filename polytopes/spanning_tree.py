@@ -19,7 +19,7 @@ import sst_cvx as sst
 from polytopes.kernels.best_tree import hanging_edges
 from polytopes.kernels.exact_samples import sample_tree
 from polytopes.kernels.tree_sum import ABSENT, log_tree_sum, tree_marginals
-from sst_cvx.arguments import check_edge_index, check_finite, check_size, check_utilities, check_vertex_count
+from sst_cvx.arguments import check_edge_index, check_size, check_vertex_count
 
 
 class SpanningTree(sst.Structure, final=True):
@@ -60,9 +60,7 @@ class SpanningTree(sst.Structure, final=True):
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """A maximum spanning tree by Prim's algorithm, over the whole batch at once, on the device of ``u``."""
-        batch_shape = check_utilities(u, self.event_shape)
-        check_finite(u, "utilities")
-        flat = u.detach().reshape(batch_shape.numel(), self.variable.size)
+        flat = u.reshape(-1, self.variable.size)
         tails, heads = self.edge_index.to(u.device)
         number = torch.full((self.n, self.n), -1, device=u.device)
         number[tails, heads] = number[heads, tails] = torch.arange(len(tails), device=u.device)
@@ -106,8 +104,6 @@ class SpanningTree(sst.Structure, final=True):
 
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """A tree drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""
-        check_utilities(u, self.event_shape)
-        check_finite(u, "utilities")
         parents = sample_tree(self._dense(u)[0], False, generator)
         tails, heads = self.edge_index.to(u.device)
         return ((parents[..., heads] == tails) | (parents[..., tails] == heads)).to(u.dtype)

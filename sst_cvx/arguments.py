@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,12 +35,23 @@ def check_utilities(u: Any, event_shape: tuple[int, ...], name: str = "utilities
     return u.shape[:split]
 
 
-def check_finite(x: torch.Tensor, name: str, hint: str = "") -> None:
-    """Raise ValueError, with the place of the first offender, unless every entry is finite."""
+def surely_finite(x: torch.Tensor) -> bool:
+    """Whether the sum of all entries is finite, and so is every entry: one pass. False says nothing, sums overflow."""
+    return math.isfinite(x.detach().sum())
+
+
+def check_finite(x: torch.Tensor, name: str, *, at: Callable[[tuple[int, ...]], tuple[int, ...]] | None = None) -> None:
+    """Raise ValueError, with the place of the first offender, unless every entry is finite.
+
+    ``at`` turns its index into the caller's.
+    """
+    if surely_finite(x):
+        return
     finite = torch.isfinite(x)
     if not bool(finite.all()):
         first = tuple(int(i) for i in torch.nonzero(~finite)[0])
-        raise ValueError(f"{name} must be finite, but entry {first} is {x[first].item()}.{' ' + hint if hint else ''}")
+        place = first if at is None else at(first)
+        raise ValueError(f"{name} must be finite, but entry {place} is {x[first].item()}.")
 
 
 def check_temperature(
@@ -92,7 +104,7 @@ def check_edge_index(edge_index: Any) -> tuple[torch.Tensor, int]:
         raise TypeError("edge_index must be an integer tensor (2, edges).")
     if edge_index.dim() != 2 or edge_index.shape[0] != 2 or not edge_index.numel() or int(edge_index.min()) < 0:
         raise ValueError(f"edge_index must be (2, edges) with vertices from 0, got shape {tuple(edge_index.shape)}.")
-    return edge_index.detach().to("cpu", torch.long), int(edge_index.max()) + 1
+    return edge_index.detach().to("cpu", torch.long).clone(), int(edge_index.max()) + 1
 
 
 def check_vertex_count(structure: Any, count: int, limit: int = 200_000) -> None:

@@ -1,11 +1,17 @@
-"""The error of a failed solve, and how batch elements are named in it."""
+"""The errors of the package, and how batch elements are named in them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+
+
+class EmptySet(ValueError):
+    """A set without elements: a hull whose constraints contradict, or a face of one in which nothing is left."""
 
 
 class SolveError(RuntimeError):
@@ -13,35 +19,65 @@ class SolveError(RuntimeError):
 
     Args:
         message: may contain ``{elements}``, which is replaced by their names.
-        elements: indices of the failed batch elements; integers stand for a flat batch.
+        elements: indices of the failed batch elements: tuples in the caller's batch shape, or integers where the
+            caller's batch is not known yet, numbers in a flat one.
         status: what the solver said, one string an element (may be empty).
 
     Attributes:
         elements: tuples of indices in the caller's batch shape.
         status: as given.
+        message: as given.
+        named: whether the elements are indices of the caller's batch.
     """
 
     def __init__(self, message: str, elements: Sequence[Any] = (), status: Sequence[str] = ()):
+        self.named = all(isinstance(e, tuple) for e in elements)
         self.elements = tuple(e if isinstance(e, tuple) else (int(e),) for e in elements)
         self.status = tuple(status)
-        self._message = message
+        self.message = message
         super().__init__(message.replace("{elements}", name_elements(self.elements)))
-
-    def among(self, numbers: Sequence[int]) -> SolveError:
-        """The same error, with element i of a part of a flat batch turned into element ``numbers[i]`` of the whole."""
-        error = SolveError(self._message, [int(numbers[e[0]]) for e in self.elements], self.status)
-        error.__cause__ = self.__cause__
-        return error
 
     def in_batch(self, batch_shape: Sequence[int]) -> SolveError:
         """The same error, with the numbers of a flattened batch turned into indices of ``batch_shape``."""
-        shaped = [
-            tuple(int(i) for i in np.unravel_index(e[0], tuple(batch_shape))) if len(batch_shape) else ()
-            for e in self.elements
-        ]
-        error = SolveError(self._message, shaped, self.status)
-        error.__cause__ = self.__cause__
-        return error
+        return Elements(torch.Size(batch_shape)).rename(self)
+
+    def __reduce__(self) -> Any:
+        elements = self.elements if self.named else tuple(e[0] for e in self.elements)
+        return type(self), (self.message, elements, self.status)
+
+
+@dataclass(frozen=True)
+class Elements:
+    """Which elements of the caller's batch the rows of a flat batch are.
+
+    Attributes:
+        batch_shape: the caller's.
+        numbers: of each row in the flattened ``batch_shape``, ``(rows,)``; None where the rows are all of them.
+    """
+
+    batch_shape: torch.Size
+    numbers: torch.Tensor | None = None
+
+    def take(self, rows: torch.Tensor) -> Elements:
+        """Those of some rows."""
+        return Elements(self.batch_shape, rows if self.numbers is None else self.numbers.to(rows.device)[rows])
+
+    def index(self, row: int) -> tuple[int, ...]:
+        """Of one row in the caller's batch shape; () where there is no batch."""
+        number = row if self.numbers is None else int(self.numbers[row])
+        return tuple(int(i) for i in np.unravel_index(number, self.batch_shape)) if self.batch_shape else ()
+
+    def error(self, message: str, rows: Sequence[int], status: Sequence[str] = ()) -> SolveError:
+        """A ``SolveError`` for some rows."""
+        return SolveError(message, [self.index(row) for row in rows], status)
+
+    def rename(self, error: SolveError) -> SolveError:
+        """The same error, with numbers of rows turned into the caller's indices; named ones stay."""
+        if error.named:
+            return error
+        renamed = self.error(error.message, [e[0] for e in error.elements], error.status)
+        renamed.__cause__ = error.__cause__
+        return renamed
 
 
 def name_elements(elements: Sequence[tuple[int, ...]], limit: int = 5) -> str:

@@ -1,4 +1,4 @@
-"""SoftArgmax: the one door to X_t(u). Selects a path once, guards every answer."""
+"""SoftArgmax: the one door to X_t(u). Checks what comes in, chooses a path once, guards every answer, gives it back."""
 
 from __future__ import annotations
 
@@ -6,22 +6,19 @@ from typing import Any
 
 import torch
 
-from sst_cvx.arguments import check_finite, check_temperature, check_utilities
-from sst_cvx.errors import SolveError
-from sst_cvx.hull.violation import violation_by_cvxpy
-from sst_cvx.paths.active_set import min_norm_point as active_set
-from sst_cvx.paths.fast.registry import FastPathFunction, describe, find_fast_path
-from sst_cvx.paths.interior_point import path as interior_path
-from sst_cvx.paths.interior_point.path import InteriorPath
-from sst_cvx.paths.layer.convex_layer import ConvexLayer, GradientGuard, check_violation, make_solver
-from sst_cvx.regularizers import ExponentialFamilyEntropy, Regularizer, SeparableRegularizer
+from sst_cvx.arguments import check_temperature, check_utilities
+from sst_cvx.errors import Elements, SolveError
+from sst_cvx.once import constants, without_autocast
+from sst_cvx.paths import PATHS, Path
+from sst_cvx.paths.base import Batch, Options, Refused
+from sst_cvx.paths.guards import VIOLATION, check_hull, frank_wolfe_gap
+from sst_cvx.paths.layer.path import make_solver
+from sst_cvx.regularizers import Regularizer
 from sst_cvx.regularizers.admission import check_regularizer
 from sst_cvx.structure.base import Structure
-from sst_cvx.structure.masks import Faces, Mask, by_face
+from sst_cvx.structure.faces import Faces
 
-PATHS = ("auto", "fast", "active_set", "interior_point", "layer")
-_LAYER_RESOLUTION = 1e-4  # temperature over size of utilities below which its answers have too few digits
-_GUARD = {torch.float64: 1e-6, torch.float32: 1e-5}  # accepted violation of the hull, relative to its bounds
+NAMES = ("auto", *(kind.name for kind in PATHS))
 
 
 class SoftArgmax(torch.nn.Module):
@@ -66,73 +63,43 @@ class SoftArgmax(torch.nn.Module):
         if not isinstance(structure, Structure):
             hint = " (an instance, not the class)" if isinstance(structure, type) else ""
             raise TypeError(f"structure must be an sst.Structure, got {structure!r}{hint}.")
-        if path not in PATHS:
-            raise ValueError(f"path must be one of {PATHS}, got {path!r}.")
+        if path not in NAMES:
+            raise ValueError(f"path must be one of {NAMES}, got {path!r}.")
         make_solver(solver, solver_options)  # a wrong name is an error on every path
-        check_regularizer(regularizer, structure)
         self.structure, self.regularizer = structure, regularizer
-        self._solver, self._solver_options = solver, solver_options
-        function, reason = find_fast_path(structure, regularizer)
-        if path == "fast" and function is None:
-            raise ValueError(f"path='fast' does not apply: {reason}. Use path='auto' or another one.")
-        self._layer: ConvexLayer | None = None
-        self._faces = Faces(structure)
-        self._function: FastPathFunction
-        if function is not None and path in ("auto", "fast"):
-            self.path, self._function, self._why = "fast", function, reason
-        elif path in ("auto", "active_set") and self._try_active_set(reason, insist=path == "active_set"):
-            self.path, self._function = "active_set", active_set.euclidean_by_active_set
-        elif path == "layer" or not self._try_interior_point(reason, insist=path == "interior_point"):
-            self.path, self._layer = "layer", self._compile(reason)
-            asked = "asked for by name" if path == "layer" else self._why
-            self._why = f"{asked}; solver {type(self._layer.solver).__name__}"
+        self._options = Options(path != "auto", solver, solver_options)
+        with constants():
+            check_regularizer(regularizer, structure)
+            self._choose(path)
+        self._event_dim = len(structure.event_shape)
+        self._faces = Faces(self._of_face)
 
-    def _try_active_set(self, reason: str, insist: bool) -> bool:
-        """Whether the active-set path answers for this pair; ``insist`` raises where it cannot."""
-        refused = active_set.refusal(self.structure, self.regularizer)
-        if refused and insist:
-            raise ValueError(f"path='active_set' does not apply: {refused}. Use path='auto' or another one.")
-        if refused or not (insist or self.structure.prefers_active_set or not self.structure.has_hull):
-            return False
-        asked = "asked for by name" if insist else reason
-        self._why = f"{asked}; the min-norm-point algorithm by {type(self.structure).__name__}.argmax"
-        return True
+    def _choose(self, path: str) -> None:
+        """The first path that takes the pair; ``path`` is then its name."""
+        refusals: list[str] = []
+        for kind in PATHS:
+            if path not in ("auto", kind.name):
+                continue
+            try:
+                self._path: Path = kind(self.structure, self.regularizer, self._options)
+            except Refused as refused:
+                refusals.append(str(refused))
+                continue
+            asked = ["asked for by name"] if path != "auto" else refusals
+            self.path, self._why = kind.name, "; ".join(part for part in (*asked, self._path.how) if part)
+            return
+        if path != "auto":
+            raise ValueError(f"path={path!r} does not apply: {refusals[0]}. Use path='auto' or another one.")
+        reasons = "; ".join(dict.fromkeys(refusals))
+        raise ValueError(f"no path takes {self.regularizer!r} over {self.structure!r}: {reasons}.")
 
-    def _try_interior_point(self, reason: str, insist: bool) -> bool:
-        """Whether the interior-point path takes this pair; ``insist`` raises where it does not."""
-        refused = interior_path.refusal(self.structure, self.regularizer)
-        if refused and insist:
-            raise ValueError(f"path='interior_point' does not apply: {refused}. Use path='auto' or 'layer'.")
-        self._why = f"{reason}; {refused}" if refused else reason
-        if refused:
-            return False
-        assert isinstance(self.regularizer, SeparableRegularizer)  # what refusal() made sure of
-        interior = InteriorPath(self.structure, self.regularizer)
-        if interior.too_large:
-            self._why = f"{reason}; {interior.too_large}"
-            if insist:
-                raise ValueError(f"path='interior_point' does not apply: {interior.too_large}. Use path='layer'.")
-            return False
-        self.path, self._interior = "interior_point", interior
-        self._modulus = self.regularizer.strong_convexity(self.structure)
-        return True
+    def _of_face(self, kept: Any) -> SoftArgmax:
+        """The same map over the elements without the items that a flat mask leaves out."""
+        return self._like(self.structure.face(kept), self.path)
 
-    def _compile(self, reason: str) -> ConvexLayer:
-        if isinstance(self.regularizer, ExponentialFamilyEntropy):
-            if self.structure.log_partition_refusal:
-                raise ValueError(f"{self.structure.log_partition_refusal}.")
-            if not self.structure.has_vertices():
-                raise ValueError(
-                    f"ExponentialFamilyEntropy over {self.structure!r} has no path: {reason}, and the layer needs "
-                    "vertices(). Override log_partition(u) or vertices() in a subclass of sst.Structure."
-                )
-        if not self.structure.has_hull:
-            raise ValueError(
-                f"the layer needs a hull, and {self.structure!r} has none (it is known by its argmax alone): "
-                "use Euclidean(), which path='active_set' answers by the argmax, or declare the hull by "
-                "sst.Structure(variable, constraints)."
-            )
-        return ConvexLayer(self.structure, self.regularizer, self._solver, self._solver_options)
+    def _like(self, structure: Structure, path: str) -> SoftArgmax:
+        engine = {"solver": self._options.solver, "solver_options": self._options.solver_options}
+        return SoftArgmax(structure, self.regularizer, path=path, **engine)
 
     def forward(
         self,
@@ -155,174 +122,43 @@ class SoftArgmax(torch.nn.Module):
             TypeError, ValueError: arguments of a wrong type, shape or range, naming the argument.
             SolveError: a failed solve, or an answer outside the hull, naming the batch elements.
         """
-        if mask is not None:
-            return self._masked(Mask(self.structure, u, mask), u, temperature)
         batch_shape = check_utilities(u, self.structure.event_shape)
-        wide = u if u.dtype in _GUARD else u.float()
-        t, t_event = check_temperature(temperature, wide, batch_shape, len(self.structure.event_shape))
-        values = self.structure.flat_parameters(parameters, batch_shape)
-        if self.path in ("fast", "active_set"):
-            x = self._by_function(u, wide, t_event, batch_shape, values)
-        elif self.path == "interior_point":
-            x = self._by_interior_point(wide, t, batch_shape, values)
-        else:
-            x = self._by_layer(wide, t, batch_shape, values)
-        return x if x.dtype == u.dtype else x.to(u.dtype)
+        with without_autocast(u.device.type):
+            batch = self._batch(u, temperature, mask, parameters, batch_shape)
+            if not u.numel():
+                return u * 0
+            return self._answer(batch).reshape(u.shape).to(u.dtype)
 
-    def _masked(self, mask: Mask, u: torch.Tensor, temperature: float | torch.Tensor) -> torch.Tensor:
-        wide = u if u.dtype in _GUARD else u.float()
-        t, t_event = check_temperature(temperature, wide, mask.batch_shape, len(self.structure.event_shape))
-        if self.path == "active_set":
-            inside = torch.where(mask.allowed, wide, 0.0)
-            x = self._by_function(inside, inside, t_event, mask.batch_shape, {}, mask)
-            return mask.removed(x).to(u.dtype)
-        lowered = mask.lowered(wide, t)
-        if self.path == "fast":
-            return mask.removed(self(lowered, t)).to(u.dtype)
-        batch = mask.batch_shape.numel()
-        flat = lowered.reshape(batch, *self.structure.event_shape)
-        temperatures = torch.as_tensor(t, dtype=wide.dtype, device=u.device).expand(mask.batch_shape).reshape(batch)
+    def _batch(self, u: torch.Tensor, temperature: Any, mask: Any, parameters: Any, shape: torch.Size) -> Batch:
+        """What was asked, checked and flattened."""
+        u = u if u.dtype in VIOLATION else u.float()
+        t, _ = check_temperature(temperature, u, shape, self._event_dim)
+        if isinstance(t, torch.Tensor):
+            t = t.expand(shape).reshape(-1)
+        values = self.structure.flat_parameters(parameters, shape)
+        masked = None if mask is None else self.structure.check_mask(mask, u.shape, u.device).flat()
+        return Batch(u.reshape(-1, *self.structure.event_shape), t, values, masked, Elements(shape))
 
-        def make(face: Structure) -> SoftArgmax:
-            solver = {"solver": self._solver, "solver_options": self._solver_options}
-            return SoftArgmax(face, self.regularizer, path=self.path, **solver)
-
-        return by_face(mask, self._faces, make, wide, lambda soft, i: soft(flat[i], temperatures[i])).to(u.dtype)
-
-    def _by_function(
-        self,
-        u: torch.Tensor,
-        wide: torch.Tensor,
-        t_event: torch.Tensor | float,
-        batch_shape: torch.Size,
-        values: dict[str, torch.Tensor],
-        mask: Mask | None = None,
-    ) -> torch.Tensor:
-        scaled = wide / t_event
-        if not bool(torch.isfinite(scaled).all()):
-            check_finite(u, "utilities")
-            raise ValueError(f"utilities / temperature overflows {wide.dtype}: scale the utilities, or use float64.")
-        if not scaled.numel():
-            return scaled * 0
-        shaped: dict[str, Any] = {name: v.reshape(*batch_shape, *v.shape[1:]) for name, v in values.items()}
-        if mask is not None:
-            shaped["mask"] = mask
+    def _answer(self, batch: Batch) -> torch.Tensor:
+        """Guarded points, of the device and dtype of the batch."""
+        path, mask, u = self._path, batch.mask, batch.u
+        if mask is not None and not path.takes_masks:
+            rest = batch.without_mask()
+            return self._faces.answer(mask, u, lambda face, rows: face._answer(rest.take(rows)))
+        if path.device is not None or path.dtype is not None:
+            batch = batch.to(path.device or u.device, path.dtype or u.dtype)
+        x = path(batch)
         try:
-            x = self._function(self.structure, self.regularizer, scaled, **shaped)
+            if not path.checks_hull:
+                check_hull(self.structure, x, batch.parameters, self._who)
+            x = x if mask is None else mask.removed(x)
         except SolveError as error:
-            raise error.in_batch(batch_shape) from error.__cause__
-        if x.shape != u.shape or x.dtype != wide.dtype or x.device != u.device:
-            raise SolveError(
-                f"fast path {describe(self._function)} returned {tuple(x.shape)} {x.dtype} {x.device} for utilities "
-                f"{tuple(u.shape)} {wide.dtype} {u.device}: it must keep shape, dtype and device."
-            )
-        self._guard(x, batch_shape, values, f"fast path {describe(self._function)}")
-        if self.path == "active_set":
-            self._guard_by_gap(scaled, x, batch_shape, mask)
-        return x
+            raise batch.elements.rename(error) from error.__cause__
+        return x if x.dtype == u.dtype and x.device == u.device else x.to(u.device, u.dtype)
 
-    def _guard_by_gap(self, scaled: torch.Tensor, x: torch.Tensor, batch_shape: torch.Size, mask: Mask | None) -> None:
-        """The Frank-Wolfe gap certifies the answer where there is no hull, or an extended one; one more argmax."""
-        event = tuple(range(len(batch_shape), x.dim()))
-        point, u = x.detach().double(), scaled.detach().double()
-        size = 1 + ((u.abs() + point.abs()) * (1 + point.abs())).sum(event)
-        gap = self.gap(u, point, mask=None if mask is None else mask.allowed)
-        wrong = torch.nonzero(~(gap <= _GUARD[x.dtype] * size).reshape(-1)).flatten()
-        if wrong.numel():
-            raise SolveError(
-                "the active-set path returned a point that is not optimal for {elements}: the Frank-Wolfe gap has not "
-                "vanished. It is not returned. Is argmax exact?",
-                wrong.tolist(),
-            ).in_batch(batch_shape)
+    def _who(self) -> str:
+        return f"fast path {self._path.how}" if self.path == "fast" else f"the path {self.path!r}"
 
-    def _guard(self, x: torch.Tensor, batch_shape: torch.Size, values: dict[str, torch.Tensor], who: str) -> None:
-        """The answer against the hull; rows with auxiliary variables cannot be checked from x alone."""
-        flat = x.detach().reshape(batch_shape.numel(), self.structure.variable.size)
-        violation = self.structure.violation(flat)
-        if violation is None:
-            if self.structure.hull.auxiliary:
-                violation = torch.where(torch.isfinite(flat).all(-1), 0.0, torch.inf)
-            else:
-                points = flat.cpu().double().reshape(-1, *self.structure.event_shape).numpy()
-                numbers = [v.detach().numpy() for v in values.values()]
-                s = self.structure
-                violation = torch.as_tensor(
-                    violation_by_cvxpy([s.variable], s.constraints, s.parameters, [points], numbers)
-                )
-        if bool((violation <= _GUARD[x.dtype]).all()):
-            return
-        try:
-            check_violation(violation.cpu().numpy(), _GUARD[x.dtype], who)
-        except SolveError as error:
-            raise error.in_batch(batch_shape) from None
-
-    def _by_interior_point(
-        self, u: torch.Tensor, t: torch.Tensor | float, batch_shape: torch.Size, values: dict[str, torch.Tensor]
-    ) -> torch.Tensor:
-        check_finite(u, "utilities")
-        batch = batch_shape.numel()
-        if not batch:
-            return u * 0
-        flat = u.reshape(batch, self.structure.variable.size).double()
-        temperatures = torch.as_tensor(t, dtype=torch.float64, device=u.device).expand(batch_shape).reshape(batch)
-        guard = GradientGuard(self._modulus, temperatures.detach(), batch_shape)
-        # X depends on u and t through u / t only.
-        inputs = guard.input(flat * (temperatures.detach() / temperatures)[:, None])
-        try:
-            x, right = self._interior(inputs, temperatures.detach(), values)
-        except SolveError as error:
-            raise error.in_batch(batch_shape) from error.__cause__
-        x = guard.output(x)
-        if not bool(right.all()):
-            x = self._give_up(flat, temperatures, x, right, batch_shape, values)
-        self._guard(x, batch_shape, values, "the interior-point path")
-        return x.reshape(u.shape).to(u.dtype)
-
-    def _give_up(
-        self,
-        u: torch.Tensor,
-        t: torch.Tensor,
-        x: torch.Tensor,
-        right: torch.Tensor,
-        batch_shape: torch.Size,
-        values: dict[str, torch.Tensor],
-    ) -> torch.Tensor:
-        """Elements that did not converge go to the layer, unless it is too cold for its accuracy."""
-        rest = torch.nonzero(~right).flatten()
-        part_u = u[rest].detach()
-        cold = t[rest].detach() < _LAYER_RESOLUTION * part_u.abs().amax(1)
-        if bool(cold.any()):
-            raise SolveError(
-                "the interior-point solver did not converge for {elements}, and the conic layer is not accurate at a "
-                f"temperature below {_LAYER_RESOLUTION:g} of the utilities: raise it, or scale the utilities.",
-                rest[cold].tolist(),
-            ).in_batch(batch_shape)
-        if self._layer is None:
-            self._layer = self._compile(self._why)
-        part = {name: v[rest.cpu()] for name, v in values.items()}
-        try:
-            answer = self._by_layer(u[rest].reshape(-1, *self.structure.event_shape), t[rest], rest.shape, part)
-        except SolveError as error:
-            raise error.among(rest.tolist()).in_batch(batch_shape) from error.__cause__
-        return x.index_copy(0, rest, answer.reshape(len(rest), -1))
-
-    def _by_layer(
-        self, u: torch.Tensor, t: torch.Tensor | float, batch_shape: torch.Size, values: dict[str, torch.Tensor]
-    ) -> torch.Tensor:
-        assert self._layer is not None
-        check_finite(u, "utilities")
-        batch = batch_shape.numel()
-        flat = u.to("cpu", torch.float64).reshape(batch, *self.structure.event_shape)
-        if not batch:
-            return u * 0
-        temperatures = torch.as_tensor(t).to("cpu", torch.float64).expand(batch_shape).reshape(batch)
-        try:
-            x = self._layer(flat, temperatures, values, batch_shape)
-        except SolveError as error:
-            raise error.in_batch(batch_shape) from error.__cause__
-        return x.reshape(u.shape).to(u.device, u.dtype)
-
-    @torch.no_grad()
     def gap(
         self,
         u: torch.Tensor,
@@ -340,29 +176,27 @@ class SoftArgmax(torch.nn.Module):
         Raises:
             NotImplementedError: the regularizer has no torch value (or is exponential-family).
         """
-        batch_shape = check_utilities(u, self.structure.event_shape)
-        event_dim = len(self.structure.event_shape)
-        wide, point = u.detach().double(), x.detach().double()
-        if point.shape != u.shape:
-            raise ValueError(f"x must have the shape of the utilities, {tuple(u.shape)}, got {tuple(x.shape)}.")
-        _, t = check_temperature(temperature, wide, batch_shape, event_dim)
-        direction = wide - t * self.regularizer.gradient(point, event_dim)
-        if mask is None:
-            best = self.structure.argmax(direction, **parameters)
-        else:
-            best = self.structure.masked_argmax(direction, mask)
-            direction = torch.where(mask.to(u.device), direction, 0.0)
-        return (direction * (best - point)).reshape(*batch_shape, self.structure.variable.size).sum(-1)
+        with without_autocast(u.device.type):
+            return frank_wolfe_gap(self.structure, self.regularizer, u, x, temperature, mask, parameters)
 
     def reference(self) -> SoftArgmax:
         """The same map by the CvxpyLayer."""
-        return SoftArgmax(
-            self.structure, self.regularizer, path="layer", solver=self._solver, solver_options=self._solver_options
-        )
+        return self._like(self.structure, "layer")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SoftArgmax:
         """Nothing to copy: a SoftArgmax has no state of its own, and CVXPY objects must keep their identity."""
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was compiled, which is made anew where it is loaded."""
+        return {name: v for name, v in self.__dict__.items() if name not in ("_path", "_faces")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        why = self._why
+        with constants():
+            self._choose(self.path)
+        self._why, self._faces = why, Faces(self._of_face)
 
     def __repr__(self) -> str:
         return f"SoftArgmax({self.structure!r}, {self.regularizer!r}, path={self.path!r}: {self._why})"

@@ -253,7 +253,7 @@ class TestFromArgmax:
             soft.reference,
             lambda: sst.SoftArgmax(structure, EUCLIDEAN, path="layer"),
             lambda: sst.SoftArgmax(structure, sst.BinaryEntropy()),
-            lambda: structure.hull,
+            lambda: structure.declared_hull,
         ):
             with pytest.raises(ValueError, match=hint):
                 call()

@@ -9,8 +9,9 @@ import torch
 
 import polytopes
 import sst_cvx as sst
+from sst_cvx.paths.base import Options, Refused
 from sst_cvx.paths.interior_point.dense import CondensedFactor, Rows, SchurFactor
-from sst_cvx.paths.interior_point.path import refusal
+from sst_cvx.paths.interior_point.path import InteriorPointPath
 from sst_cvx.paths.interior_point.solver import BRISK, InteriorPoint
 from sst_cvx.paths.interior_point.sparse import SparseRows, prefers_sparse
 from sst_cvx.paths.interior_point.standard_form import standard_form
@@ -66,7 +67,7 @@ def hull(request):
 
 @pytest.fixture
 def never_the_layer():
-    with mock.patch("sst_cvx.soft_argmax.SoftArgmax._give_up", side_effect=AssertionError("went to the layer")):
+    with mock.patch.object(InteriorPointPath, "_hand_over", side_effect=AssertionError("went to the layer")):
         yield
 
 
@@ -251,9 +252,11 @@ class TestParameters:
 class TestSelection:
     def test_refusals(self):
         ball = cp.Variable(3)
-        assert "other cones" in refusal(sst.Structure(ball, [cp.norm(ball) <= 1]), sst.Euclidean())
+        with pytest.raises(Refused, match="other cones"):
+            InteriorPointPath(sst.Structure(ball, [cp.norm(ball) <= 1]), sst.Euclidean(), Options())
         own = sst.Regularizer(lambda x: cp.sum_squares(x))
-        assert "not separable" in refusal(pairs(4, 1), own)
+        with pytest.raises(Refused, match="not separable"):
+            InteriorPointPath(pairs(4, 1), own, Options())
 
     def test_own_separable_regularizer(self):
         class Quartic(sst.SeparableRegularizer):

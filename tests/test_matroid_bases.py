@@ -48,7 +48,7 @@ def vamos_rank(sets):
 def test_graphic_is_spanning_tree():
     tree, matroid = SpanningTree(7), MatroidBases.graphic(SpanningTree(7).edge_index)
     u = 10 * torch.randn(20, 21, dtype=torch.float64)
-    assert not matroid.has_hull
+    assert not matroid.hull.known
     assert torch.equal(tree.argmax(u), matroid.argmax(u))
     assert torch.allclose(tree.log_partition(u), matroid.log_partition(u))
     assert torch.allclose(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import polytopes
 import sst_cvx as sst
-from sst_cvx.paths.layer.convex_layer import ConvexLayer
+from sst_cvx.paths.layer.path import LayerPath
 from tests.hulls import pairs
 from tests.oracles import bisection, fast_pairs, truth
 
@@ -118,7 +118,7 @@ class TestPropositions:
 
 class TestPaths:
     def test_fast_never_calls_the_layer(self):
-        with mock.patch.object(ConvexLayer, "__init__", side_effect=AssertionError("layer compiled")):
+        with mock.patch.object(LayerPath, "__init__", side_effect=AssertionError("layer compiled")):
             soft = sst.SoftArgmax(polytopes.KSubset(6, 2), sst.Euclidean())
             soft(torch.randn(6))
 
@@ -130,7 +130,7 @@ class TestPaths:
         soft = sst.SoftArgmax(pairs(), sst.Euclidean())
         assert soft.path == "interior_point"
         assert "no fast path is registered for (Structure, Euclidean)" in repr(soft)
-        with mock.patch.object(ConvexLayer, "__init__", side_effect=AssertionError("layer compiled")):
+        with mock.patch.object(LayerPath, "__init__", side_effect=AssertionError("layer compiled")):
             soft(torch.randn(6))
 
     def test_other_pairs_go_by_the_layer(self):

@@ -10,7 +10,6 @@ import torch
 
 from sst_cvx.checks.report import Check, Measurement, NotApplicable
 from sst_cvx.checks.structure_checks import degenerate_utilities, enumerate_vertices, sample_utilities
-from sst_cvx.paths.interior_point.path import refusal
 from sst_cvx.regularizers import BinaryEntropy, ExponentialFamilyEntropy, Regularizer, TsallisEntropy
 from sst_cvx.soft_argmax import SoftArgmax
 from sst_cvx.structure.base import Structure
@@ -57,10 +56,10 @@ class _PathChecks:
 
     @cached_property
     def interior(self) -> SoftArgmax:
-        refused = refusal(self.structure, self.regularizer)
-        if refused:
-            raise NotApplicable(refused)
-        return SoftArgmax(self.structure, self.regularizer, path="interior_point")
+        try:
+            return SoftArgmax(self.structure, self.regularizer, path="interior_point")
+        except ValueError as refused:
+            raise NotApplicable(str(refused)) from None
 
     def answer(self, u: torch.Tensor, t: float | torch.Tensor, soft: SoftArgmax | None = None) -> torch.Tensor:
         return (soft or self.soft)(u, t, **self.parameters)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from sst_cvx.checks.report import Check, NotApplicable
-from sst_cvx.hull.linear_oracle import HardArgmax
 from sst_cvx.hull.violation import violation_by_cvxpy
 from sst_cvx.structure.base import Structure
 
@@ -68,7 +67,7 @@ class _StructureChecks:
         return float(outside.max()), 1e-9
 
     def _need_hull(self) -> None:
-        if not self.structure.has_hull:
+        if not self.structure.hull.known:
             raise NotApplicable("no hull: known by its argmax alone")
 
     def _distance(self, point: np.ndarray) -> float:
@@ -99,7 +98,8 @@ class _StructureChecks:
     def _support(self, directions: np.ndarray) -> np.ndarray:
         s = self.structure
         values = [self.values] * len(directions) if s.parameters else None
-        return HardArgmax(s.hull, s.integral)(directions, values)
+        hull = s.declared_hull
+        return (hull.oracle if s.integral else hull.integer_oracle)(directions, values)
 
     def argmax_attains(self) -> tuple[float, float]:
         """Value of ``argmax`` against brute force (or HiGHS); and it must be an element of X.
@@ -126,7 +126,7 @@ class _StructureChecks:
             points = enumerate_vertices(self.structure)
             best = (flat @ points.T).amax(1)
             foreign = torch.cdist(x, points).amin(1).max()
-        elif not self.structure.has_hull:
+        elif not self.structure.hull.known:
             others = self.structure.argmax(sample_utilities(self.structure, (256,), self.seed + 1), **self.parameters)
             best = (flat @ others.reshape(256, -1).T).amax(1)
             foreign = torch.zeros(())

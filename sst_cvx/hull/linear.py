@@ -1,12 +1,17 @@
-"""A linear hull as numbers: bounds of columns and rows."""
+"""Linear hulls as numbers: bounds of columns and rows, and rows whose right sides depend on parameters."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
+import scipy.linalg
 import scipy.sparse as sp
+import torch
+
+_DENSE_RANK = 3000  # rows or columns up to which dependent rows are sought by a pivoted QR
+_RANK = 1e-10  # of its diagonal, relative to the largest entry, that counts as zero
 
 
 @dataclass
@@ -51,7 +56,27 @@ class AffineRows:
 
     matrix: sp.csr_array
     right: np.ndarray
-    sensitivity: np.ndarray
+    sensitivity: sp.csr_array
     equalities: int
     event: np.ndarray
     parameters: dict[str, slice]
+
+    def theta(self, values: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Parameters ``(batch, *shape)`` by name as ``(batch, count)``, in CVXPY's column-major order."""
+        ordered = sorted(values, key=lambda name: self.parameters[name].start)
+        return torch.cat([_by_columns(values[name]) for name in ordered], 1)
+
+
+def _by_columns(value: torch.Tensor) -> torch.Tensor:
+    return value.permute(0, *range(value.dim() - 1, 0, -1)).reshape(len(value), -1)
+
+
+def independent_rows(A: Any) -> np.ndarray:
+    """Places of a largest independent set of rows, ascending, by QR with pivoting; of larger systems, all."""
+    count, columns = A.shape
+    if count < 2 or max(count, columns) > _DENSE_RANK:
+        return np.arange(count)
+    dense = A.toarray() if sp.issparse(A) else A
+    triangle, pivots = cast(Any, scipy.linalg.qr(dense.T, mode="r", pivoting=True))
+    diagonal = np.abs(np.diagonal(triangle))
+    return np.sort(pivots[: int((diagonal > _RANK * diagonal.max(initial=0.0)).sum())])

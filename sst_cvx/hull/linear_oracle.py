@@ -1,37 +1,43 @@
-"""argmax of <u, x> over a hull given as plain CVXPY objects: HiGHS for linear hulls, Clarabel for other cones."""
+"""argmax of <u, x> over a hull: HiGHS for linear hulls, Clarabel for other cones. Any number of threads."""
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
-import cvxpy as cp
+import clarabel
 import highspy
 import numpy as np
+import scipy.sparse as sp
+from cvxpy.reductions.solvers.conic_solvers.clarabel_conif import dims_to_solver_cones
 
 from sst_cvx.errors import SolveError
-from sst_cvx.hull.compiled import CompiledHull
+from sst_cvx.hull.canonical import Canonical
 from sst_cvx.hull.linear import LinearHull
 
 _ROUND = 1e-7  # HiGHS's primal tolerance: entries this near to an integer are that integer
+_CONIC = (1e-10, 1e-8)  # Clarabel's tolerances, tried in turn: ties may keep it from the tighter one
 
 
-class HardArgmax:
+class LinearOracle:
     """Solver of max { <u, x> : x in hull } for many u.
 
     Args:
-        hull: the compiled constraints.
-        integral: True solves the LP (the hull is conv(X)); False solves the MILP with an integer event variable.
+        hull: the canonicalised constraints.
+        integral: True maximises over the hull (it is conv(X)); False solves the MILP with an integer event variable.
+
+    Raises:
+        ValueError: integral=False and cones.
     """
 
-    def __init__(self, hull: CompiledHull, integral: bool):
+    def __init__(self, hull: Canonical, integral: bool):
         if not hull.linear and not integral:
             raise ValueError(
                 "integral=False needs a linear hull: HiGHS has no mixed-integer cone programs. Declare conv(X), or "
                 "replace the cones by linear constraints."
             )
         self._hull, self._integral = hull, integral
-        self._model: highspy.Highs | None = None
-        self._conic: tuple[cp.Problem, cp.Parameter] | None = None
+        self._own = threading.local()  # a HiGHS model is warm-started, and crashes when two threads run it
 
     def __call__(self, u: np.ndarray, values: list[dict[str, np.ndarray]] | None = None) -> np.ndarray:
         """Maximisers ``(batch, size)`` for utilities ``(batch, size)``; ``values``: hull parameters per element.
@@ -39,15 +45,12 @@ class HardArgmax:
         Raises:
             SolveError: the hull is empty or unbounded (in the direction of u), naming the elements.
         """
+        solve = self._by_highs if self._hull.linear else self._by_clarabel
         x = np.empty(u.shape)
         problems: list[tuple[int, str]] = []
         for i, row in enumerate(u):
             scale = np.abs(row).max(initial=0.0)
-            direction = row / scale if scale > 0 else row
-            at = values[i] if values is not None else {}
-            x[i], status = self._by_highs(direction, at, values is not None) if self._hull.linear else (
-                self._by_clarabel(direction, at)
-            )  # fmt: skip
+            x[i], status = solve(row / scale if scale > 0 else row, None if values is None else values[i])
             if status:
                 problems.append((i, status))
         if problems:
@@ -60,12 +63,8 @@ class HardArgmax:
         nearest = np.round(x) + 0.0  # no negative zeros
         return np.where(np.abs(x - nearest) <= _ROUND, nearest, x)
 
-    def _by_highs(self, direction: np.ndarray, at: dict[str, np.ndarray], fresh: bool) -> tuple[np.ndarray, str]:
-        if self._model is None or fresh:
-            linear = self._hull.at(at)
-            self._event = linear.event.astype(np.int32)
-            self._model = _highs_model(linear, integral=self._integral)
-        model, event = self._model, self._event
+    def _by_highs(self, direction: np.ndarray, at: dict[str, np.ndarray] | None) -> tuple[np.ndarray, str]:
+        model, event = self._model(at), self._hull.event.astype(np.int32)
         model.changeColsCost(event.size, event, direction.ravel())
         model.run()
         status = model.getModelStatus()
@@ -78,30 +77,45 @@ class HardArgmax:
             return np.full(event.size, np.nan), model.modelStatusToString(status).lower()
         return np.asarray(model.getSolution().col_value)[event], ""
 
-    def _by_clarabel(self, direction: np.ndarray, at: dict[str, np.ndarray]) -> tuple[np.ndarray, str]:
-        variable = self._hull.variable
-        if self._conic is None:
-            cost = cp.Parameter(variable.shape)
-            objective = cp.Maximize(cp.sum(cp.multiply(cost, variable)))
-            self._conic = (cp.Problem(objective, self._hull.constraints), cost)
-        problem, cost = self._conic
-        leaves: list[Any] = [*self._hull.parameters, *problem.variables()]
-        saved = [leaf.value for leaf in leaves]
-        try:
-            cost.value = direction.reshape(variable.shape)
-            for p in self._hull.parameters:
-                p.value = at[p.name()]
-            for tolerance in (1e-10, 1e-8):  # ties may keep it from the tighter one
-                problem.solve(solver="CLARABEL", tol_gap_abs=tolerance, tol_gap_rel=tolerance, tol_feas=tolerance)
-                if problem.status != cp.OPTIMAL_INACCURATE:
-                    break
-            answer = None if variable.value is None else np.asarray(variable.value).ravel()
-        finally:
-            for leaf, value in zip(leaves, saved, strict=True):
-                leaf.save_value(value)
-        if problem.status != cp.OPTIMAL or answer is None:
-            return np.full(variable.size, np.nan), str(problem.status)
-        return answer, ""
+    def _model(self, at: dict[str, np.ndarray] | None) -> highspy.Highs:
+        """This thread's model; one of its own at parameter values."""
+        if at is None and hasattr(self._own, "model"):
+            return self._own.model
+        A, b = self._hull.rows(self._hull.theta(at or {}))
+        linear = LinearHull.from_rows(A, b, self._hull.dims.zero, self._hull.event)
+        model = _highs_model(linear, integral=self._integral)
+        if at is None:
+            self._own.model = model
+        return model
+
+    def _by_clarabel(self, direction: np.ndarray, at: dict[str, np.ndarray] | None) -> tuple[np.ndarray, str]:
+        A, b = self._hull.rows(self._hull.theta(at or {}))
+        cost = np.zeros(self._hull.columns)
+        cost[self._hull.event] = -direction.ravel()
+        nothing = sp.csc_matrix((cost.size, cost.size))
+        status = ""
+        for tolerance in _CONIC:
+            settings: Any = clarabel.DefaultSettings()  # pyright: ignore[reportAttributeAccessIssue]
+            settings.verbose, settings.max_threads = False, 1
+            settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = tolerance
+            solver: Any = clarabel.DefaultSolver  # pyright: ignore[reportAttributeAccessIssue]
+            cones = dims_to_solver_cones(self._hull.dims)
+            solution = solver(nothing, cost, sp.csc_matrix(A), b, cones, settings).solve()
+            status = str(solution.status)
+            if status != "AlmostSolved":
+                break
+        if status != "Solved":
+            return np.full(direction.size, np.nan), _STATUSES.get(status, status.lower())
+        return np.asarray(solution.x)[self._hull.event], ""
+
+
+_STATUSES = {
+    "PrimalInfeasible": "infeasible",
+    "AlmostPrimalInfeasible": "infeasible",
+    "DualInfeasible": "unbounded",
+    "AlmostDualInfeasible": "unbounded",
+    "AlmostSolved": "solved inaccurately",
+}
 
 
 def _highs_model(hull: LinearHull, integral: bool) -> highspy.Highs:

@@ -1,4 +1,4 @@
-"""How far points are outside a hull."""
+"""How far points are outside a hull, relative to 1 + the size of what bounds them; at most 0 inside."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import Any
 
 import cvxpy as cp
 import numpy as np
+import scipy.sparse as sp
 import torch
 
-from sst_cvx.hull.linear import LinearHull
+from sst_cvx.hull.linear import AffineRows, LinearHull
+from sst_cvx.once import CVXPY_LOCK, constants
 
 
 class ViolationOfLinearHull:
-    """How far points are outside a linear hull without parameters: batched, on their device and in their dtype.
+    """Of a linear hull without parameters: batched, on the points' device and in their dtype.
 
     With ``event_only`` the rows that involve auxiliary variables are left out (their values are unknown).
     """
@@ -22,23 +24,49 @@ class ViolationOfLinearHull:
         rows, keep = hull.rows, np.arange(hull.row_upper.size)
         columns = np.arange(hull.lower.size)
         if event_only:
-            columns = hull.event
-            other = np.ones(hull.lower.size, bool)
-            other[hull.event] = False
-            keep = np.flatnonzero(np.asarray(abs(rows) @ other.astype(float)).ravel() == 0)
+            columns, keep = hull.event, _over_event_alone(rows, hull.event)
         dense = rows[keep][:, columns].toarray()
         bounds = _bounds(hull.lower[columns], hull.upper[columns])
         self._numpy = (dense.T.copy(), bounds, _bounds(hull.row_lower[keep], hull.row_upper[keep]))
         self._cache: dict[tuple[torch.dtype, torch.device], tuple[torch.Tensor, ...]] = {}
 
     def __call__(self, w: torch.Tensor) -> torch.Tensor:
-        """Largest violation of points ``(batch, columns)``, relative to 1 + the size of the bound; <= 0 inside."""
+        """Largest violation of points ``(batch, columns)``, ``(batch,)``."""
         key = (w.dtype, w.device)
         if key not in self._cache:
-            self._cache[key] = tuple(torch.as_tensor(a, dtype=w.dtype, device=w.device) for a in self._numpy)
+            with constants():
+                self._cache[key] = tuple(torch.from_numpy(a).to(w.device, w.dtype) for a in self._numpy)
         rows, bounds, row_bounds = self._cache[key]
         worst = _excess(w, bounds)
         return torch.maximum(worst, _excess(w @ rows, row_bounds)) if rows.shape[1] else worst
+
+
+class ViolationOfAffineRows:
+    """Of a linear hull whose right sides depend on parameters: rows over the event alone, scaled to a largest entry
+    of 1."""
+
+    def __init__(self, rows: AffineRows):
+        keep = _over_event_alone(rows.matrix, rows.event)
+        dense = rows.matrix[keep][:, rows.event].toarray()
+        scale = 1 / np.maximum(np.abs(dense).max(axis=1, initial=0.0), 1e-300)
+        self._affine, self._equal = rows, keep < rows.equalities
+        self._rows, self._right = dense * scale[:, None], rows.right[keep] * scale
+        self._sensitivity: Any = sp.diags_array(scale) @ rows.sensitivity[keep]
+
+    def __call__(self, x: torch.Tensor, values: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Of points ``(batch, size)`` at parameters ``(batch, *shape)``."""
+        theta = self._affine.theta({name: v.detach() for name, v in values.items()}).numpy()
+        right = self._right + (self._sensitivity @ theta.T).T
+        excess = x.detach().to("cpu", torch.float64).numpy() @ self._rows.T - right
+        excess = np.where(self._equal, np.abs(excess), excess) / (1 + np.abs(right))
+        return torch.from_numpy(excess.max(axis=1, initial=-np.inf)).to(x.device)
+
+
+def _over_event_alone(rows: Any, event: np.ndarray) -> np.ndarray:
+    """Numbers of the rows without any other column."""
+    other = np.ones(rows.shape[1], bool)
+    other[event] = False
+    return np.flatnonzero(np.asarray(abs(rows) @ other.astype(float)).ravel() == 0)
 
 
 def _bounds(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
@@ -61,23 +89,25 @@ def violation_by_cvxpy(
 ) -> np.ndarray:
     """Largest violation ``(batch,)`` of any CVXPY constraints, element by element: the way for every cone.
 
-    Values have shape ``(batch, *shape)``; values that were set before are put back.
+    Values have shape ``(batch, *shape)``; values that were set before are put back. One thread at a time: the
+    variables are the user's own.
     """
     leaves = [*variables, *parameters]
-    saved = [leaf.value for leaf in leaves]
     values = [*variable_values, *parameter_values]
     worst = np.zeros(len(values[0]))
-    try:
-        for i in range(len(worst)):
-            for leaf, value in zip(leaves, values, strict=True):
-                leaf.save_value(value[i])
-            size = 1 + max((np.abs(v[i]).max(initial=0.0) for v in values), default=0.0)
-            parts = [np.max(c.violation(), initial=0.0) for c in constraints]
-            parts += [_attribute_violation(v, x[i]) for v, x in zip(variables, variable_values, strict=True)]
-            worst[i] = max(parts, default=0.0) / size
-    finally:
-        for leaf, value in zip(leaves, saved, strict=True):
-            leaf.save_value(value)
+    with CVXPY_LOCK:
+        saved = [leaf.value for leaf in leaves]
+        try:
+            for i in range(len(worst)):
+                for leaf, value in zip(leaves, values, strict=True):
+                    leaf.save_value(value[i])
+                size = 1 + max((np.abs(v[i]).max(initial=0.0) for v in values), default=0.0)
+                parts = [np.max(c.violation(), initial=0.0) for c in constraints]
+                parts += [_attribute_violation(v, x[i]) for v, x in zip(variables, variable_values, strict=True)]
+                worst[i] = max(parts, default=0.0) / size
+        finally:
+            for leaf, value in zip(leaves, saved, strict=True):
+                leaf.save_value(value)
     return worst
 
 

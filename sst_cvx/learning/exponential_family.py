@@ -9,7 +9,6 @@ import torch
 from sst_cvx.arguments import check_finite, check_utilities, check_vertex_count
 from sst_cvx.autodiff import gradient
 from sst_cvx.structure.base import Structure
-from sst_cvx.structure.masks import Mask, check_mask
 from sst_cvx.structure.membership import check_elements
 
 
@@ -38,7 +37,7 @@ class ExponentialFamily:
             reason = structure.log_partition_refusal or f"{structure!r} has no log_partition"
             raise ValueError(f"{reason}: there is no exponential family to compute with.")
         self.batch_shape = check_utilities(u, structure.event_shape)
-        self.mask = None if mask is None else check_mask(structure, mask, u.shape).to(u.device)
+        self.mask = None if mask is None else structure.check_mask(mask, u.shape, u.device).allowed
         check_finite(u if self.mask is None else torch.where(self.mask, u, 0.0), "utilities")
         self.structure, self.u = structure, u
         self.event_shape = torch.Size(structure.event_shape)
@@ -113,13 +112,13 @@ class ExponentialFamily:
             NotImplementedError: neither is at hand. SolveError: a mask that no element of X avoids.
         """
         shape = torch.Size(sample_shape)
-        exact = getattr(self.structure, "sample", None)
-        if exact is None:
+        exact = self.structure.sample
+        if not self.structure.overrides("sample"):
             return self._sample_from_list(shape, generator)
         u = self.u.detach().expand(shape + self.u.shape)
         if self.mask is None:
             return exact(u, generator)
-        masked = Mask(self.structure, u, self.mask)
+        masked = self.structure.check_mask(self.mask, u.shape, u.device)
         return masked.removed(exact(masked.lowered(u), generator))
 
     def _sample_from_list(self, shape: torch.Size, generator: torch.Generator | None) -> torch.Tensor:
@@ -129,7 +128,7 @@ class ExponentialFamily:
         if self.mask is None:
             scores = u.reshape(-1, points.shape[1]) @ points.T
         else:
-            masked = Mask(self.structure, u, self.mask)
+            masked = self.structure.check_mask(self.mask, u.shape, u.device)
             scores = torch.where(self.mask, u, 0.0).reshape(-1, points.shape[1]) @ points.T
             forbidden = (~masked.kept).double().reshape(-1, points.shape[1]) @ points.T > 0
             masked.refuse(forbidden.all(-1).reshape(self.batch_shape))

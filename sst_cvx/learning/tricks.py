@@ -16,7 +16,6 @@ from sst_cvx.errors import SolveError
 from sst_cvx.learning.noise import base_of, draw
 from sst_cvx.soft_argmax import SoftArgmax
 from sst_cvx.structure.base import Structure
-from sst_cvx.structure.masks import check_mask
 from sst_cvx.structure.membership import check_elements
 
 _Shape = Any  # what torch.Size takes
@@ -48,7 +47,7 @@ class _Trick:
         if len(utilities.event_shape) > len(event):
             raise ValueError("utilities must be independent across batch elements: too many event dimensions.")
         if mask is not None:
-            check_mask(structure, mask, shape)
+            structure.check_mask(mask, shape)
         self.structure, self.utilities, self.mask = structure, utilities, mask
         self.batch_shape, self.event_shape = shape[:split], event
 

@@ -12,6 +12,7 @@ import torch
 
 from sst_cvx.autodiff import gradient
 from sst_cvx.structure.base import Structure
+from sst_cvx.structure.declaration import forget_canonical_form
 
 
 class Regularizer:
@@ -44,6 +45,12 @@ class Regularizer:
         if not (callable(expression) or isinstance(expression, cp.Expression)):
             raise TypeError("expression must be a CVXPY expression, or a function of the variable that returns one.")
         self._expression, self._value = expression, value
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """The structure that is loaded along gives its variable a new number."""
+        self.__dict__.update(state)
+        if isinstance(state.get("_expression"), cp.Expression):
+            forget_canonical_form(state["_expression"])
 
     def expression(self, variable: cp.Variable) -> Any:
         """f as a CVXPY expression of the event variable."""
@@ -122,7 +129,7 @@ class SeparableRegularizer(Regularizer):
         f, constraints = super().program(structure)
         x, (low, high) = structure.variable, self.domain
         if structure.hull.linear and not structure.parameters:
-            hull = structure.hull.at()
+            hull = structure.declared_hull.at()
             if math.isfinite(low) and np.isinf(hull.lower[hull.event]).any():
                 constraints = [*constraints, x >= low]
             if math.isfinite(high) and np.isinf(hull.upper[hull.event]).any():

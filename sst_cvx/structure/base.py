@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import cvxpy as cp
 import numpy as np
 import torch
 
-from sst_cvx.arguments import check_finite, check_size, check_utilities
-from sst_cvx.errors import SolveError
+from sst_cvx.arguments import check_finite, check_size, check_utilities, check_vertex_count
+from sst_cvx.errors import Elements, SolveError
 from sst_cvx.hull.compiled import CompiledHull
-from sst_cvx.hull.linear_oracle import HardArgmax
-from sst_cvx.hull.violation import ViolationOfLinearHull
+from sst_cvx.hull.unknown import UnknownHull
+from sst_cvx.once import computed_once, constants, state_without_computed
+from sst_cvx.structure.calls import checked
 from sst_cvx.structure.declaration import (
     ParameterValues,
     check_declaration,
     expand_parameter,
     order_parameters,
     per_element,
+    renumber,
 )
-from sst_cvx.structure.masks import Faces, Mask, by_face
+from sst_cvx.structure.faces import Faces
+from sst_cvx.structure.masks import Mask, expand_mask
+
+_CHUNK = 20_000_000  # probabilities in memory at once, of samples from a list
 
 
 class Structure:
@@ -69,6 +73,11 @@ class Structure:
                     "wrong under another constraint. Subclass sst.Structure and declare the whole hull."
                 )
         cls._final = final
+        for name in ("argmax", "sample"):
+            if name in cls.__dict__:
+                setattr(cls, name, checked(cls.__dict__[name]))
+        if "__init__" in cls.__dict__:
+            cls.__init__ = constants()(cls.__init__)  # whatever the caller's default device or inference mode
 
     def __init__(
         self,
@@ -79,8 +88,7 @@ class Structure:
         integral: bool = True,
     ):
         self.variable, self.constraints, self.integral = variable, list(constraints or ()), integral
-        self.has_hull = constraints is not None
-        if not self.has_hull and not self.overrides("argmax"):
+        if constraints is None and not self.overrides("argmax"):
             raise TypeError(
                 "constraints=None needs a subclass that overrides argmax: give the hull's constraints, or declare the "
                 "set by sst.Structure.from_argmax(event_shape, argmax)."
@@ -88,8 +96,17 @@ class Structure:
         check_declaration(variable, self.constraints)
         self.parameters = order_parameters(self.constraints, parameters)
         self.event_shape: tuple[int, ...] = tuple(variable.shape)
-        if self.has_hull:
-            self._check_bounded()
+        #: What is known of conv(X): the declared hull, or what the argmax tells.
+        self.hull: CompiledHull | UnknownHull
+        if constraints is None:
+            self.hull = UnknownHull(variable.size, self._furthest)
+        else:
+            self.hull = CompiledHull(variable, self.constraints, self.parameters)
+        if not (self.parameters or self.known_bounded):  # with parameters: decided when values are known
+            self.hull.check_bounded()
+
+    def _furthest(self, directions: torch.Tensor) -> torch.Tensor:
+        return self.argmax(directions.reshape(-1, *self.event_shape)).reshape(len(directions), -1)
 
     @staticmethod
     def from_argmax(event_shape: int | Sequence[int], argmax: Callable[[torch.Tensor], torch.Tensor]) -> Structure:
@@ -109,6 +126,7 @@ class Structure:
 
     # -- what a subclass may override -------------------------------------------------------------------------
 
+    @checked
     def argmax(self, u: torch.Tensor, **parameters: torch.Tensor) -> torch.Tensor:
         """A maximiser of <u, x> over X, a vertex: ``(*batch, *event_shape)`` in, the same shape, dtype, device out.
 
@@ -118,16 +136,35 @@ class Structure:
             ValueError, TypeError: utilities of a wrong shape or type, or not finite; missing or unknown parameters.
             SolveError: the hull at these parameters is empty or unbounded.
         """
-        batch_shape = check_utilities(u, self.event_shape)
-        check_finite(u, "utilities")
+        batch_shape = u.shape[: u.dim() - len(self.event_shape)]
         values = self.flat_parameters(parameters, batch_shape)
-        flat = u.detach().reshape(batch_shape.numel(), self.variable.size).to("cpu", torch.float64).numpy()
+        flat = u.reshape(batch_shape.numel(), self.variable.size).to("cpu", torch.float64).numpy()
         each = per_element(values, len(flat)) if self.parameters else None
+        hull = self.declared_hull
+        solve = hull.oracle if self.integral else hull.integer_oracle
         try:
-            x = self._hard_argmax(flat, each)
+            x = solve(flat, each)
         except SolveError as error:
             raise error.in_batch(batch_shape) from None
-        return torch.as_tensor(x).to(u.device, u.dtype).reshape(u.shape)
+        return torch.from_numpy(x).to(u.device, u.dtype).reshape(u.shape)
+
+    @checked
+    def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """An element drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``.
+
+        This default draws from the list of all elements.
+
+        Raises:
+            NotImplementedError: this structure does not list its vertices.
+        """
+        points = self.vertices()
+        check_vertex_count(self, len(points))
+        flat, points = u.reshape(-1, self.variable.size).double(), points.to(u.device).flatten(1)
+        chunk = max(1, _CHUNK // len(points))
+        which = [
+            torch.multinomial((part @ points.T).softmax(-1), 1, generator=generator)[:, 0] for part in flat.split(chunk)
+        ]
+        return points[torch.cat(which)].reshape(u.shape).to(u.dtype) if which else torch.zeros_like(u)
 
     def vertices(self) -> torch.Tensor:
         """All elements of X, ``(count, *event_shape)``, float64. Small sizes only.
@@ -158,6 +195,22 @@ class Structure:
 
     # -- with forbidden items ---------------------------------------------------------------------------------
 
+    def check_mask(self, mask: object, shape: torch.Size, device: torch.device | None = None) -> Mask:
+        """The mask for utilities ``(*batch, *event_shape)`` of this shape, on ``device`` (by default its own).
+
+        Raises:
+            TypeError: not a bool tensor. ValueError: a shape that does not broadcast, a set of other than 0/1 arrays,
+                or with parameters.
+        """
+        own = mask.device if isinstance(mask, torch.Tensor) else torch.device("cpu")
+        if self.parameters:
+            raise ValueError("mask does not go with hull parameters: make an upper bound of the variable a parameter.")
+        allowed = expand_mask(mask, shape, device or own)
+        if not self.binary:
+            raise ValueError(f"mask needs a set of 0/1 arrays, where 0 means absence: {self!r} has other entries.")
+        fillers = self.fillers(allowed)
+        return Mask(allowed, allowed if fillers is None else allowed | fillers, len(shape) - len(self.event_shape))
+
     def masked_argmax(self, u: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """``argmax`` over the elements that are 0 wherever ``mask`` (bool, broadcasts to u) is False.
 
@@ -167,27 +220,41 @@ class Structure:
             TypeError, ValueError: as ``argmax``; a mask that is not bool or does not broadcast; a set with other
                 entries than 0 and 1, or parameters. SolveError: every element has a forbidden item.
         """
-        masked = Mask(self, u, mask)
+        batch_shape = check_utilities(u, self.event_shape)
+        masked = self.check_mask(mask, u.shape, u.device)
         wide = u.detach().to(torch.promote_types(u.dtype, torch.float32))  # 16 bits hold no utilities that low
-        if type(self).argmax is not Structure.argmax:
+        if self.overrides("argmax"):
             return masked.removed(self.argmax(masked.lowered(wide))).to(u.dtype)
-        flat = masked.lowered(wide).reshape(-1, *self.event_shape)
-        x = by_face(masked, self._faces, lambda face: face, wide, lambda face, i: face.argmax(flat[i]))
-        return x.to(u.dtype)
+        elements = Elements(batch_shape)
+        flat = torch.where(masked.allowed, wide, 0.0).reshape(-1, *self.event_shape)
+
+        def ask(face: Structure, rows: torch.Tensor) -> torch.Tensor:
+            try:
+                return face.argmax(flat[rows])
+            except SolveError as error:
+                numbers = [e[0] for e in error.elements]
+                raise elements.take(rows).error(error.message, numbers, error.status) from error.__cause__
+
+        try:
+            x = self._faces.answer(masked.flat(), flat, ask)
+        except SolveError as error:
+            raise elements.rename(error) from error.__cause__
+        return x.reshape(u.shape).to(u.dtype)
 
     def masked_log_partition(self, u: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """``log_partition`` over the elements that are 0 wherever ``mask`` is False; arguments as ``masked_argmax``."""
-        masked = Mask(self, u, mask)
+        check_utilities(u, self.event_shape)
+        masked = self.check_mask(mask, u.shape, u.device)
         lowered = masked.lowered(u.double())
         values = self.log_partition(lowered)
         masked.refuse(values < masked.least(lowered))
         return values.to(u.dtype)
 
-    @cached_property
-    def _faces(self) -> Faces:
-        return Faces(self)
+    @computed_once
+    def _faces(self) -> Faces[Structure]:
+        return Faces(self.face)
 
-    @cached_property
+    @computed_once
     def binary(self) -> bool:
         """Whether the elements of X are 0/1 arrays."""
         return self.known_binary or self.seems_binary()
@@ -204,67 +271,44 @@ class Structure:
         """The structure with the items that a flat mask leaves out fixed at 0, as a declaration of its own.
 
         Raises:
-            ValueError: it is empty.
+            EmptySet: nothing is left.
         """
         constraints = list(self.constraints)
         if not kept.all():
             constraints.append(cp.vec(self.variable, order="C")[np.flatnonzero(~kept)] == 0)
-        return Structure(self.variable, constraints, parameters=self.parameters, integral=self.integral)
+        return _Face(self, constraints, kept)
 
     # -- what follows from the declaration --------------------------------------------------------------------
 
-    @cached_property
-    def hull(self) -> CompiledHull:
-        """The canonicalised constraints.
+    @property
+    def declared_hull(self) -> CompiledHull:
+        """The hull, where it is declared.
 
         Raises:
-            ValueError: the structure has no hull.
+            ValueError: the structure is known by its argmax alone.
         """
-        if not self.has_hull:
+        if isinstance(self.hull, UnknownHull):
             raise ValueError(
                 f"{self!r} has no hull, it is known by its argmax alone: use Euclidean(), which path='active_set' "
                 "answers, or declare the hull by sst.Structure(variable, constraints)."
             )
-        return CompiledHull(self.variable, self.constraints, self.parameters)
-
-    @cached_property
-    def _hard_argmax(self) -> HardArgmax:
-        return HardArgmax(self.hull, self.integral)
-
-    @cached_property
-    def _event_violation(self) -> ViolationOfLinearHull:
-        return ViolationOfLinearHull(self.hull.at(), event_only=True)
-
-    @cached_property
-    def _support(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Directions ``(count, size)``, and the largest <d, x> over X: both ways along each coordinate, and the sum."""
-        axes = torch.eye(self.variable.size, dtype=torch.float64)
-        directions = torch.cat([axes, -axes, axes.sum(0, keepdim=True), -axes.sum(0, keepdim=True)])
-        best = self.argmax(directions.reshape(-1, *self.event_shape))
-        return directions, (best.reshape(len(best), -1) * directions).sum(1)
+        return self.hull
 
     def overrides(self, method: str) -> bool:
         """Whether this instance's own class (not a base class) gives ``method``."""
         return type(self) is not Structure and method in type(self).__dict__
 
-    def violation(self, x: torch.Tensor) -> torch.Tensor | None:
-        """How far points ``(batch, size)`` are outside the hull, ``(batch,)``; None if not decidable from x alone.
+    def violation(self, x: torch.Tensor, parameters: ParameterValues | None = None) -> torch.Tensor:
+        """How far points ``(batch, size)`` are outside the hull, ``(batch,)``; at most 0 inside.
 
         Rows with auxiliary variables are not seen here. Without a hull, by the support function along a few directions.
         """
-        if not self.has_hull:
-            directions, support = (part.to(x.device, x.dtype) for part in self._support)
-            return ((x @ directions.T - support) / (1 + support.abs())).amax(1)
-        if self.parameters or not self.hull.linear:
-            return None
-        return self._event_violation(x)
+        return self.hull.violation(x, parameters)
 
-    @cached_property
+    @property
     def sees_hull(self) -> bool:
         """Whether ``violation`` sees every row of the hull."""
-        if not self.has_hull or self.parameters or self.overrides("violation"):
-            return False
-        return self.hull.linear and self.hull.at().lower.size == self.variable.size
+        return not self.overrides("violation") and self.hull.sees_everything
 
     def has_vertices(self) -> bool:
         """Whether ``vertices()`` answers."""
@@ -282,21 +326,9 @@ class Structure:
         """
         if self.parameters:
             return None
-        size = self.variable.size
         if self.known_binary:
-            return np.zeros(size), np.ones(size)
-        if not self.has_hull:
-            ends = self._support[1].numpy()
-            return -ends[size : 2 * size], ends[:size]
-        lower, upper = np.full(size, -np.inf), np.full(size, np.inf)
-        if self.hull.linear and not tight:
-            linear = self.hull.at()
-            lower, upper = linear.lower[linear.event].copy(), linear.upper[linear.event].copy()
-        relaxed = HardArgmax(self.hull, integral=True)
-        for ends, sign in ((lower, -1.0), (upper, 1.0)):
-            for i in np.flatnonzero(~np.isfinite(ends)):
-                ends[i] = relaxed(sign * np.eye(1, size, int(i)))[0, i]
-        return lower, upper
+            return np.zeros(self.variable.size), np.ones(self.variable.size)
+        return self.hull.coordinate_range(tight)
 
     def flat_parameters(self, given: ParameterValues, batch_shape: torch.Size) -> dict[str, torch.Tensor]:
         """Parameter tensors checked and expanded to ``(batch, *shape)``, float64 on the CPU, still differentiable.
@@ -317,27 +349,53 @@ class Structure:
             )
         return {p.name(): expand_parameter(p, given[p.name()], batch_shape) for p in self.parameters}
 
-    def _check_bounded(self) -> None:
-        if self.parameters or self.known_bounded:  # with parameters: decided when values are known
-            return
-        direction = np.random.default_rng(0).normal(size=(1, self.variable.size))
-        relaxed = HardArgmax(self.hull, integral=True)
-        for sign in (1, -1):
-            try:
-                relaxed(sign * direction)
-            except SolveError as error:
-                what = "unbounded" if "unbounded" in error.status[0] else "empty"
-                hint = "add bounds on the event variable" if what == "unbounded" else "its constraints contradict"
-                raise ValueError(f"the hull is {what} ({error.status[0]}): {hint}.") from None
+    # -- identity ---------------------------------------------------------------------------------------------
+
+    def _key(self) -> Hashable:
+        """What makes an instance of this class the set that it is: equal keys, equal sets. By default only itself."""
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Structure) and type(self) is type(other) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._key()))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Structure:
+        """Nothing to copy: a structure never changes, and CVXPY objects must keep their identity."""
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was compiled, which is made anew where it is loaded."""
+        return state_without_computed(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """CVXPY knows variables by numbers, which may be taken here: they get new ones."""
+        self.__dict__.update(state)
+        renumber(self.variable, self.constraints)
 
     def __repr__(self) -> str:
         extra = f", parameters=[{', '.join(p.name() for p in self.parameters)}]" if self.parameters else ""
         loose = "" if self.integral else ", integral=False"
-        if not self.has_hull:
-            return f"{type(self).__name__}(event_shape={self.event_shape}, no hull)"
-        return (
-            f"{type(self).__name__}(event_shape={self.event_shape}, {len(self.constraints)} constraints{extra}{loose})"
-        )
+        known = f"{len(self.constraints)} constraints" if self.hull.known else "no hull"
+        return f"{type(self).__name__}(event_shape={self.event_shape}, {known}{extra}{loose})"
+
+
+class _Face(Structure, final=True):
+    """What ``Structure.face`` returns: the declared hull with items at 0, and those of the listed elements left."""
+
+    known_binary = True  # others have no masks
+
+    def __init__(self, whole: Structure, constraints: list[Any], kept: np.ndarray):
+        self._whole, self._kept = whole, kept
+        super().__init__(whole.variable, constraints, parameters=whole.parameters, integral=whole.integral)
+
+    def has_vertices(self) -> bool:
+        return self._whole.has_vertices()
+
+    def vertices(self) -> torch.Tensor:
+        points = self._whole.vertices()
+        return points[(points.flatten(1)[:, torch.from_numpy(~self._kept)] == 0).all(1)]
 
 
 class _ByArgmax(Structure, final=True):
@@ -353,24 +411,11 @@ class _ByArgmax(Structure, final=True):
 
     def argmax(self, u: torch.Tensor, **parameters: torch.Tensor) -> torch.Tensor:
         """The function given to ``from_argmax``, with its answer checked for shape, dtype, device and finiteness."""
-        batch_shape = check_utilities(u, self.event_shape)
-        check_finite(u, "utilities")
-        self.flat_parameters(parameters, batch_shape)  # there are none
-        with torch.no_grad():
-            x = self._function(u.detach())
-        if not isinstance(x, torch.Tensor) or x.dtype != u.dtype or x.device != u.device:
-            got = f"{x.dtype} on {x.device}" if isinstance(x, torch.Tensor) else type(x).__name__
-            raise TypeError(
-                f"argmax must return a tensor of the dtype and device of the utilities, {u.dtype} on {u.device}, got "
-                f"{got}: end it with .to(u)."
-            )
-        if x.shape != u.shape:
-            raise ValueError(
-                f"argmax must return the shape of the utilities, {tuple(u.shape)}, got {tuple(x.shape)}: it maps "
-                "(*batch, *event_shape) to the same, for any leading batch dimensions."
-            )
-        check_finite(x, "what argmax returned")
-        return x.detach()
+        self.flat_parameters(parameters, u.shape[: u.dim() - len(self.event_shape)])  # there are none
+        x = self._function(u)
+        if isinstance(x, torch.Tensor):
+            check_finite(x, "what argmax returned")
+        return x
 
     def _probe(self) -> None:
         """On random utilities: batched and single, both dtypes; no answer may be worse than another element's, and

@@ -8,6 +8,7 @@ from typing import Any
 import cvxpy as cp
 import numpy as np
 import torch
+from cvxpy.lin_ops.lin_utils import get_id
 
 from sst_cvx.arguments import check_finite
 
@@ -50,7 +51,7 @@ def order_parameters(constraints: list[Any], listed: Sequence[cp.Parameter]) -> 
 
 
 def expand_parameter(p: cp.Parameter, value: object, batch_shape: torch.Size) -> torch.Tensor:
-    tensor = torch.as_tensor(value).to("cpu", torch.float64)
+    tensor = torch.as_tensor(value, device=None if isinstance(value, torch.Tensor) else "cpu").to("cpu", torch.float64)
     split = tensor.dim() - len(p.shape)
     event, batch = tuple(tensor.shape[max(split, 0) :]), tensor.shape[: max(split, 0)]
     try:
@@ -72,3 +73,25 @@ def expand_parameter(p: cp.Parameter, value: object, batch_shape: torch.Size) ->
 def per_element(values: dict[str, torch.Tensor], batch: int) -> list[dict[str, np.ndarray]]:
     arrays = {name: v.detach().numpy() for name, v in values.items()}
     return [{name: a[i] for name, a in arrays.items()} for i in range(batch)]
+
+
+def renumber(variable: cp.Variable, constraints: Sequence[Any]) -> None:
+    """New numbers for all variables, parameters and constraints that CVXPY tells apart by them.
+
+    Loaded from a pickle, their old ones may be taken in this process.
+    """
+    leaves = {id(leaf): leaf for c in constraints for leaf in (*c.variables(), *c.parameters(), *c.dual_variables)}
+    for leaf in (leaves | {id(variable): variable}).values():
+        leaf.id = get_id()
+        forget_canonical_form(leaf)
+    for c in constraints:
+        c.constr_id = get_id()
+        forget_canonical_form(c)
+
+
+def forget_canonical_form(expression: Any) -> None:
+    """Drop what CVXPY keeps of a canonicalisation in an expression and all its arguments: it holds old numbers."""
+    for name in [name for name in vars(expression) if name.startswith("_lazy") or name.endswith("__cache__")]:
+        del expression.__dict__[name]
+    for argument in expression.args:
+        forget_canonical_form(argument)

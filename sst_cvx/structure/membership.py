@@ -7,7 +7,6 @@ import torch
 from sst_cvx.arguments import check_finite, check_utilities
 from sst_cvx.errors import name_elements
 from sst_cvx.structure.base import Structure
-from sst_cvx.structure.masks import Mask
 
 _OUTSIDE = 1e-4  # violation of the hull that a mean of float32 elements does not reach
 
@@ -40,11 +39,11 @@ def _check_rows(structure: Structure, x: torch.Tensor, mask: torch.Tensor | None
     check_finite(x, name)
     x = x.detach()
     if mask is not None:
-        masked = Mask(structure, x, mask)
+        masked = structure.check_mask(mask, x.shape, x.device)
         _refuse(_any((x != 0) & ~masked.allowed, structure), f"{name} must be 0 where mask is False")
         x = torch.where(masked.kept & ~masked.allowed, 1.0, x)  # fillers are in every element
-    violation = structure.violation(x.reshape(batch_shape.numel(), structure.variable.size))
-    if violation is not None:
+    if not structure.parameters:
+        violation = structure.violation(x.reshape(batch_shape.numel(), structure.variable.size))
         tolerance = max(_OUTSIDE, 4 * torch.finfo(x.dtype).eps * structure.variable.size**0.5)
         _refuse((violation > tolerance).reshape(batch_shape), f"{name} must be in conv(X) of {structure!r}")
 

@@ -1,11 +1,11 @@
-"""The path "active_set": Euclidean soft argmax of a structure that has only an exact argmax (SparseMAP).
+"""Projections onto the hull of a finite set that has only an exact argmax (SparseMAP).
 
-X_t(u) is the projection of y = u / t onto conv(X). The min-norm-point algorithm (Wolfe, "Finding the nearest point in
-a polytope", 1976) writes it as a mixture of a few affinely independent vertices, the corral: solve for the nearest
-point of the corral's affine hull; drop the vertex whose weight would turn negative first; if there is none, ask the
-argmax for the best vertex in direction g = y - x and add it, or stop where it gains nothing, that is where the
-Frank-Wolfe gap max_v <g, v - x> vanishes. Finite, and here batched: every element adds or drops one vertex a step. As
-a soft argmax with its Jacobian: Niculae, Martins, Blondel, Cardie, "SparseMAP" (ICML 2018).
+The soft argmax of f = 1/2 |x|^2 is the projection of y = u / t onto conv(X). The min-norm-point algorithm (Wolfe,
+"Finding the nearest point in a polytope", 1976) writes it as a mixture of a few affinely independent vertices, the
+corral: solve for the nearest point of the corral's affine hull; drop the vertex whose weight would turn negative first;
+if there is none, ask the argmax for the best vertex in direction g = y - x and add it, or stop where it gains nothing,
+that is where the Frank-Wolfe gap max_v <g, v - x> vanishes. Finite, and here batched: every element adds or drops one
+vertex a step. As a soft argmax with its Jacobian: Niculae, Martins, Blondel, Cardie, "SparseMAP" (ICML 2018).
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ import torch
 
 from sst_cvx.errors import SolveError
 from sst_cvx.paths.active_set.corral import Corral, weights_towards
-from sst_cvx.regularizers import Euclidean, Regularizer
-from sst_cvx.structure.base import Structure
-from sst_cvx.structure.masks import Mask
 
 _GAP = 1e-14  # of sum (|g| + |x|) |v - x|: a gap that is rounding error
 _ACCEPTED = 1e-10  # the same where rounding stops all progress
@@ -31,44 +28,13 @@ _FACE = 1e-10  # loss <g, x - v> up to which v is on the face, in units as for t
 Oracle = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def refusal(structure: Structure, regularizer: Regularizer) -> str:
-    """Why the active-set path does not take a pair; empty if it does."""
-    if type(regularizer) is not Euclidean:
-        return f"{regularizer!r} is not Euclidean(), the one regularizer of the active-set path"
-    if structure.parameters:
-        return "the hull has parameters, for which the active-set path has no gradient"
-    if not structure.overrides("argmax") and not structure.hull.linear:
-        return "the hull is not a polytope, and the active-set path needs finitely many vertices"
-    return ""
-
-
-def euclidean_by_active_set(
-    structure: Structure, regularizer: Euclidean, u: torch.Tensor, mask: Mask | None = None
-) -> torch.Tensor:
-    """argmax { <u, x> - 1/2 sum_i a_i x_i^2 : x in conv(X) } for utilities already divided by the temperature.
-
-    ``(*batch, *event_shape)`` in, the same shape, dtype and device out; float64 inside. Differentiable, twice. Weights
-    a_i are a change of coordinates: sqrt(a) x is the projection of u / sqrt(a). With a mask, over the elements without
-    forbidden items (but with the structure's fillers).
+def nearest_points(y: torch.Tensor, argmax: Oracle) -> torch.Tensor:
+    """Projections of ``(batch, n)`` points, float64, onto the hull of what ``argmax`` returns. Differentiable, twice.
 
     Raises:
-        SolveError: naming elements of the flat batch: no progress although the gap has not vanished, or an argmax
-            that is not exact.
+        SolveError: by rows: no progress although the gap has not vanished, or an argmax that is not exact.
     """
-    size = structure.variable.size
-    root = regularizer.flat_weights(structure.event_shape).to(u.device).sqrt()
-
-    def argmax(direction: torch.Tensor, elements: torch.Tensor) -> torch.Tensor:
-        direction = (direction * root).reshape(-1, *structure.event_shape)
-        if mask is None:
-            best = structure.argmax(direction)
-        else:
-            own = mask.of(elements)
-            best = own.checked(structure.argmax(own.lowered(direction)))
-        return best.reshape(-1, size) * root
-
-    y = u.reshape(-1, size).double() / root
-    return (_Projection.apply(y, argmax) / root).reshape(u.shape).to(u.dtype)  # type: ignore[operator]
+    return _Projection.apply(y, argmax)  # type: ignore[return-value]
 
 
 class _Projection(torch.autograd.Function):

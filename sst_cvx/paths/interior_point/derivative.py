@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from sst_cvx.errors import SolveError
+from sst_cvx.errors import Elements
 from sst_cvx.paths.interior_point.dense import LinearAlgebra
 from sst_cvx.paths.interior_point.kkt import ActiveSystem
 
@@ -23,18 +23,20 @@ class _Implicit(torch.autograd.Function):
     """(dw, dy) of the active system for right sides p and q, differentiable in D, p and q."""
 
     @staticmethod
-    def forward(ctx: Any, compliance: Any, p: Any, q: Any, t: Any, free: Any, rows: LinearAlgebra) -> Any:
+    def forward(
+        ctx: Any, compliance: Any, p: Any, q: Any, t: Any, free: Any, rows: LinearAlgebra, elements: Elements
+    ) -> Any:
         system = ActiveSystem(rows, compliance, t, free)
         unit = 1e-3 * p.abs().amax(1) / t[:, 0]
         dw, dy, error = system.solve_surely(p, q, unit)
         wrong = torch.nonzero(~(error <= 1e-7)).flatten()
         if wrong.numel():
-            raise SolveError(
+            raise elements.error(
                 "the KKT system that gives the gradient could not be solved for {elements}. Raise the temperature, or "
                 "use path='layer'.",
                 wrong.tolist(),
             )
-        ctx.rows = rows
+        ctx.rows, ctx.elements = rows, elements
         ctx.save_for_backward(compliance, p, t, free, dy)
         return dw, dy
 
@@ -42,11 +44,11 @@ class _Implicit(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Any) -> Any:
         compliance, p, t, free, dy = ctx.saved_tensors
         v_w, v_y = cotangents
-        a, b = _Implicit.apply(compliance, v_w, v_y, t, free, ctx.rows)
+        a, b = _Implicit.apply(compliance, v_w, v_y, t, free, ctx.rows, ctx.elements)
         curved = compliance.shape[1]
         forces = [ctx.rows.force(r, s)[:, :curved] for r, s in ((p, dy), (v_w, b))]
         inside = free[:, :curved]
-        return torch.where(inside, forces[0] * forces[1], 0.0), torch.where(free, a, 0.0), b, None, None, None
+        return torch.where(inside, forces[0] * forces[1], 0.0), torch.where(free, a, 0.0), b, None, None, None, None
 
 
 class PolytopeArgmax(torch.autograd.Function):
@@ -57,10 +59,10 @@ class PolytopeArgmax(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, u: Any, t: Any, right: Any, bounds: Any, solver: Any) -> Any:
+    def forward(ctx: Any, u: Any, t: Any, right: Any, bounds: Any, solver: Any, elements: Elements) -> Any:
         w, side, accepted = solver.solve(u, t, right, bounds)
         x = w[:, : u.shape[1]].clone()
-        ctx.solver = solver
+        ctx.solver, ctx.elements = solver, elements
         ctx.save_for_backward(x, t, side, accepted)
         ctx.mark_non_differentiable(w, accepted)
         return x, w, accepted
@@ -77,11 +79,11 @@ class PolytopeArgmax(torch.autograd.Function):
         free = (side == 0) & accepted[:, None]
         coldest = t * solver.weights.amin()
         q = p.new_zeros(len(p), solver.rows.equalities + solver.rows.slacks)
-        dw, dy = _Implicit.apply(compliance, p, q, coldest, free, solver.rows)
+        dw, dy = _Implicit.apply(compliance, p, q, coldest, free, solver.rows, ctx.elements)
         on_right = on_bounds = None
         if ctx.needs_input_grad[2]:
             on_right = dy
         if ctx.needs_input_grad[3]:
             force = solver.rows.force(p, dy)
             on_bounds = torch.stack([torch.where(side < 0, force, 0.0), torch.where(side > 0, force, 0.0)], 1)
-        return dw[:, :curved], None, on_right, on_bounds, None
+        return dw[:, :curved], None, on_right, on_bounds, None, None

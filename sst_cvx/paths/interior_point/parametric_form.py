@@ -12,8 +12,8 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from sst_cvx.hull.linear import AffineRows
-from sst_cvx.paths.interior_point.standard_form import StandardForm, independent_rows
+from sst_cvx.hull.linear import AffineRows, independent_rows
+from sst_cvx.paths.interior_point.standard_form import StandardForm
 
 
 class ParametricForm:
@@ -59,7 +59,7 @@ class ParametricForm:
 
     def _pattern(self, free: np.ndarray) -> StandardForm:
         """Which bounds exist. One that moves with the parameters is put inside the domain, to get a barrier."""
-        moves = np.abs(self._rows.sensitivity).sum(1) > 0
+        moves = np.asarray(abs(self._rows.sensitivity).sum(1)).ravel() > 0
         ends = []
         for candidates, combine, limit in (
             (self._lower, np.maximum, self._domain[0]),
@@ -82,7 +82,7 @@ class ParametricForm:
         if device not in self._tensors:
             arrays = {
                 "right": self._rows.right,
-                "sensitivity": self._rows.sensitivity.T.copy(),
+                "sensitivity": self._rows.sensitivity.toarray().T.copy(),
                 "scale": self._scale,
                 "factor": self._factor,
                 "column": self._column,
@@ -98,8 +98,7 @@ class ParametricForm:
         """Right sides ``(batch, rows)``, bounds ``(batch, 2, columns)``, the event's pinned values ``(batch, size)``,
         right sides of dependent rows, and whether bounds or rows without free columns are violated ``(batch,)``."""
         own, columns = self._on(device), self._pinned.size
-        places = self._rows.parameters
-        theta = torch.cat([_by_columns(values[k].to(device)) for k in sorted(values, key=lambda k: places[k].start)], 1)
+        theta = self._rows.theta(values).to(device)
         b = own["right"] + theta @ own["sensitivity"]
         ends = []
         for candidates, reduce, limit in (
@@ -136,8 +135,3 @@ def start_between(bounds: torch.Tensor) -> torch.Tensor:
     below, above = torch.isfinite(lower), torch.isfinite(upper)
     alone = torch.where(below, lower + 1, torch.where(above, upper - 1, 0.0))
     return torch.where(below & above, 0.5 * (lower + upper), alone)
-
-
-def _by_columns(value: torch.Tensor) -> torch.Tensor:
-    """``(batch, *shape)`` flattened in CVXPY's column-major order."""
-    return value.permute(0, *range(value.dim() - 1, 0, -1)).reshape(len(value), -1)

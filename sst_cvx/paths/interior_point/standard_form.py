@@ -7,17 +7,13 @@ Inequality rows come after the equalities, so M = [[A, 0], [G, I]].
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import scipy.linalg
 import scipy.sparse as sp
-import scipy.sparse.linalg
 
-from sst_cvx.hull.linear import LinearHull
+from sst_cvx.hull.linear import LinearHull, independent_rows
 from sst_cvx.hull.presolve import presolve
-
-_DENSE_RANK = 3000  # rows or columns up to which dependent equalities are sought by a pivoted QR
 
 
 @dataclass
@@ -145,16 +141,6 @@ def _substitute(hull: LinearHull, fixed: np.ndarray, order: np.ndarray) -> tuple
     scale = 1 / size[keep]
     rows = sp.csr_array(sp.diags_array(scale) @ rows[keep])
     return rows, ((hull.row_lower - moved)[keep]) * scale, ((hull.row_upper - moved)[keep]) * scale
-
-
-def independent_rows(A: sp.csr_array) -> np.ndarray:
-    """Places of a largest independent set, by QR with pivoting; large systems are left to regularisation."""
-    count = A.indptr.size - 1
-    if count < 2 or max(count, A.indices.max(initial=0)) > _DENSE_RANK:
-        return np.arange(count)
-    triangle, pivots = cast(Any, scipy.linalg.qr(A.toarray().T, mode="r", pivoting=True))
-    diagonal = np.abs(np.diag(triangle))
-    return np.sort(pivots[: int((diagonal > 1e-10 * diagonal[0]).sum())])
 
 
 def _not_implied(

@@ -12,15 +12,17 @@ from typing import Any
 import cvxpy as cp
 import diffcp
 import numpy as np
-import scipy.linalg
 import scipy.sparse as sp
 from threadpoolctl import ThreadpoolController
 
+from sst_cvx.hull.linear import independent_rows
 from sst_cvx.paths.layer.engine import ConicSolver
 from sst_cvx.paths.layer.homogeneous_embedding import ConeProgram, Embedding
 
 _RANK_LIMIT = 2_000_000  # entries of the equality block up to which dependent rows are looked for
 _TIGHT = {"tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-12, "tol_ktratio": 1e-10}
+_LOOSER = {"tol_gap_abs": 1e-10, "tol_gap_rel": 1e-10, "tol_feas": 1e-10}
+_OTHERWISE: tuple[dict[str, float], ...] = ({"static_regularization_constant": 1e-10}, _LOOSER)  # tried where it stops
 
 
 @functools.cache
@@ -45,7 +47,7 @@ class DiffcpSolver(ConicSolver):
 
     def __init__(self, options: dict[str, Any] | None = None):
         super().__init__(options)
-        self._rank_cache: tuple[np.ndarray, np.ndarray] | None = None
+        self._independent_rows: tuple[np.ndarray, np.ndarray] | None = None  # of the equalities seen last
 
     def _solve(self, P, c, A, b, needs_grad):
         with _one_thread():
@@ -58,8 +60,8 @@ class DiffcpSolver(ConicSolver):
             result = self._run(program)
             point = Embedding(program, result)
             converged = point.refine(self.options.get("refine", 3))
-            if not converged and not program.cones.get("ep") and "solve_method" not in self.options:
-                point = self._continue_with_scs(point)
+            if not converged and "solve_method" not in self.options:
+                point = self._try_again(point) if program.cones.get("ep") else self._continue_with_scs(point)
             points.append(point)
             solutions.append(program.expand(point.x, point.y, point.s))
             words.append(str(result["info"]["status"]))
@@ -67,10 +69,26 @@ class DiffcpSolver(ConicSolver):
         return x, y, s, words, points
 
     def _run(self, program: ConeProgram) -> dict[str, Any]:
-        options = {key: value for key, value in self.options.items() if key != "refine"}
-        method = options.pop("solve_method", "Clarabel")
+        method = self.options.get("solve_method", "Clarabel")
         defaults = _TIGHT if method.upper() == "CLARABEL" else {"eps": 1e-10, "max_iters": 100_000}
-        return program.solve(solve_method=method, **(defaults | options))
+        return program.solve(solve_method=method, **(defaults | self._settings()))
+
+    def _try_again(self, point: Embedding) -> Embedding:
+        """Exponential cones of tiny entries stop Clarabel early, with other settings elsewhere: the best of them."""
+        for settings in _OTHERWISE:
+            try:
+                result = point.program.solve(solve_method="Clarabel", **(_TIGHT | settings | self._settings()))
+            except diffcp.SolverError:
+                continue
+            other = Embedding(point.program, result)
+            if other.refine(self.options.get("refine", 3)):
+                return other
+            point = other if other.error() < point.error() else point
+        return point
+
+    def _settings(self) -> dict[str, Any]:
+        """The caller's, of the engine."""
+        return {key: value for key, value in self.options.items() if key not in ("refine", "solve_method")}
 
     def _continue_with_scs(self, point: Embedding) -> Embedding:
         """Second-order cones at their tip (Tsallis at x = 0) stop Newton's steps, but not a first-order method."""
@@ -88,14 +106,11 @@ class DiffcpSolver(ConicSolver):
         equalities = self.program.cones.get("z", 0)
         keep = np.ones(b.size, bool)
         if equalities > 1 and equalities * c.size <= _RANK_LIMIT:
-            block = A[:equalities].toarray()
-            if self._rank_cache is None or not np.array_equal(self._rank_cache[0], block):
-                R, pivots = scipy.linalg.qr(block.T, mode="r", pivoting=True)  # pyright: ignore[reportAssignmentType]
-                size = np.abs(np.diagonal(R))
-                rank = int((size > 1e-10 * size.max(initial=0.0)).sum())
-                self._rank_cache = block, np.sort(pivots[:rank])
+            block, known = A[:equalities].toarray(), self._independent_rows
+            if known is None or not np.array_equal(known[0], block):
+                known = self._independent_rows = block, independent_rows(block)
             keep[:equalities] = False
-            keep[self._rank_cache[1]] = True
+            keep[known[1]] = True
         return ConeProgram(A, b, c, self.program.cones, keep)
 
     def _differentiate(self, dx, dy, state):

@@ -1,0 +1,102 @@
+"""Constraints as CVXPY canonicalises them for Clarabel, which keeps every constraint as a row:
+
+    { w : b - A w in K },   w = (event variable, auxiliary variables, variables that CVXPY introduced),
+
+with A and b affine in the hull's parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import cvxpy as cp
+import numpy as np
+import scipy.sparse as sp
+
+
+@dataclass(frozen=True)
+class Canonical:
+    """One canonicalisation.
+
+    Attributes:
+        linear: K has only zero and nonnegative cones.
+        auxiliary: the user's own variables besides the event.
+        observed: every column belongs to a variable that the user declared.
+        event: columns of the event variable, in row-major order.
+        auxiliary_columns: those of each auxiliary variable, None where it has none.
+        parameter_places: where each parameter's values, flattened by columns, stand in theta; theta ends with a 1.
+        matrix: theta to the stored entries of [-A, b]; pattern: their (indices, indptr, shape), in CSC.
+        dims: CVXPY's description of K.
+    """
+
+    linear: bool
+    auxiliary: list[cp.Variable]
+    observed: bool
+    event: np.ndarray
+    auxiliary_columns: list[np.ndarray | None]
+    parameter_places: dict[str, slice]
+    matrix: sp.csr_array
+    pattern: tuple[np.ndarray, np.ndarray, tuple[int, int]]
+    dims: Any
+
+    @property
+    def columns(self) -> int:
+        return self.pattern[2][1] - 1
+
+    def rows(self, theta: np.ndarray) -> tuple[sp.csr_array, np.ndarray]:
+        """A and b at parameter values."""
+        indices, indptr, shape = self.pattern
+        augmented = sp.csc_array((self.matrix @ theta, indices, indptr), shape=shape)
+        return sp.csr_array(-augmented[:, :-1]), augmented[:, [-1]].toarray().ravel()
+
+    def theta(self, values: dict[str, np.ndarray]) -> np.ndarray:
+        """Parameter values, by name, as one vector."""
+        theta = np.zeros(cast(tuple[int, int], self.matrix.shape)[1])
+        theta[-1] = 1.0
+        for name, place in self.parameter_places.items():
+            theta[place] = np.asarray(values[name]).ravel(order="F")
+        return theta
+
+
+def canonicalise(variable: cp.Variable, constraints: Sequence[Any], parameters: Sequence[cp.Parameter]) -> Canonical:
+    """Constraints on an event variable as numbers.
+
+    Raises:
+        ValueError: there are no constraints.
+    """
+    event, extra = variable, []
+    if getattr(event, "_has_dim_reducing_attr", False):  # symmetric, PSD, diag, ...: entries share columns
+        event = cp.Variable(variable.shape)
+        extra = [event == variable]
+    problem = cp.Problem(cp.Minimize(cp.sum(event)), [*constraints, *extra])
+    data, chain, _ = cast(Any, problem.get_problem_data("CLARABEL"))
+    compiled, dims = data["param_prob"], data["dims"]
+    variable_ids, parameter_ids = chain.compose_var_id_map(), chain.compose_param_id_map()
+    pattern = compiled.reduced_A.problem_data_index
+    if pattern is None:
+        raise ValueError("the hull is unbounded (it has no constraints): add bounds on the event variable.")
+
+    def first(v: cp.Variable) -> int | None:
+        return compiled.var_id_to_col.get(variable_ids.get(v.id, [v.id])[0])
+
+    auxiliary = [v for v in problem.variables() if v.id not in (event.id, variable.id)]
+    places: list[np.ndarray | None] = []
+    for v in auxiliary:
+        start = None if getattr(v, "_has_dim_reducing_attr", False) else first(v)
+        places.append(None if start is None else start + np.arange(v.size))
+    starts = {p.name(): compiled.param_id_to_col[parameter_ids.get(p.id, [p.id])[0]] for p in parameters}
+    linear = not (dims.exp or dims.soc or dims.psd or dims.p3d or getattr(dims, "pnd", None))
+    known = event.size + sum(0 if c is None else c.size for c in places)
+    return Canonical(
+        linear,
+        auxiliary,
+        linear and known == pattern[2][1] - 1,
+        cast(int, first(event)) + np.arange(event.size).reshape(event.shape, order="F").ravel(),
+        places,
+        {p.name(): slice(starts[p.name()], starts[p.name()] + p.size) for p in parameters},
+        compiled.reduced_A.reduced_mat.tocsr(),
+        pattern,
+        dims,
+    )

@@ -1,0 +1,53 @@
+"""What is computed once and then shared by all threads, copies and modes of the caller."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import torch
+
+#: Holds whatever reads or writes CVXPY objects: their values, and their canonicalisation, are shared by all threads.
+CVXPY_LOCK = threading.RLock()
+
+
+@contextlib.contextmanager
+def constants() -> Iterator[None]:
+    """Tensors made here are plain ones on the CPU, whatever the caller's default device, inference or autocast mode.
+
+    What is made under ``torch.inference_mode`` and kept could never be trained with.
+    """
+    with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"), torch.autocast("cpu", enabled=False):
+        yield
+
+
+class computed_once(cached_property):  # used as a decorator, as its base is
+    """A ``cached_property`` computed under the lock, as ``constants``, and dropped from pickles and copies."""
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        if instance is None:
+            return self
+        with CVXPY_LOCK:
+            if self.attrname in instance.__dict__:  # another thread was faster
+                return instance.__dict__[self.attrname]
+            with constants():
+                return super().__get__(instance, owner)
+
+
+def state_without_computed(instance: object) -> dict[str, Any]:
+    """``instance.__dict__`` without what was computed once: what pickles and copies carry."""
+    made = {name for base in type(instance).__mro__ for name, v in vars(base).items() if isinstance(v, cached_property)}
+    return {name: value for name, value in vars(instance).items() if name not in made}
+
+
+def without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:
+    """No autocast here: checks and solves keep the dtype of their inputs."""
+    if not torch.is_autocast_enabled(device_type):
+        return _NOTHING
+    return torch.autocast(device_type, enabled=False)
+
+
+_NOTHING = contextlib.nullcontext()

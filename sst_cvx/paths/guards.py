@@ -1,0 +1,140 @@
+"""Guards: no answer and no gradient is returned that breaks what every right one obeys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from sst_cvx.arguments import check_temperature, check_utilities
+from sst_cvx.errors import Elements, SolveError
+from sst_cvx.regularizers import Regularizer
+from sst_cvx.structure.base import Structure
+
+#: Accepted violation of the hull, relative to 1 + the size of its bounds.
+VIOLATION = {torch.float64: 1e-6, torch.float32: 1e-5}
+#: Accepted Frank-Wolfe gap, relative to the terms that it is a difference of.
+GAP = VIOLATION
+
+
+def check_hull(
+    structure: Structure, x: torch.Tensor, parameters: dict[str, torch.Tensor], who: Callable[[], str]
+) -> None:
+    """Raise SolveError, by rows, where points ``(count, *event_shape)`` are outside the hull or not finite.
+
+    Rows of the hull with auxiliary variables cannot be checked from x alone.
+    """
+    flat = x.detach().reshape(len(x), structure.variable.size)
+    violation = structure.violation(flat, parameters) if parameters else structure.violation(flat)
+    tolerance = VIOLATION[x.dtype]
+    if not bool((violation <= tolerance).all()):
+        check_violation(violation.cpu().numpy(), tolerance, who())
+
+
+def check_violation(violation: np.ndarray, tolerance: float, who: str) -> None:
+    """Raise SolveError, by rows, where a point is outside the hull (or not a number)."""
+    outside = ~(violation <= tolerance)
+    if outside.any():
+        elements = np.flatnonzero(outside)
+        worst = np.max(np.nan_to_num(violation, nan=np.inf))
+        raise SolveError(
+            f"{who} returned a point outside the hull (violation {worst:.1e}, tolerance {tolerance:g}) for "
+            "{elements}. It is not returned.",
+            elements.tolist(),
+            [f"violation {violation[i]:.1e}" for i in elements],
+        )
+
+
+def check_gap(gap: torch.Tensor, u: torch.Tensor, x: torch.Tensor, dtype: torch.dtype) -> None:
+    """Raise SolveError, by rows, where the gap ``(count,)`` at points x for utilities u, ``(count, size)``, is more
+    than rounding."""
+    size = 1 + ((u.abs() + x.abs()) * (1 + x.abs())).sum(1)
+    wrong = torch.nonzero(~(gap <= GAP[dtype] * size)).flatten()
+    if wrong.numel():
+        raise SolveError(
+            "the active-set path returned a point that is not optimal for {elements}: the Frank-Wolfe gap has not "
+            "vanished. It is not returned. Is argmax exact?",
+            wrong.tolist(),
+        )
+
+
+@torch.no_grad()
+def frank_wolfe_gap(
+    structure: Structure,
+    regularizer: Regularizer,
+    u: torch.Tensor,
+    x: torch.Tensor,
+    temperature: float | torch.Tensor,
+    mask: torch.Tensor | None,
+    parameters: dict[str, torch.Tensor],
+) -> torch.Tensor:
+    """max_{v in X} <u - t grad f(x), v - x>, ``(*batch,)``, float64: see ``SoftArgmax.gap``."""
+    batch_shape, event_dim = check_utilities(u, structure.event_shape), len(structure.event_shape)
+    if not isinstance(x, torch.Tensor) or x.shape != u.shape:
+        got = tuple(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
+        raise ValueError(f"x must be a tensor of the shape of the utilities, {tuple(u.shape)}, got {got}.")
+    structure.flat_parameters(parameters, batch_shape)  # checks their names
+    wide, point = u.detach().double(), x.detach().double()
+    _, t = check_temperature(temperature, wide, batch_shape, event_dim)
+    direction = wide - t * regularizer.gradient(point, event_dim)
+    if mask is None:
+        best = structure.argmax(direction, **parameters)
+    else:
+        best = structure.masked_argmax(direction, mask)
+        direction = torch.where(mask.to(u.device), direction, 0.0)
+    return (direction * (best - point)).reshape(*batch_shape, structure.variable.size).sum(-1)
+
+
+class GradientGuard:
+    """Checks a computed vector-Jacobian product g = J v against co-coercivity: |t m g|^2 <= <v, t m g>.
+
+    J = dX_t/du is symmetric positive semidefinite with norm at most 1 / (t m), m the modulus of strong convexity.
+    Conic derivatives at low temperatures can be wrong by any factor; most wrong ones break this inequality.
+
+    Args:
+        modulus: m, 0 if unknown.
+        t: temperatures ``(count,)``.
+        elements: what the rows are called in the backward's error.
+    """
+
+    tolerance = 1e-2  # relative to |v|^2
+
+    def __init__(self, modulus: float, t: torch.Tensor, elements: Elements):
+        self._modulus, self._t, self._elements = modulus, t, elements
+        self._cotangent: torch.Tensor | None = None
+
+    def input(self, u: torch.Tensor) -> torch.Tensor:
+        if u.requires_grad and torch.is_grad_enabled():
+            u = u.view_as(u)
+            u.register_hook(self._check)
+        return u
+
+    def output(self, x: torch.Tensor) -> torch.Tensor:
+        if x.requires_grad:
+            x.register_hook(self._keep)
+        return x
+
+    def _keep(self, cotangent: torch.Tensor | None) -> None:
+        self._cotangent = None if cotangent is None else cotangent.detach()
+
+    def _check(self, gradient: torch.Tensor | None) -> None:
+        if self._cotangent is None or gradient is None:
+            return
+        v, g = (w.detach().reshape(len(w), -1) for w in (self._cotangent, gradient))
+        self._cotangent = None  # a double backward may come here by another way, with another cotangent
+        if self._modulus > 0:
+            g = g * (self._t * self._modulus)[:, None]
+            excess = (g * g).sum(1) - (v * g).sum(1)
+        else:
+            size, allowed = g.norm(dim=1, keepdim=True), v.norm(dim=1, keepdim=True)
+            g = torch.where(self._t[:, None] * size > 1e-6 * allowed, g * (allowed / size), 0.0)  # else rounding errors
+            excess = -(v * g).sum(1)
+        wrong = ~(excess <= self.tolerance * (v * v).sum(1))
+        if bool(wrong.any()):
+            raise self._elements.error(
+                "the gradient is wrong for {elements}: it breaks the bound |dX/du| <= 1/(t m). Conic "
+                "derivatives lose accuracy near vertices: raise the temperature, use the default solver if you chose "
+                "another, or a structure and regularizer with a fast path.",
+                torch.nonzero(wrong).flatten().tolist(),
+            )
