@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import cast
 
 import cvxpy as cp
 import torch
@@ -17,7 +16,7 @@ import sst_cvx as sst
 from polytopes.hypercube import coordinatewise
 from polytopes.kernels.exact_samples import sample_subset
 from polytopes.kernels.subset_sums_up_to import log_elementary_symmetric_up_to
-from polytopes.kernels.threshold import response_of, threshold_map
+from polytopes.kernels.threshold import SEARCHABLE, threshold_map
 from sst_cvx.arguments import check_size, check_vertex_count
 
 
@@ -60,13 +59,12 @@ class AtMostKSubset(sst.Structure, final=True):
         return f"AtMostKSubset(n={self.n}, k={self.k})"
 
 
-def slack_or_tight(structure: AtMostKSubset, regularizer: sst.Regularizer, u: torch.Tensor) -> torch.Tensor:
+def slack_or_tight(structure: AtMostKSubset, regularizer: sst.SeparableRegularizer, u: torch.Tensor) -> torch.Tensor:
     """The box's solution, or the k-subset's where that is too large."""
-    f = cast(sst.SeparableRegularizer, regularizer)
-    box = coordinatewise(structure, f, u)
+    box = coordinatewise(structure, regularizer, u)
     tight = box.detach().sum(-1, keepdim=True) > structure.k
-    return torch.where(tight, threshold_map(u, structure.k, response_of(f)), box)
+    return torch.where(tight, threshold_map(u, structure.k, regularizer), box)
 
 
-for _kind in (sst.Euclidean, sst.CategoricalEntropy, sst.BinaryEntropy, sst.TsallisEntropy):
+for _kind in SEARCHABLE:
     sst.fast_path(AtMostKSubset, _kind)(slack_or_tight)

@@ -5,12 +5,11 @@ Paper, section 4.1 (Bernoulli variables). x_i = phi'^-1(u_i) cut to [0, 1]; for 
 
 from __future__ import annotations
 
-from typing import cast
-
 import cvxpy as cp
 import torch
 
 import sst_cvx as sst
+from polytopes.kernels.threshold import SEARCHABLE
 from sst_cvx.arguments import check_size, check_vertex_count
 
 
@@ -50,16 +49,11 @@ class Hypercube(sst.Structure, final=True):
         return f"Hypercube(n={self.n})"
 
 
-def coordinatewise(structure: sst.Structure, regularizer: sst.Regularizer, u: torch.Tensor) -> torch.Tensor:
-    """phi'^-1(u) cut to [0, 1]; cut before it is inverted, so that nothing overflows."""
-    f = cast(sst.SeparableRegularizer, regularizer)
-    if isinstance(f, sst.Euclidean):
-        return u.clamp(0.0, 1.0)
-    low, high = (f.slope(torch.full((), end, dtype=u.dtype, device=u.device)) for end in (0.0, 1.0))
-    return f.inverse_slope(u if isinstance(f, sst.BinaryEntropy) else torch.minimum(torch.maximum(u, low), high))
+def coordinatewise(structure: sst.Structure, regularizer: sst.SeparableRegularizer, u: torch.Tensor) -> torch.Tensor:
+    return regularizer.unit_inverse_slope(u - regularizer.slope_origin)
 
 
-for _kind in (sst.Euclidean, sst.CategoricalEntropy, sst.BinaryEntropy, sst.TsallisEntropy):
+for _kind in SEARCHABLE:
     sst.fast_path(Hypercube, _kind)(coordinatewise)
 
 

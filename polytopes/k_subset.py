@@ -15,13 +15,7 @@ import torch
 import sst_cvx as sst
 from polytopes.kernels.exact_samples import sample_subset
 from polytopes.kernels.subset_sums import log_elementary_symmetric, subset_marginals
-from polytopes.kernels.threshold import (
-    BinaryResponse,
-    CategoricalResponse,
-    EuclideanResponse,
-    TsallisResponse,
-    threshold_map,
-)
+from polytopes.kernels.threshold import SEARCHABLE, threshold_map
 from sst_cvx.arguments import check_size, check_vertex_count
 
 
@@ -62,24 +56,12 @@ class KSubset(sst.Structure, final=True):
         return f"KSubset(n={self.n}, k={self.k})"
 
 
-@sst.fast_path(KSubset, sst.Euclidean)
-def euclidean(structure: KSubset, regularizer: sst.Euclidean, u: torch.Tensor) -> torch.Tensor:
-    return threshold_map(u, structure.k, EuclideanResponse())
+def by_threshold(structure: KSubset, regularizer: sst.SeparableRegularizer, u: torch.Tensor) -> torch.Tensor:
+    return threshold_map(u, structure.k, regularizer)
 
 
-@sst.fast_path(KSubset, sst.CategoricalEntropy)
-def categorical(structure: KSubset, regularizer: sst.CategoricalEntropy, u: torch.Tensor) -> torch.Tensor:
-    return threshold_map(u, structure.k, CategoricalResponse())
-
-
-@sst.fast_path(KSubset, sst.BinaryEntropy)
-def binary(structure: KSubset, regularizer: sst.BinaryEntropy, u: torch.Tensor) -> torch.Tensor:
-    return threshold_map(u, structure.k, BinaryResponse())
-
-
-@sst.fast_path(KSubset, sst.TsallisEntropy)
-def tsallis(structure: KSubset, regularizer: sst.TsallisEntropy, u: torch.Tensor) -> torch.Tensor:
-    return threshold_map(u, structure.k, TsallisResponse(regularizer.alpha))
+for _kind in SEARCHABLE:
+    sst.fast_path(KSubset, _kind)(by_threshold)
 
 
 @sst.fast_path(KSubset, sst.ExponentialFamilyEntropy)

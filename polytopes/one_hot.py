@@ -10,7 +10,7 @@ import cvxpy as cp
 import torch
 
 import sst_cvx as sst
-from polytopes.kernels.threshold import BinaryResponse, EuclideanResponse, TsallisResponse, threshold_map
+from polytopes.kernels.threshold import threshold_map
 from sst_cvx.arguments import check_size
 
 
@@ -49,19 +49,12 @@ class OneHot(sst.Structure, final=True):
         return f"OneHot(n={self.n})"
 
 
-@sst.fast_path(OneHot, sst.Euclidean)
-def sparsemax(structure: OneHot, regularizer: sst.Euclidean, u: torch.Tensor) -> torch.Tensor:
-    return threshold_map(u, 1, EuclideanResponse())
+def by_threshold(structure: OneHot, regularizer: sst.SeparableRegularizer, u: torch.Tensor) -> torch.Tensor:
+    return threshold_map(u, 1, regularizer)
 
 
-@sst.fast_path(OneHot, sst.TsallisEntropy)
-def entmax(structure: OneHot, regularizer: sst.TsallisEntropy, u: torch.Tensor) -> torch.Tensor:
-    return threshold_map(u, 1, TsallisResponse(regularizer.alpha))
-
-
-@sst.fast_path(OneHot, sst.BinaryEntropy)
-def binary(structure: OneHot, regularizer: sst.BinaryEntropy, u: torch.Tensor) -> torch.Tensor:
-    return threshold_map(u, 1, BinaryResponse())
+for _kind in (sst.Euclidean, sst.TsallisEntropy, sst.BinaryEntropy):
+    sst.fast_path(OneHot, _kind)(by_threshold)
 
 
 @sst.fast_path(OneHot, sst.CategoricalEntropy)

@@ -28,7 +28,8 @@ from typing import Any
 
 import torch
 
-from polytopes.kernels.threshold import BinaryResponse, solve_threshold
+from polytopes.kernels.threshold import solve_threshold
+from sst_cvx.regularizers import BinaryEntropy
 
 
 def log_elementary_symmetric(u: torch.Tensor, k: int) -> torch.Tensor:
@@ -55,7 +56,7 @@ class _Frequencies(torch.autograd.Function):
 
     @staticmethod
     def forward(u: torch.Tensor, k: int, eps: float) -> tuple[torch.Tensor, ...]:
-        p, theta = solve_threshold(u, k, BinaryResponse())
+        p, theta = solve_threshold(u, k, BinaryEntropy())
         variance = (p * (1 - p)).sum(-1, keepdim=True)
         digits = 4 - math.log(eps)
         m = digits / 3 + (digits * digits / 9 + 2 * digits * variance).sqrt()

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from polytopes.kernels.threshold import BinaryResponse, solve_threshold
+from polytopes.kernels.threshold import solve_threshold
+from sst_cvx.regularizers import BinaryEntropy
 
 _DIRECT = 8  # degree up to which two polynomials are multiplied term by term; above it by FFT
 
@@ -49,7 +50,7 @@ class _Tilt(torch.autograd.Function):
 
     @staticmethod
     def forward(u: torch.Tensor, k: int) -> torch.Tensor:
-        return solve_threshold(u, k, BinaryResponse())[1]
+        return solve_threshold(u, k, BinaryEntropy())[1]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:

@@ -1,12 +1,13 @@
 """Separable soft argmax over { 0 <= x <= 1, sum x = total }: one dual variable, found by a batched threshold search.
 
-With f(x) = sum phi(x_i), stationarity gives x_i = g(u_i - nu), where g is the inverse of phi' clipped to [0, 1], and
-nu is the root of the decreasing function sum_i g(u_i - nu) = total. By the implicit function theorem
+With f(x) = sum phi(x_i), stationarity gives x_i = g(u_i - nu), where g is the inverse of phi' clipped to [0, 1], up to
+a shift (``unit_inverse_slope``), and nu the root of the decreasing function sum_i g(u_i - nu) = total. By the implicit
+function theorem
 
     dx/du = diag(w) - w w' / sum w,    w_i = g'(u_i - nu),
 
-a symmetric matrix, so one formula serves as Jacobian-vector and vector-Jacobian product. w is written as a function
-of x: the backward needs nothing else, and autograd differentiates it again (double backward).
+a symmetric matrix, so one formula serves as Jacobian-vector and vector-Jacobian product. w is a function of x
+(``unit_inverse_curvature``): the backward needs nothing else, and autograd differentiates it again (double backward).
 """
 
 from __future__ import annotations
@@ -22,84 +23,11 @@ _MAX_STEPS = 200
 _SORTABLE = 50  # entries up to which sorting beats Newton's steps
 
 
-class Response:
-    """g and g' of one regularizer, up to a shift of the argument."""
-
-    #: g rises from 0 to 1 on an interval of this length, starting at 0 (infinite: no such interval).
-    reach = math.inf
-
-    def value(self, s: torch.Tensor) -> torch.Tensor:
-        """x = g(s)."""
-        raise NotImplementedError
-
-    def slope(self, x: torch.Tensor) -> torch.Tensor:
-        """w = g'(g^-1(x)); where g has a kink, one of its two slopes."""
-        raise NotImplementedError
+#: Regularizers whose ``unit_inverse_slope`` and ``unit_inverse_curvature`` the search runs on.
+SEARCHABLE = (Euclidean, CategoricalEntropy, BinaryEntropy, TsallisEntropy)
 
 
-class EuclideanResponse(Response):
-    """g(s) = min(max(s, 0), 1)."""
-
-    reach = 1.0
-
-    def value(self, s: torch.Tensor) -> torch.Tensor:
-        return s.clamp(0.0, 1.0)
-
-    def slope(self, x: torch.Tensor) -> torch.Tensor:
-        return x.frac().sign()  # 1 inside, 0 at both ends
-
-
-class TsallisResponse(Response):
-    """g(s) = min(max((alpha - 1) s, 0)^(1 / (alpha - 1)), 1)."""
-
-    def __init__(self, alpha: float):
-        self.alpha = alpha
-        self.reach = 1.0 / (alpha - 1.0)
-
-    def value(self, s: torch.Tensor) -> torch.Tensor:
-        z = (s * (self.alpha - 1.0)).clamp(0.0, 1.0)
-        return z * z if self.alpha == 1.5 else z.pow(self.reach)
-
-    def slope(self, x: torch.Tensor) -> torch.Tensor:
-        inside = (x > 0) & (x < 1)
-        return torch.where(inside, x, 1.0).pow(2.0 - self.alpha) * inside  # finite derivatives at x = 0
-
-
-class BinaryResponse(Response):
-    """g(s) = 1 / (1 + exp(-s))."""
-
-    def value(self, s: torch.Tensor) -> torch.Tensor:
-        return torch.sigmoid(s)
-
-    def slope(self, x: torch.Tensor) -> torch.Tensor:
-        return x * (1 - x)
-
-
-class CategoricalResponse(Response):
-    """g(s) = min(exp(s), 1)."""
-
-    def value(self, s: torch.Tensor) -> torch.Tensor:
-        return s.clamp(max=0.0).exp()
-
-    def slope(self, x: torch.Tensor) -> torch.Tensor:
-        return x * (x < 1)
-
-
-def response_of(regularizer: SeparableRegularizer) -> Response:
-    """The response of one of the library's separable regularizers.
-
-    Raises:
-        TypeError: another regularizer.
-    """
-    if isinstance(regularizer, TsallisEntropy):
-        return TsallisResponse(regularizer.alpha)
-    kinds = {Euclidean: EuclideanResponse, CategoricalEntropy: CategoricalResponse, BinaryEntropy: BinaryResponse}
-    if type(regularizer) not in kinds:
-        raise TypeError(f"no response is known for {regularizer!r}.")
-    return kinds[type(regularizer)]()
-
-
-def threshold_map(u: torch.Tensor, total: int, response: Response) -> torch.Tensor:
+def threshold_map(u: torch.Tensor, total: int, f: SeparableRegularizer) -> torch.Tensor:
     """argmax { <u, x> - f(x) : 0 <= x <= 1, sum x = total } over the last dimension, differentiable twice.
 
     Args:
@@ -108,40 +36,40 @@ def threshold_map(u: torch.Tensor, total: int, response: Response) -> torch.Tens
     """
     if total == 0 or total == u.shape[-1]:  # one point only
         return u * 0 + (1.0 if total else 0.0)
-    return _ThresholdMap.apply(u, total, response)
+    return _ThresholdMap.apply(u, total, f)
 
 
 class _ThresholdMap(torch.autograd.Function):
     @staticmethod
-    def forward(u: torch.Tensor, total: int, response: Response) -> torch.Tensor:
-        if isinstance(response, CategoricalResponse):
+    def forward(u: torch.Tensor, total: int, f: SeparableRegularizer) -> torch.Tensor:
+        if isinstance(f, CategoricalEntropy):
             return _fill(u, total)
         if u.shape[-1] <= _SORTABLE:
-            if isinstance(response, EuclideanResponse):
+            if isinstance(f, Euclidean):
                 return _sparsemax(u) if total == 1 else _project_by_sorting(u, total)
-            if isinstance(response, TsallisResponse) and response.alpha == 1.5 and total == 1:
+            if isinstance(f, TsallisEntropy) and f.alpha == 1.5 and total == 1:
                 return _entmax15(u)
-        return solve_threshold(u, total, response)[0]
+        return solve_threshold(u, total, f)[0]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
-        ctx.response = inputs[2]
+        ctx.f = inputs[2]
         ctx.save_for_backward(output)
         ctx.save_for_forward(output)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple:  # type: ignore[override]
         (x,) = ctx.saved_tensors
-        return _apply_jacobian(ctx.response.slope(x), grad), None, None
+        return _apply_jacobian(ctx.f.unit_inverse_curvature(x), grad), None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: torch.Tensor, *_: Any) -> torch.Tensor:  # type: ignore[override]
         (x,) = ctx.saved_tensors
-        return _apply_jacobian(ctx.response.slope(x), tangent)
+        return _apply_jacobian(ctx.f.unit_inverse_curvature(x), tangent)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, u: torch.Tensor, total: int, response: Response) -> tuple:
-        return _ThresholdMap.apply(u.movedim(in_dims[0], 0), total, response), 0
+    def vmap(info: Any, in_dims: tuple, u: torch.Tensor, total: int, f: SeparableRegularizer) -> tuple:
+        return _ThresholdMap.apply(u.movedim(in_dims[0], 0), total, f), 0
 
 
 def _apply_jacobian(w: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -150,31 +78,29 @@ def _apply_jacobian(w: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     return w * (v - mean)
 
 
-def solve_threshold(u: torch.Tensor, total: int, response: Response) -> tuple[torch.Tensor, torch.Tensor]:
+def solve_threshold(u: torch.Tensor, total: int, f: SeparableRegularizer) -> tuple[torch.Tensor, torch.Tensor]:
     """x ``(*batch, n)`` and the root nu ``(*batch, 1)`` of sum_i g(u_i - nu) = total, for 0 < total < n."""
-    lower, upper, below, above = _bracket(u, total, response)
+    lower, upper, below, above = _bracket(u, total, f)
     low, high = lower - below, upper + above
-    convex = total == 1 and math.isfinite(response.reach)  # then Newton's steps from the left never overshoot
+    convex = total == 1 and math.isfinite(f.unit_slopes)  # then Newton's steps from the left never overshoot
     start = low if convex else 0.5 * low + 0.5 * high
-    _, nu = _newton(u, total, response, low, high, start, tolerance=torch.finfo(u.dtype).eps ** 0.5)
+    _, nu = _newton(u, total, f, low, high, start, tolerance=torch.finfo(u.dtype).eps ** 0.5)
     # u - nu is exact where it matters, near the threshold: the search ends in these coordinates, free of the rounding
     # of nu itself (which float32 needs at large utilities).
     low, high = (lower - nu) - below, (upper - nu) + above
-    x, correction = _newton(
-        u - nu, total, response, low, high, torch.zeros_like(nu), tolerance=4 * torch.finfo(u.dtype).eps
-    )
+    x, correction = _newton(u - nu, total, f, low, high, torch.zeros_like(nu), tolerance=4 * torch.finfo(u.dtype).eps)
     return x, nu + correction
 
 
-def _bracket(u: torch.Tensor, total: int, response: Response) -> tuple[torch.Tensor, torch.Tensor, float, float]:
+def _bracket(u: torch.Tensor, total: int, f: SeparableRegularizer) -> tuple[torch.Tensor, torch.Tensor, float, float]:
     """(lower, upper, below, above) with lower - below <= nu <= upper + above, from the order statistics of u.
 
     With a finite reach, the total-th largest entry is neither 0 nor past 1. For the sigmoid, the entries around the
     total-th cannot be on the wrong side by more than log n. Kept apart, since the differences may round.
     """
-    if math.isfinite(response.reach):
+    if math.isfinite(f.unit_slopes):
         kth = _kth_largest(u, total)
-        return kth, kth, response.reach, 0.0
+        return kth, kth, f.unit_slopes, 0.0
     largest = u.topk(total + 1, dim=-1).values
     room = math.log(u.shape[-1])
     return largest[..., -1:], largest[..., -2:-1], room, room
@@ -183,7 +109,7 @@ def _bracket(u: torch.Tensor, total: int, response: Response) -> tuple[torch.Ten
 def _newton(
     u: torch.Tensor,
     total: int,
-    response: Response,
+    f: SeparableRegularizer,
     low: torch.Tensor,
     high: torch.Tensor,
     nu: torch.Tensor,
@@ -194,7 +120,7 @@ def _newton(
     Ends where the excess of sum_i x_i is at most ``tolerance`` times the total. Returns x and nu.
     """
     for step in range(_MAX_STEPS):
-        x = response.value(u - nu)
+        x = f.unit_inverse_slope(u - nu)
         excess = x.sum(-1, keepdim=True) - total
         done = excess.abs() <= tolerance * total
         if step > 20:  # the bracket may be as small as it gets
@@ -203,7 +129,7 @@ def _newton(
             break
         too_low = excess > 0
         low, high = torch.where(too_low, nu, low), torch.where(too_low, high, nu)
-        newton = nu + excess / response.slope(x).sum(-1, keepdim=True)
+        newton = nu + excess / f.unit_inverse_curvature(x).sum(-1, keepdim=True)
         inside = (newton > low) & (newton < high)
         if step > 10 and step % 2:
             inside = torch.zeros_like(inside)
