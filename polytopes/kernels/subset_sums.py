@@ -29,6 +29,7 @@ from typing import Any
 import torch
 
 from polytopes.kernels.threshold import solve_threshold
+from sst_cvx.autodiff import Function
 from sst_cvx.regularizers import BinaryEntropy
 
 
@@ -51,7 +52,7 @@ def subset_marginals(u: torch.Tensor, k: int) -> torch.Tensor:
     return _Marginals.apply(u.double(), *plan)[0].to(u.dtype)
 
 
-class _Frequencies(torch.autograd.Function):
+class _Frequencies(Function):
     """theta ``(*batch, 1)``; frequencies w, their shares of the sum, w k modulo 2 pi, ``(*batch, J)``: constants."""
 
     @staticmethod
@@ -94,7 +95,7 @@ def _turn(angle: torch.Tensor) -> torch.Tensor:
     return torch.polar(torch.ones_like(angle), angle)
 
 
-class _Marginals(torch.autograd.Function):
+class _Marginals(Function):
     """x; and p, omega, D, kept for the Jacobian: constants outside."""
 
     @staticmethod

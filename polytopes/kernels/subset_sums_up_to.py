@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from polytopes.kernels.threshold import solve_threshold
+from sst_cvx.autodiff import Function
 from sst_cvx.regularizers import BinaryEntropy
 
 _DIRECT = 8  # degree up to which two polynomials are multiplied term by term; above it by FFT
@@ -45,7 +46,7 @@ def _tilted(u: torch.Tensor, theta: torch.Tensor, k: int) -> tuple[torch.Tensor,
     return _product(coins, k), -torch.nn.functional.logsigmoid(-shifted).sum(-1)  # softplus is cruder
 
 
-class _Tilt(torch.autograd.Function):
+class _Tilt(Function):
     """theta ``(*batch, 1)`` with sum_i sigmoid(u_i - theta) = k; a constant to autograd."""
 
     @staticmethod

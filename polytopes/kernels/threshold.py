@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from sst_cvx.autodiff import Function
 from sst_cvx.regularizers import BinaryEntropy, CategoricalEntropy, Euclidean, SeparableRegularizer, TsallisEntropy
 
 _MAX_STEPS = 200
@@ -39,7 +40,7 @@ def threshold_map(u: torch.Tensor, total: int, f: SeparableRegularizer) -> torch
     return _ThresholdMap.apply(u, total, f)
 
 
-class _ThresholdMap(torch.autograd.Function):
+class _ThresholdMap(Function):
     @staticmethod
     def forward(u: torch.Tensor, total: int, f: SeparableRegularizer) -> torch.Tensor:
         if isinstance(f, CategoricalEntropy):
