@@ -80,35 +80,37 @@ def _apply_jacobian(w: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 
 
 def solve_threshold(u: torch.Tensor, total: int, f: SeparableRegularizer) -> tuple[torch.Tensor, torch.Tensor]:
-    """x ``(*batch, n)`` and the root nu ``(*batch, 1)`` of sum_i g(u_i - nu) = total, for 0 < total < n."""
-    lower, upper, below, above = _bracket(u, total, f)
-    low, high = lower - below, upper + above
+    """x ``(*batch, n)`` and the root nu ``(*batch, 1)`` of sum_i g(u_i - nu) = total, for 0 < total < n.
+
+    Relative to the total-th largest entry, so that what all share costs no digits, and in float64: one fractional entry
+    may have to bear the rounding of the whole sum.
+    """
+    centre, low, high = _bracket(u, total, f)
+    s, low, high = (u - centre).double(), low.double(), high.double()
     convex = total == 1 and math.isfinite(f.unit_slopes)  # then Newton's steps from the left never overshoot
-    start = low if convex else 0.5 * low + 0.5 * high
-    _, nu = _newton(u, total, f, low, high, start, tolerance=torch.finfo(u.dtype).eps ** 0.5)
-    # u - nu is exact where it matters, near the threshold: the search ends in these coordinates, free of the rounding
-    # of nu itself (which float32 needs at large utilities).
-    low, high = (lower - nu) - below, (upper - nu) + above
-    x, correction = _newton(u - nu, total, f, low, high, torch.zeros_like(nu), tolerance=4 * torch.finfo(u.dtype).eps)
-    return x, nu + correction
+    nu = low if convex else low.lerp(high, 0.5)
+    tolerance = max(4 * torch.finfo(torch.float64).eps * total, torch.finfo(u.dtype).eps / 8)
+    x, nu = _newton(s, total, f, low, high, nu, tolerance)
+    return x.to(u.dtype), nu.to(u.dtype) + centre
 
 
-def _bracket(u: torch.Tensor, total: int, f: SeparableRegularizer) -> tuple[torch.Tensor, torch.Tensor, float, float]:
-    """(lower, upper, below, above) with lower - below <= nu <= upper + above, from the order statistics of u.
+def _bracket(u: torch.Tensor, total: int, f: SeparableRegularizer) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The total-th largest entry, and bounds of nu relative to it, ``(*batch, 1)``.
 
-    With a finite reach, the total-th largest entry is neither 0 nor past 1. For the sigmoid, the entries around the
-    total-th cannot be on the wrong side by more than log n. Kept apart, since the differences may round.
+    Where g rises from 0 to 1 within a finite length, this entry is neither 0 nor past 1. For the sigmoid, neither it
+    nor the next one can be on the wrong side by more than log n.
     """
     if math.isfinite(f.unit_slopes):
         kth = _kth_largest(u, total)
-        return kth, kth, f.unit_slopes, 0.0
-    largest = u.topk(total + 1, dim=-1).values
-    room = math.log(u.shape[-1])
-    return largest[..., -1:], largest[..., -2:-1], room, room
+        return kth, torch.full_like(kth, -f.unit_slopes), torch.zeros_like(kth)
+    largest, room = u.topk(total + 1, dim=-1).values, math.log(u.shape[-1])
+    kth = largest[..., -2:-1]
+    low = (largest[..., -1:] - kth - room).clamp(min=-1e30)  # finite, and anything will do in a gap that wide
+    return kth, low, torch.full_like(kth, room)
 
 
 def _newton(
-    u: torch.Tensor,
+    s: torch.Tensor,
     total: int,
     f: SeparableRegularizer,
     low: torch.Tensor,
@@ -118,12 +120,12 @@ def _newton(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Newton steps inside a shrinking bracket; halving where a step leaves it, and every other time when slow.
 
-    Ends where the excess of sum_i x_i is at most ``tolerance`` times the total. Returns x and nu.
+    Ends where the excess of sum_i x_i is at most ``tolerance``. Returns x and nu.
     """
     for step in range(_MAX_STEPS):
-        x = f.unit_inverse_slope(u - nu)
+        x = f.unit_inverse_slope(s - nu)
         excess = x.sum(-1, keepdim=True) - total
-        done = excess.abs() <= tolerance * total
+        done = excess.abs() <= tolerance
         if step > 20:  # the bracket may be as small as it gets
             done |= (nu == low) | (nu == high)
         if bool(done.all()):
@@ -134,7 +136,7 @@ def _newton(
         inside = (newton > low) & (newton < high)
         if step > 10 and step % 2:
             inside = torch.zeros_like(inside)
-        nu = torch.where(done, nu, torch.where(inside, newton, 0.5 * low + 0.5 * high))  # low + high could overflow
+        nu = torch.where(done, nu, torch.where(inside, newton, low.lerp(high, 0.5)))
     return x, nu
 
 
@@ -142,16 +144,17 @@ def _project_by_sorting(u: torch.Tensor, total: int) -> torch.Tensor:
     """The Euclidean case: the mass sum_i min(max(u_i - nu, 0), 1) is linear between sorted u_i and u_i - 1.
 
     Centred at the total-th largest entry, nu is in [-1, 0]: entries beyond 2 are 0 or 1, and cut off so that s - 1
-    does not round.
+    does not round. In float64, as one fractional entry may have to bear the rounding of the whole mass.
     """
-    s = (u - _kth_largest(u, total)).clamp(-2.0, 2.0)
+    s = (u - _kth_largest(u, total)).clamp(-2.0, 2.0).double()
     ends, order = torch.cat([s, s - 1.0], dim=-1).sort(dim=-1, descending=True)
-    inside = torch.where(order < u.shape[-1], 1.0, -1.0).to(u.dtype).cumsum(-1)  # entries between 0 and 1 below an end
-    mass = (inside[..., :-1] * (ends[..., :-1] - ends[..., 1:])).cumsum(-1)  # at the ends but the first, where it is 0
-    last = (mass < total).sum(-1, keepdim=True)
-    left = total - mass.gather(-1, (last - 1).clamp(min=0)) * (last > 0)
+    inside = (1.0 - 2.0 * (order >= u.shape[-1])).cumsum(-1, dtype=s.dtype)  # entries between 0 and 1 below an end
+    mass = torch.zeros_like(ends)  # at the ends
+    torch.cumsum(inside[..., :-1] * (ends[..., :-1] - ends[..., 1:]), -1, out=mass[..., 1:])
+    last = (mass < total).sum(-1, keepdim=True) - 1
+    left = total - mass.gather(-1, last)
     nu = ends.gather(-1, last) - left / inside.gather(-1, last).clamp(min=1.0)
-    return (s - nu).clamp(0.0, 1.0)
+    return (s - nu).clamp(0.0, 1.0).to(u.dtype)
 
 
 def _sparsemax(u: torch.Tensor) -> torch.Tensor:
@@ -183,20 +186,18 @@ def _fill(u: torch.Tensor, total: int) -> torch.Tensor:
     """Categorical case, in closed form once the entries at the cap are known: min(1, (total - c) softmax(rest)).
 
     Entries above the threshold of the others join the cap until none does; the threshold only falls, so this is
-    exact after at most ``total`` rounds (two or three as a rule).
+    exact after at most ``total`` rounds (two or three as a rule). It ends between the total-th largest entry, relative
+    to which all are taken, and log n above it.
     """
     if total == 1:
         return u.softmax(-1)
-    margin = 8 * torch.finfo(u.dtype).eps
+    weight = (u - _kth_largest(u, total)).clamp(max=math.log(u.shape[-1]) + 1).exp()
     capped = torch.zeros_like(u, dtype=torch.bool)
-    for _ in range(total):
-        rest = u.masked_fill(capped, -math.inf)
-        left = total - capped.sum(-1, keepdim=True)
-        nu = rest.logsumexp(-1, keepdim=True) - left.to(u.dtype).log()
-        over = (rest > nu + margin * nu.abs().clamp(min=1.0)) & (left > 1)
+    rest, left = weight, torch.full_like(u[..., :1], total)
+    while True:
+        share = rest / (rest.sum(-1, keepdim=True) / left)
+        over = (share > 1 + 8 * torch.finfo(u.dtype).eps) & (left > 1)
         if not bool(over.any()):
-            break
+            return torch.where(capped, 1.0, share.clamp(max=1.0))
         capped |= over
-    rest = u.masked_fill(capped, -math.inf)
-    left = (total - capped.sum(-1, keepdim=True)).to(u.dtype)
-    return torch.where(capped, 1.0, (left * rest.softmax(-1)).clamp(max=1.0))
+        rest, left = weight.masked_fill(capped, 0.0), total - capped.sum(-1, keepdim=True).to(u.dtype)

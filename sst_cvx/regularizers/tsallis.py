@@ -55,7 +55,8 @@ class TsallisEntropy(SeparableRegularizer, certified=True):
         return z * z if self.alpha == 1.5 else z.pow(1 / (self.alpha - 1))
 
     def unit_inverse_curvature(self, x: torch.Tensor) -> torch.Tensor:
-        inside = (x > 0) & (x < 1)
+        x = x.frac()  # 0 at both ends
+        inside = x > 0
         return torch.where(inside, x, 1.0).pow(2 - self.alpha) * inside  # finite derivatives at x = 0
 
     def modulus(self, structure: Structure) -> float:
