@@ -18,6 +18,7 @@ from scipy.sparse.csgraph import breadth_first_order
 import sst_cvx as sst
 from polytopes.kernels.best_tree import best_tree, hanging_edges
 from polytopes.kernels.exact_samples import sample_tree
+from polytopes.kernels.precision import widened
 from polytopes.kernels.tree_sum import ABSENT, log_tree_sum, tree_marginals
 from polytopes.path import incidence
 from sst_cvx.arguments import check_edge_index, check_size, check_vertex_count
@@ -163,10 +164,12 @@ class Arborescence(sst.Structure, final=True):
                 rows.append([e for e in choice if e >= 0])
         return torch.zeros(len(rows), len(tails), dtype=torch.float64).scatter(1, torch.tensor(rows), 1.0)
 
+    @widened
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """log of the sum over arborescences of exp of the sum of their edges' utilities; differentiable twice."""
         return log_tree_sum(self._dense(u, ABSENT), self.single_root or self._free)
 
+    @widened
     def marginals(self, u: torch.Tensor) -> torch.Tensor:
         """Gradient of the log-partition, of the shape of ``u``; differentiable."""
         tails, heads = self._ends(u.device)

@@ -15,6 +15,7 @@ import torch
 import sst_cvx as sst
 from polytopes.hypercube import coordinatewise
 from polytopes.kernels.exact_samples import sample_subset
+from polytopes.kernels.precision import widened
 from polytopes.kernels.subset_sums_up_to import log_elementary_symmetric_up_to
 from polytopes.kernels.threshold import SEARCHABLE, threshold_map
 from sst_cvx.arguments import check_size, check_vertex_count
@@ -47,6 +48,7 @@ class AtMostKSubset(sst.Structure, final=True):
             row[list(chosen)] = 1.0
         return found
 
+    @widened
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """log of the sum of the elementary symmetric polynomials e_0, ..., e_k of exp u."""
         return log_elementary_symmetric_up_to(u, self.k)

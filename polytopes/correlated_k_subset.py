@@ -17,6 +17,7 @@ import torch
 
 import sst_cvx as sst
 from polytopes.kernels.dag_sums import PathGraph
+from polytopes.kernels.precision import widened
 from sst_cvx.arguments import check_size, check_vertex_count
 
 
@@ -45,8 +46,11 @@ class CorrelatedKSubset(sst.Structure, final=True):
         super().__init__(x, [flow >= 0, balance[on] @ flow == supply[on], x == sp.csr_array(uses) @ flow])
 
     def _scores(self, u: torch.Tensor) -> torch.Tensor:
-        """Utilities of the trellis's edges: ``(*batch, 2 n - 1)`` to ``(*batch, edges)``, stored edges first."""
-        flat = u.reshape(u.shape[:-1].numel(), 2 * self.n - 1).T
+        """Utilities of the trellis's edges: ``(*batch, 2 n - 1)`` to ``(*batch, edges)``, stored edges first.
+
+        In float64: an item's and its pair's make one number.
+        """
+        flat = u.double().reshape(u.shape[:-1].numel(), 2 * self.n - 1).T
         item, pair = flat[: self.n], torch.nn.functional.pad(flat[self.n :], (0, 0, 1, 0))
         none = torch.zeros_like(item)
         by_bits = torch.stack([torch.stack([none, item], 1), torch.stack([none, item + pair], 1)], 1)
@@ -60,7 +64,7 @@ class CorrelatedKSubset(sst.Structure, final=True):
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """The best subset, over the whole batch at once, on the device of ``u``."""
-        return self._event(self._graph.best(self._scores(u)))
+        return self._event(self._graph.best(self._scores(u))).to(u.dtype)
 
     def violation(self, x: torch.Tensor) -> torch.Tensor:
         """What can be seen without the trellis: k items, and pairs between max(0, sum - 1) and min of their items."""
@@ -85,13 +89,14 @@ class CorrelatedKSubset(sst.Structure, final=True):
         items = sst.length_mask(lengths, self.n)
         return torch.cat([items, items[..., 1:]], -1)
 
+    @widened
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """log of the sum over subsets of exp <u, x>; differentiable any number of times."""
-        return self._graph.log_sum(self._scores(u))
+        return self._graph.log_sum(self._scores(u), u.dtype)
 
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """A subset drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""
-        return self._event(self._graph.sample(self._scores(u), generator))
+        return self._event(self._graph.sample(self._scores(u), generator)).to(u.dtype)
 
     def __repr__(self) -> str:
         return f"CorrelatedKSubset(n={self.n}, k={self.k})"

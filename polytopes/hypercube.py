@@ -9,6 +9,7 @@ import cvxpy as cp
 import torch
 
 import sst_cvx as sst
+from polytopes.kernels.precision import widened
 from polytopes.kernels.threshold import SEARCHABLE
 from sst_cvx.arguments import check_size, check_vertex_count
 
@@ -35,6 +36,7 @@ class Hypercube(sst.Structure, final=True):
         check_vertex_count(self, 2**self.n)
         return torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * self.n).reshape(-1, self.n)
 
+    @widened
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """sum_i log(1 + exp u_i)."""
         return torch.logaddexp(u, torch.zeros_like(u)).sum(-1)

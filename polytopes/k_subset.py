@@ -14,6 +14,7 @@ import torch
 
 import sst_cvx as sst
 from polytopes.kernels.exact_samples import sample_subset
+from polytopes.kernels.precision import widened
 from polytopes.kernels.subset_sums import log_elementary_symmetric, subset_marginals
 from polytopes.kernels.threshold import SEARCHABLE, threshold_map
 from sst_cvx.arguments import check_size, check_vertex_count
@@ -44,6 +45,7 @@ class KSubset(sst.Structure, final=True):
         rows = torch.zeros(len(chosen), self.n, dtype=torch.float64)
         return rows.scatter(1, chosen, 1.0) if self.k else rows
 
+    @widened
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """log e_k(exp u), the elementary symmetric polynomial; exact at any scale of u."""
         return log_elementary_symmetric(u, self.k)

@@ -20,6 +20,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 import sst_cvx as sst
+from polytopes.kernels.precision import widened
 from polytopes.kernels.sinkhorn import doubly_stochastic
 from sst_cvx.arguments import check_size, check_vertex_count
 
@@ -91,6 +92,7 @@ class Matching(sst.Structure, final=True):
                 matrix[i, j] = 1.0
         return x if self.n <= self.m else x.mT.contiguous()
 
+    @widened
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """log of the sum over matchings of exp <u, x>, by dynamic programming over sets of the smaller side.
 

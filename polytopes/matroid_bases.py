@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 import sst_cvx as sst
+from polytopes.kernels.precision import widened
 from polytopes.kernels.subset_sums import log_elementary_symmetric
 from polytopes.spanning_tree import SpanningTree
 from sst_cvx.arguments import check_edge_index, check_size, check_vertex_count
@@ -161,6 +162,7 @@ class MatroidBases(sst.Structure, final=True):
         sets = sets.scatter(1, chosen, True) if self.size else sets
         return sets[self.rank(sets) == self.size].double()
 
+    @widened
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """log of the sum over bases of exp of the sum of their elements' utilities.
 
@@ -325,9 +327,10 @@ class _Forest:
 
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """Sum over components; parallel edges count as one, with the log-sum-exp of their utilities."""
-        total = (u * 0).sum(-1)
+        wide = u.double()  # what parallel edges are worth together has more digits than float32
+        total = (wide * 0).sum(-1)
         for tree, parallels in (t for t in self._trees if t is not None):
             members = parallels.to(u.device)
-            merged = torch.where(members >= 0, u[..., members], -torch.inf).logsumexp(-1)
+            merged = torch.where(members >= 0, wide[..., members], -torch.inf).logsumexp(-1)
             total = total + tree.log_partition(merged)
-        return total
+        return total.to(u.dtype)

@@ -10,6 +10,7 @@ import cvxpy as cp
 import torch
 
 import sst_cvx as sst
+from polytopes.kernels.precision import widened
 from polytopes.kernels.threshold import threshold_map
 from sst_cvx.arguments import check_size
 
@@ -35,6 +36,7 @@ class OneHot(sst.Structure, final=True):
     def vertices(self) -> torch.Tensor:
         return torch.eye(self.n, dtype=torch.float64)
 
+    @widened
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """logsumexp(u)."""
         return u.logsumexp(-1)

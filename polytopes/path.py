@@ -12,6 +12,7 @@ import torch
 
 import sst_cvx as sst
 from polytopes.kernels.dag_sums import PathGraph
+from polytopes.kernels.precision import widened
 from sst_cvx.arguments import check_edge_index, check_size, check_vertex_count
 
 
@@ -53,6 +54,7 @@ class Path(sst.Structure, final=True):
         check_vertex_count(self, self._graph.count())
         return self._graph.paths()
 
+    @widened
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """log of the sum over paths of exp of the sum of their edges' utilities; differentiable any number of times."""
         return self._graph.log_sum(u)

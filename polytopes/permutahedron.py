@@ -16,6 +16,7 @@ import torch
 
 import sst_cvx as sst
 from polytopes.kernels.isotonic import entropic_on_permutations, project_on_permutations
+from polytopes.kernels.precision import widened
 from polytopes.matching import LARGEST_PERMANENT, log_matchings
 from sst_cvx.arguments import check_finite, check_vertex_count
 
@@ -63,6 +64,7 @@ class Permutahedron(sst.Structure, final=True):
         check_vertex_count(self, round(math.exp(math.lgamma(len(self.weights) + 1) - self._log_repeats())))
         return self._values[torch.tensor(list(_arrangements(self._counts)))]
 
+    @widened
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """log of the sum over different orders of exp <u, x>: a permanent of n <= 12.
 

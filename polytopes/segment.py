@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 import sst_cvx as sst
+from polytopes.kernels.precision import widened
 from sst_cvx.arguments import check_size, check_vertex_count
 
 Operation = Callable[..., torch.Tensor]
@@ -76,6 +77,7 @@ class Segment(sst.Structure, final=True):
         starts, ends = torch.tensor([(i, i + length) for length in lengths for i in range(self.n - length + 1)]).T
         return _between(starts, ends, self.n).double()
 
+    @widened
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """log of the sum over runs of exp of their sums; differentiable twice."""
         before, after = self._sums(u)

@@ -18,6 +18,7 @@ import torch
 import sst_cvx as sst
 from polytopes.kernels.best_tree import hanging_edges
 from polytopes.kernels.exact_samples import sample_tree
+from polytopes.kernels.precision import widened
 from polytopes.kernels.tree_sum import ABSENT, log_tree_sum, tree_marginals
 from sst_cvx.arguments import check_edge_index, check_size, check_vertex_count
 
@@ -92,10 +93,12 @@ class SpanningTree(sst.Structure, final=True):
         rows = torch.zeros(len(found), m, dtype=torch.float64)
         return rows.scatter(1, torch.tensor(found), 1.0)
 
+    @widened
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """log of the sum over spanning trees of exp of the sum of their edges' utilities; differentiable twice."""
         return log_tree_sum(self._dense(u)[0])
 
+    @widened
     def marginals(self, u: torch.Tensor) -> torch.Tensor:
         """Gradient of the log-partition, of the shape of ``u``; differentiable."""
         dense, both = self._dense(u.double())

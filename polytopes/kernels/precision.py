@@ -1,0 +1,24 @@
+"""In which precision log-partitions are computed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from sst_cvx.once import without_autocast
+
+
+def widened(method: Callable[[Any, torch.Tensor], torch.Tensor]) -> Callable[[Any, torch.Tensor], torch.Tensor]:
+    """A method of (self, utilities) that sees float32 or float64 and no autocast, and answers in the caller's dtype."""
+
+    @functools.wraps(method)
+    def call(self: Any, u: torch.Tensor) -> torch.Tensor:
+        with without_autocast(u.device.type):
+            if u.dtype in (torch.float64, torch.float32):
+                return method(self, u)
+            return method(self, u.float()).to(u.dtype)
+
+    return call
