@@ -22,6 +22,7 @@ from polytopes.kernels.precision import widened
 from polytopes.kernels.tree_sum import ABSENT, log_tree_sum, tree_marginals
 from polytopes.path import incidence
 from sst_cvx.arguments import check_edge_index, check_size, check_vertex_count
+from sst_cvx.once import constants
 
 
 class Arborescence(sst.Structure, final=True):
@@ -150,6 +151,7 @@ class Arborescence(sst.Structure, final=True):
         """An edge to every vertex that a mask leaves no edge: it is not in the graph, and the tree spans the others."""
         return hanging_edges(self.edge_index, self.n, allowed, self.root, self.single_root)
 
+    @constants()
     def vertices(self) -> torch.Tensor:
         tails, heads = (ends.tolist() for ends in self._ends(torch.device("cpu")))
         entering = [[e for e, head in enumerate(heads) if head == v] for v in range(1, self._size)]

@@ -19,6 +19,7 @@ from polytopes.kernels.precision import widened
 from polytopes.kernels.subset_sums_up_to import log_elementary_symmetric_up_to
 from polytopes.kernels.threshold import SEARCHABLE, threshold_map
 from sst_cvx.arguments import check_size, check_vertex_count
+from sst_cvx.once import constants
 
 
 class AtMostKSubset(sst.Structure, final=True):
@@ -40,6 +41,7 @@ class AtMostKSubset(sst.Structure, final=True):
         """1 at the k largest utilities that are positive, 0 elsewhere; on the device of ``u``."""
         return torch.zeros_like(u).scatter(-1, u.topk(self.k, dim=-1).indices, 1.0) * (u > 0)
 
+    @constants()
     def vertices(self) -> torch.Tensor:
         check_vertex_count(self, sum(math.comb(self.n, j) for j in range(self.k + 1)))
         rows = [c for j in range(self.k + 1) for c in itertools.combinations(range(self.n), j)]

@@ -19,6 +19,7 @@ import sst_cvx as sst
 from polytopes.kernels.dag_sums import PathGraph
 from polytopes.kernels.precision import widened
 from sst_cvx.arguments import check_size, check_vertex_count
+from sst_cvx.once import constants
 
 
 class CorrelatedKSubset(sst.Structure, final=True):
@@ -77,6 +78,7 @@ class CorrelatedKSubset(sst.Structure, final=True):
         above, below = pair - torch.minimum(first, second), first + second - 1 - pair
         return torch.maximum(worst, torch.maximum(above, below).amax(-1))
 
+    @constants()
     def vertices(self) -> torch.Tensor:
         check_vertex_count(self, math.comb(self.n, self.k))
         chosen = torch.tensor(list(itertools.combinations(range(self.n), self.k)), dtype=torch.long)

@@ -12,6 +12,7 @@ import sst_cvx as sst
 from polytopes.kernels.precision import widened
 from polytopes.kernels.threshold import SEARCHABLE
 from sst_cvx.arguments import check_size, check_vertex_count
+from sst_cvx.once import constants
 
 
 class Hypercube(sst.Structure, final=True):
@@ -32,6 +33,7 @@ class Hypercube(sst.Structure, final=True):
         """1 where the utility is positive; on the device of ``u``."""
         return (u > 0).to(u.dtype)
 
+    @constants()
     def vertices(self) -> torch.Tensor:
         check_vertex_count(self, 2**self.n)
         return torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * self.n).reshape(-1, self.n)

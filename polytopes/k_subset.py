@@ -18,6 +18,7 @@ from polytopes.kernels.precision import widened
 from polytopes.kernels.subset_sums import log_elementary_symmetric, subset_marginals
 from polytopes.kernels.threshold import SEARCHABLE, threshold_map
 from sst_cvx.arguments import check_size, check_vertex_count
+from sst_cvx.once import constants
 
 
 class KSubset(sst.Structure, final=True):
@@ -39,6 +40,7 @@ class KSubset(sst.Structure, final=True):
         """1 at the k largest utilities, 0 elsewhere (ties broken by ``torch.topk``); on the device of ``u``."""
         return torch.zeros_like(u).scatter(-1, u.topk(self.k, dim=-1).indices, 1.0)
 
+    @constants()
     def vertices(self) -> torch.Tensor:
         check_vertex_count(self, math.comb(self.n, self.k))
         chosen = torch.tensor(list(itertools.combinations(range(self.n), self.k)), dtype=torch.long)

@@ -23,6 +23,7 @@ import sst_cvx as sst
 from polytopes.kernels.precision import widened
 from polytopes.kernels.sinkhorn import doubly_stochastic
 from sst_cvx.arguments import check_size, check_vertex_count
+from sst_cvx.once import constants
 
 LARGEST_PERMANENT = 12  # n 2^(n-1) terms a batch element
 
@@ -78,6 +79,7 @@ class Matching(sst.Structure, final=True):
             x[flat <= 0] = 0.0
         return torch.from_numpy(x).to(u).reshape(u.shape)
 
+    @constants()
     def vertices(self) -> torch.Tensor:
         few, many = sorted((self.n, self.m))
         sizes = range(few + 1) if self.partial else [few]
@@ -153,6 +155,7 @@ def log_matchings(u: torch.Tensor, every_row: bool, every_column: bool) -> torch
 
 
 @lru_cache(maxsize=64)
+@constants()
 def _predecessors(n: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """For each set of ``size`` columns (in combinations order): the ranks of the sets with one left out, and which."""
     rank = {s: i for i, s in enumerate(itertools.combinations(range(n), size - 1))}

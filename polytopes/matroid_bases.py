@@ -11,7 +11,6 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import cvxpy as cp
@@ -23,6 +22,7 @@ from polytopes.kernels.precision import widened
 from polytopes.kernels.subset_sums import log_elementary_symmetric
 from polytopes.spanning_tree import SpanningTree
 from sst_cvx.arguments import check_edge_index, check_size, check_vertex_count
+from sst_cvx.once import computed_once, constants
 
 #: Sets ``(*batch, n)``, bool, to their ranks ``(*batch,)``, integer.
 RankOracle = Callable[[torch.Tensor], torch.Tensor]
@@ -84,6 +84,7 @@ class MatroidBases(sst.Structure, final=True):
             )
 
     @classmethod
+    @constants()
     def uniform(cls, n: int, k: int) -> MatroidBases:
         """All sets of k elements (as ``KSubset``)."""
         n = check_size("n", n, 1)
@@ -93,6 +94,7 @@ class MatroidBases(sst.Structure, final=True):
         return cls(n, rank, _known=known)
 
     @classmethod
+    @constants()
     def partition(cls, groups: torch.Tensor, capacities: Sequence[int] | torch.Tensor) -> MatroidBases:
         """As many elements of each group as it has room for.
 
@@ -113,6 +115,7 @@ class MatroidBases(sst.Structure, final=True):
         return cls(len(groups), rank, _known=known)
 
     @classmethod
+    @constants()
     def graphic(cls, edge_index: torch.Tensor) -> MatroidBases:
         """Spanning forests of a graph ``(2, edges)``, which may have parallel edges, loops and several components.
 
@@ -152,6 +155,7 @@ class MatroidBases(sst.Structure, final=True):
         rises = torch.diff(ranks, dim=-1, prepend=torch.zeros_like(ranks[..., :1]))
         return rises.gather(-1, place).to(u.dtype)
 
+    @constants()
     def vertices(self) -> torch.Tensor:
         if self._table is not None:
             sets = _all_sets(self.n)
@@ -178,7 +182,7 @@ class MatroidBases(sst.Structure, final=True):
         sums = u.double() @ self._bases.to(u.device).T  # differences of large sums: float32 leaves four digits
         return sums.logsumexp(-1).to(u.dtype)
 
-    @cached_property
+    @computed_once
     def _bases(self) -> torch.Tensor:
         return self.vertices()
 

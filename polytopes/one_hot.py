@@ -13,6 +13,7 @@ import sst_cvx as sst
 from polytopes.kernels.precision import widened
 from polytopes.kernels.threshold import threshold_map
 from sst_cvx.arguments import check_size
+from sst_cvx.once import constants
 
 
 class OneHot(sst.Structure, final=True):
@@ -33,6 +34,7 @@ class OneHot(sst.Structure, final=True):
         """The one-hot vector of a largest utility (the first, in a tie); on the device of ``u``."""
         return torch.zeros_like(u).scatter(-1, u.argmax(-1, keepdim=True), 1.0)
 
+    @constants()
     def vertices(self) -> torch.Tensor:
         return torch.eye(self.n, dtype=torch.float64)
 

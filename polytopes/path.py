@@ -14,6 +14,7 @@ import sst_cvx as sst
 from polytopes.kernels.dag_sums import PathGraph
 from polytopes.kernels.precision import widened
 from sst_cvx.arguments import check_edge_index, check_size, check_vertex_count
+from sst_cvx.once import constants
 
 
 class Path(sst.Structure, final=True):
@@ -50,6 +51,7 @@ class Path(sst.Structure, final=True):
         """A longest path, over the whole batch at once, on the device of ``u``."""
         return self._graph.best(u)
 
+    @constants()
     def vertices(self) -> torch.Tensor:
         check_vertex_count(self, self._graph.count())
         return self._graph.paths()

@@ -19,6 +19,7 @@ from polytopes.kernels.isotonic import entropic_on_permutations, project_on_perm
 from polytopes.kernels.precision import widened
 from polytopes.matching import LARGEST_PERMANENT, log_matchings
 from sst_cvx.arguments import check_finite, check_vertex_count
+from sst_cvx.once import constants
 
 
 class Permutahedron(sst.Structure, final=True):
@@ -60,6 +61,7 @@ class Permutahedron(sst.Structure, final=True):
         order = u.argsort(-1, descending=True)
         return torch.empty_like(u).scatter(-1, order, self.weights.to(u).expand_as(u))
 
+    @constants()
     def vertices(self) -> torch.Tensor:
         check_vertex_count(self, round(math.exp(math.lgamma(len(self.weights) + 1) - self._log_repeats())))
         return self._values[torch.tensor(list(_arrangements(self._counts)))]

@@ -18,6 +18,7 @@ import torch
 import sst_cvx as sst
 from polytopes.kernels.precision import widened
 from sst_cvx.arguments import check_size, check_vertex_count
+from sst_cvx.once import constants
 
 Operation = Callable[..., torch.Tensor]
 
@@ -71,6 +72,7 @@ class Segment(sst.Structure, final=True):
         changes = ends.diff(dim=-1).abs().sum(-1) / 2 - 1
         return torch.maximum(torch.maximum(-x, x - 1).amax(-1), torch.maximum(length, changes / self.n))
 
+    @constants()
     def vertices(self) -> torch.Tensor:
         lengths = range(self.min_length, self.max_length + 1)
         check_vertex_count(self, sum(self.n - length + 1 for length in lengths))

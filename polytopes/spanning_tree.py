@@ -21,6 +21,7 @@ from polytopes.kernels.exact_samples import sample_tree
 from polytopes.kernels.precision import widened
 from polytopes.kernels.tree_sum import ABSENT, log_tree_sum, tree_marginals
 from sst_cvx.arguments import check_edge_index, check_size, check_vertex_count
+from sst_cvx.once import constants
 
 
 class SpanningTree(sst.Structure, final=True):
@@ -83,6 +84,7 @@ class SpanningTree(sst.Structure, final=True):
         hanging = hanging_edges(both, self.n, torch.cat([allowed, allowed], -1))
         return hanging.unflatten(-1, (2, -1)).any(-2)
 
+    @constants()
     def vertices(self) -> torch.Tensor:
         m = len(self.edge_index[0])
         found = []
