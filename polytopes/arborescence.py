@@ -8,6 +8,7 @@ theorem (Tutte 1948; Koo et al. 2007). Best tree: Chu and Liu, Edmonds.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Hashable
 
 import cvxpy as cp
 import numpy as np
@@ -183,6 +184,9 @@ class Arborescence(sst.Structure, final=True):
         parents = sample_tree(self._dense(u, ABSENT), self.single_root or self._free, generator)
         tails, heads = self._ends(u.device)
         return ((parents[..., heads] == tails) & (heads != 0)).to(u.dtype)
+
+    def _key(self) -> Hashable:
+        return self.n, self.root, self.single_root, *map(tuple, self.edge_index.tolist())
 
     def __repr__(self) -> str:
         single = ", single_root=True" if self.single_root else ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Hashable
 
 import cvxpy as cp
 import torch
@@ -58,6 +59,9 @@ class AtMostKSubset(sst.Structure, final=True):
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """A subset drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""
         return sample_subset(u, 0, self.k, generator)
+
+    def _key(self) -> Hashable:
+        return self.n, self.k
 
     def __repr__(self) -> str:
         return f"AtMostKSubset(n={self.n}, k={self.k})"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Hashable
 
 import cvxpy as cp
 import numpy as np
@@ -99,6 +100,9 @@ class CorrelatedKSubset(sst.Structure, final=True):
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """A subset drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""
         return self._event(self._graph.sample(self._scores(u), generator)).to(u.dtype)
+
+    def _key(self) -> Hashable:
+        return self.n, self.k
 
     def __repr__(self) -> str:
         return f"CorrelatedKSubset(n={self.n}, k={self.k})"

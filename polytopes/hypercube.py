@@ -5,6 +5,8 @@ Paper, section 4.1 (Bernoulli variables). x_i = phi'^-1(u_i) cut to [0, 1]; for 
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import cvxpy as cp
 import torch
 
@@ -48,6 +50,9 @@ class Hypercube(sst.Structure, final=True):
         share = torch.sigmoid(u.double())
         uniform = torch.rand(u.shape, dtype=share.dtype, device=u.device, generator=generator)
         return (uniform < share).to(u.dtype)
+
+    def _key(self) -> Hashable:
+        return self.n
 
     def __repr__(self) -> str:
         return f"Hypercube(n={self.n})"

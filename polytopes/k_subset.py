@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Hashable
 
 import cvxpy as cp
 import torch
@@ -55,6 +56,9 @@ class KSubset(sst.Structure, final=True):
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """A subset drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""
         return sample_subset(u, self.k, self.k, generator)
+
+    def _key(self) -> Hashable:
+        return self.n, self.k
 
     def __repr__(self) -> str:
         return f"KSubset(n={self.n}, k={self.k})"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Hashable
 from functools import lru_cache
 
 import cvxpy as cp
@@ -120,6 +121,9 @@ class Matching(sst.Structure, final=True):
         rows, columns = ~allowed.any(-1), ~allowed.any(-2)
         together = rows.cumsum(-1)[..., :, None] == columns.cumsum(-1)[..., None, :]
         return rows[..., :, None] & columns[..., None, :] & together
+
+    def _key(self) -> Hashable:
+        return self.n, self.m, self.partial
 
     def __repr__(self) -> str:
         columns = f", m={self.m}" if self.m != self.n else ""

@@ -6,6 +6,8 @@ With Gumbel utilities and the categorical entropy the soft argmax is Gumbel-Soft
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import cvxpy as cp
 import torch
 
@@ -48,6 +50,9 @@ class OneHot(sst.Structure, final=True):
         share = u.double().softmax(-1).reshape(-1, self.n)
         item = torch.multinomial(share, 1, generator=generator).reshape(*u.shape[:-1], 1)
         return torch.zeros_like(u).scatter(-1, item, 1.0)
+
+    def _key(self) -> Hashable:
+        return self.n
 
     def __repr__(self) -> str:
         return f"OneHot(n={self.n})"

@@ -6,6 +6,8 @@ over paths and exact samples are one recursion (``kernels/dag_sums.py``) in two 
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import cvxpy as cp
 import numpy as np
 import torch
@@ -64,6 +66,9 @@ class Path(sst.Structure, final=True):
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """A path drawn with probability proportional to exp <u, x>, exact: same shape, dtype and device as ``u``."""
         return self._graph.sample(u, generator)
+
+    def _key(self) -> Hashable:
+        return self.source, self.target, *map(tuple, self.edge_index.tolist())
 
     def __repr__(self) -> str:
         return f"Path(edges={self.edge_index.shape[1]}, source={self.source}, target={self.target})"

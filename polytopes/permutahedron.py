@@ -8,7 +8,7 @@ each taken as often as it occurs. Euclidean and categorical: isotonic regression
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
 import cvxpy as cp
 import numpy as np
@@ -95,6 +95,9 @@ class Permutahedron(sst.Structure, final=True):
         """Each entry is any of the weights."""
         n = len(self.weights)
         return np.full(n, float(self.weights[-1])), np.full(n, float(self.weights[0]))
+
+    def _key(self) -> Hashable:
+        return tuple(self.weights.tolist())
 
     def __repr__(self) -> str:
         shown = [f"{w:g}" for w in self.weights.tolist()]

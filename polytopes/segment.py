@@ -9,7 +9,7 @@ starts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import cvxpy as cp
 import numpy as np
@@ -112,6 +112,9 @@ class Segment(sst.Structure, final=True):
         allowed = (place <= last) & (place > last - (self.max_length - self.min_length + 1))
         start = choose(before.masked_fill(~allowed, -torch.inf))
         return _between(start, last[..., 0] + self.min_length, self.n).to(u.dtype)
+
+    def _key(self) -> Hashable:
+        return self.n, self.min_length, self.max_length
 
     def __repr__(self) -> str:
         return f"Segment(n={self.n}, min_length={self.min_length}, max_length={self.max_length})"

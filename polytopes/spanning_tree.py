@@ -9,6 +9,7 @@ Paper, section 4.2 ("spanning trees"). The log-partition is Kirchhoff's matrix-t
 from __future__ import annotations
 
 import itertools
+from collections.abc import Hashable
 from typing import Any
 
 import cvxpy as cp
@@ -19,7 +20,7 @@ import sst_cvx as sst
 from polytopes.kernels.best_tree import hanging_edges
 from polytopes.kernels.exact_samples import sample_tree
 from polytopes.kernels.precision import widened
-from polytopes.kernels.tree_sum import ABSENT, log_tree_sum, tree_marginals
+from polytopes.kernels.tree_sum import log_tree_sum, tree_marginals, undirected
 from sst_cvx.arguments import check_edge_index, check_size, check_vertex_count
 from sst_cvx.once import constants
 
@@ -114,11 +115,10 @@ class SpanningTree(sst.Structure, final=True):
         return ((parents[..., heads] == tails) | (parents[..., tails] == heads)).to(u.dtype)
 
     def _dense(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Utilities as ``(*batch, n, n)``, both ways, and their places in it."""
-        tails, heads = self.edge_index.to(u.device)
-        both = torch.cat([tails * self.n + heads, heads * self.n + tails])
-        dense = u.new_full((*u.shape[:-1], self.n * self.n), ABSENT)
-        return dense.index_copy(-1, both, torch.cat([u, u], -1)).unflatten(-1, (self.n, self.n)), both
+        return undirected(u, self.edge_index, self.n)
+
+    def _key(self) -> Hashable:
+        return self.n, *map(tuple, self.edge_index.tolist())
 
     def __repr__(self) -> str:
         m = self.edge_index.shape[1]

@@ -294,7 +294,7 @@ def test_large_arborescences_answer_without_their_hull():
     structure = polytopes.Arborescence(40)
     soft = sst.SoftArgmax(structure, sst.ExponentialFamilyEntropy())
     soft(torch.randn(structure.event_shape))
-    assert "hull" not in vars(structure)
+    assert "canonical" not in vars(structure.hull)
 
 
 def test_graphs_without_arborescence_are_refused():
