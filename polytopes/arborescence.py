@@ -18,9 +18,10 @@ from scipy.sparse.csgraph import breadth_first_order
 
 import sst_cvx as sst
 from polytopes.kernels.best_tree import best_tree, hanging_edges
+from polytopes.kernels.box import box_violation
 from polytopes.kernels.exact_samples import sample_tree
-from polytopes.kernels.precision import widened
-from polytopes.kernels.tree_sum import ABSENT, log_tree_sum, tree_marginals
+from polytopes.kernels.log_weights import ABSENT, widened
+from polytopes.kernels.tree_sum import log_tree_sum, tree_marginals
 from polytopes.path import incidence
 from sst_cvx.arguments import check_edge_index, check_size, check_vertex_count
 from sst_cvx.once import constants
@@ -119,13 +120,12 @@ class Arborescence(sst.Structure, final=True):
         ]
 
     def violation(self, x: torch.Tensor) -> torch.Tensor:
-        """What can be seen without the hull: entries in [0, 1], and the number of edges into every vertex."""
+        """What can be seen without the hull: entries in [0, 1], of sum n - 1, and how many edges enter each vertex."""
         tails, heads = self.edge_index.to(x.device)
         into = x.new_zeros(len(x), self.n).index_add(1, heads, x)
-        outside = torch.maximum(-x, x - 1).amax(1)
+        outside = box_violation(x, self.n - 1, self.n - 1)
         if self._free:
-            total = (x.sum(1) - (self.n - 1)).abs() / self.n
-            return torch.stack([outside, total, into.amax(1) - 1]).amax(0)
+            return torch.maximum(outside, into.amax(1) - 1)
         wanted = (torch.arange(self.n, device=x.device) != self.root).to(x.dtype)
         outside = torch.maximum(outside, (into - wanted).abs().amax(1))
         leaving = (x[:, (tails == self.root) & (heads != self.root)].sum(1) - 1).abs()

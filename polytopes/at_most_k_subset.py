@@ -16,7 +16,7 @@ import torch
 import sst_cvx as sst
 from polytopes.hypercube import coordinatewise
 from polytopes.kernels.exact_samples import sample_subset
-from polytopes.kernels.precision import widened
+from polytopes.kernels.log_weights import widened
 from polytopes.kernels.subset_sums_up_to import log_elementary_symmetric_up_to
 from polytopes.kernels.threshold import SEARCHABLE, threshold_map
 from sst_cvx.arguments import check_size, check_vertex_count

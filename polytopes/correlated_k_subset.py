@@ -17,8 +17,9 @@ import scipy.sparse as sp
 import torch
 
 import sst_cvx as sst
+from polytopes.kernels.box import box_violation
 from polytopes.kernels.dag_sums import PathGraph
-from polytopes.kernels.precision import widened
+from polytopes.kernels.log_weights import widened
 from sst_cvx.arguments import check_size, check_vertex_count
 from sst_cvx.once import constants
 
@@ -71,8 +72,7 @@ class CorrelatedKSubset(sst.Structure, final=True):
     def violation(self, x: torch.Tensor) -> torch.Tensor:
         """What can be seen without the trellis: k items, and pairs between max(0, sum - 1) and min of their items."""
         item, pair = x[..., : self.n], x[..., self.n :]
-        total = (item.sum(-1) - self.k).abs() / (1 + self.k)
-        worst = torch.maximum(torch.maximum(-x, x - 1).amax(-1), total)
+        worst = box_violation(x, self.k, self.k, items=self.n)
         if self.n == 1:
             return worst
         first, second = item[..., :-1], item[..., 1:]

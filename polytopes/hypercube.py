@@ -11,7 +11,7 @@ import cvxpy as cp
 import torch
 
 import sst_cvx as sst
-from polytopes.kernels.precision import widened
+from polytopes.kernels.log_weights import widened
 from polytopes.kernels.threshold import SEARCHABLE
 from sst_cvx.arguments import check_size, check_vertex_count
 from sst_cvx.once import constants

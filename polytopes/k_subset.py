@@ -15,7 +15,7 @@ import torch
 
 import sst_cvx as sst
 from polytopes.kernels.exact_samples import sample_subset
-from polytopes.kernels.precision import widened
+from polytopes.kernels.log_weights import widened
 from polytopes.kernels.subset_sums import log_elementary_symmetric, subset_marginals
 from polytopes.kernels.threshold import SEARCHABLE, threshold_map
 from sst_cvx.arguments import check_size, check_vertex_count

@@ -17,8 +17,8 @@ import torch
 
 import sst_cvx as sst
 from polytopes.kernels.flats import all_sets, rank_constraints
+from polytopes.kernels.log_weights import widened
 from polytopes.kernels.matroids import Family, Graphic, Partition
-from polytopes.kernels.precision import widened
 from sst_cvx.arguments import check_edge_index, check_size, check_vertex_count
 from sst_cvx.once import computed_once, constants
 

@@ -12,7 +12,7 @@ import cvxpy as cp
 import torch
 
 import sst_cvx as sst
-from polytopes.kernels.precision import widened
+from polytopes.kernels.log_weights import widened
 from polytopes.kernels.threshold import threshold_map
 from sst_cvx.arguments import check_size
 from sst_cvx.once import constants

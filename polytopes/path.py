@@ -14,7 +14,7 @@ import torch
 
 import sst_cvx as sst
 from polytopes.kernels.dag_sums import PathGraph
-from polytopes.kernels.precision import widened
+from polytopes.kernels.log_weights import widened
 from sst_cvx.arguments import check_edge_index, check_size, check_vertex_count
 from sst_cvx.once import constants
 

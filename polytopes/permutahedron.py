@@ -16,8 +16,8 @@ import torch
 
 import sst_cvx as sst
 from polytopes.kernels.isotonic import entropic_on_permutations, project_on_permutations
-from polytopes.kernels.precision import widened
-from polytopes.matching import LARGEST_PERMANENT, log_matchings
+from polytopes.kernels.log_weights import widened
+from polytopes.kernels.permanent import LARGEST_PERMANENT, log_matchings
 from sst_cvx.arguments import check_finite, check_vertex_count
 from sst_cvx.once import constants
 

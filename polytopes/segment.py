@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 import sst_cvx as sst
-from polytopes.kernels.precision import widened
+from polytopes.kernels.box import box_violation
+from polytopes.kernels.log_weights import widened
 from sst_cvx.arguments import check_size, check_vertex_count
 from sst_cvx.once import constants
 
@@ -67,10 +68,8 @@ class Segment(sst.Structure, final=True):
 
     def violation(self, x: torch.Tensor) -> torch.Tensor:
         """What can be seen without starts and ends: entries in [0, 1], the length, one rise and one fall in all."""
-        total, ends = x.sum(-1), torch.nn.functional.pad(x, (1, 1))
-        length = torch.maximum(self.min_length - total, total - self.max_length) / (1 + self.max_length)
-        changes = ends.diff(dim=-1).abs().sum(-1) / 2 - 1
-        return torch.maximum(torch.maximum(-x, x - 1).amax(-1), torch.maximum(length, changes / self.n))
+        changes = torch.nn.functional.pad(x, (1, 1)).diff(dim=-1).abs().sum(-1) / 2 - 1
+        return torch.maximum(box_violation(x, self.min_length, self.max_length), changes / self.n)
 
     @constants()
     def vertices(self) -> torch.Tensor:

@@ -18,8 +18,9 @@ import torch
 
 import sst_cvx as sst
 from polytopes.kernels.best_tree import hanging_edges
+from polytopes.kernels.box import box_violation
 from polytopes.kernels.exact_samples import sample_tree
-from polytopes.kernels.precision import widened
+from polytopes.kernels.log_weights import widened
 from polytopes.kernels.tree_sum import log_tree_sum, tree_marginals, undirected
 from sst_cvx.arguments import check_edge_index, check_size, check_vertex_count
 from sst_cvx.once import constants
@@ -58,8 +59,7 @@ class SpanningTree(sst.Structure, final=True):
 
     def violation(self, x: torch.Tensor) -> torch.Tensor:
         """What can be seen without the hull: entries in [0, 1], of sum n - 1."""
-        total = (x.sum(-1) - (self.n - 1)).abs() / self.n
-        return torch.maximum(torch.maximum(-x, x - 1).amax(-1), total)
+        return box_violation(x, self.n - 1, self.n - 1)
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """A maximum spanning tree by Prim's algorithm, over the whole batch at once, on the device of ``u``."""

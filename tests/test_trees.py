@@ -9,8 +9,9 @@ import torch
 import polytopes
 import sst_cvx as sst
 from polytopes.kernels import tree_sum
+from polytopes.kernels.log_weights import ABSENT
 from polytopes.kernels.tree_elimination import eliminated, eliminated_weights
-from polytopes.kernels.tree_sum import ABSENT, log_tree_sum, tree_marginals
+from polytopes.kernels.tree_sum import log_tree_sum, tree_marginals
 
 _SPARSE = torch.tensor([[0, 0, 1, 2, 3, 1, 3, 2, 4, 5, 3], [1, 2, 3, 3, 1, 2, 0, 1, 5, 4, 5]])
 LISTED = [

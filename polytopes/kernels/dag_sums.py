@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-ABSENT = -1e30  # log-weight of what cannot be: finite, so that differences of two of them are not NaN
+from polytopes.kernels.log_weights import ABSENT
 
 
 @dataclass(frozen=True)

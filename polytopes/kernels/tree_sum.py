@@ -22,7 +22,8 @@ from collections.abc import Callable
 import torch
 
 from polytopes.kernels.best_tree import best_tree
-from polytopes.kernels.tree_elimination import ABSENT, eliminated, eliminated_marginals, eliminated_weights
+from polytopes.kernels.log_weights import ABSENT
+from polytopes.kernels.tree_elimination import eliminated, eliminated_marginals, eliminated_weights
 from sst_cvx.autodiff import gradient
 
 _NEAR = 11.0  # least log-share of the root's edge for LAPACK, which loses exp(_NEAR) of its digits

@@ -1,4 +1,4 @@
-"""In which precision log-partitions are computed."""
+"""What sums over log-weights share: what stands for an absent one, and in which precision they are computed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from sst_cvx.once import without_autocast
+
+ABSENT = -1e30  # log-weight of what cannot be: finite, so that differences of two of them are not NaN
 
 
 def widened(method: Callable[[Any, torch.Tensor], torch.Tensor]) -> Callable[[Any, torch.Tensor], torch.Tensor]:
