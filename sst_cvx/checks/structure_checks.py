@@ -18,7 +18,8 @@ _MOST_VERTICES = 20_000  # enumerated in full up to here
 def sample_utilities(structure: Structure, batch: tuple[int, ...], seed: int) -> torch.Tensor:
     """Standard normal utilities, float64."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn((*batch, *structure.event_shape), dtype=torch.float64, generator=generator)
+    shape = (*batch, *structure.event_shape)
+    return torch.randn(shape, dtype=torch.float64, generator=generator, device="cpu")
 
 
 def degenerate_utilities(structure: Structure, seed: int) -> dict[str, torch.Tensor]:
@@ -131,7 +132,7 @@ class _StructureChecks:
             best = (flat @ others.reshape(256, -1).T).amax(1)
             foreign = torch.zeros(())
         else:
-            best = (flat * torch.as_tensor(self._support(flat.numpy()))).sum(1)
+            best = (flat * torch.from_numpy(self._support(flat.numpy()))).sum(1)
             foreign = (x - x.round()).abs().max() if self.structure.integral else torch.zeros(())
         size = 1 + flat.abs().amax(1)
         return max(float(((best - (flat * x).sum(1)) / size).max()), float(foreign))

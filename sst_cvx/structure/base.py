@@ -262,8 +262,8 @@ class Structure:
     def seems_binary(self) -> bool:
         """Whether the elements of X furthest in many directions are 0/1 arrays."""
         size = self.variable.size
-        axes, generator = torch.eye(size, dtype=torch.float64), torch.Generator().manual_seed(0)
-        some = torch.randn(64, size, dtype=torch.float64, generator=generator)
+        axes, generator = torch.eye(size, dtype=torch.float64, device="cpu"), torch.Generator().manual_seed(0)
+        some = torch.randn(64, size, dtype=torch.float64, generator=generator, device="cpu")
         x = self.argmax(torch.cat([axes, -axes, some]).reshape(-1, *self.event_shape))
         return bool((x.abs().minimum((x - 1).abs()) <= 1e-6).all())
 
