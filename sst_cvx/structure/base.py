@@ -305,6 +305,10 @@ class Structure:
         """
         return self.hull.violation(x, parameters)
 
+    def surely_within(self, x: torch.Tensor, tolerance: float) -> bool:
+        """Whether ``violation`` of all points is at most the tolerance, told quickly; False says nothing."""
+        return not self.overrides("violation") and self.hull.surely_within(x, tolerance)
+
     @property
     def sees_hull(self) -> bool:
         """Whether ``violation`` sees every row of the hull."""
