@@ -60,9 +60,9 @@ class Structure:
     known_bounded = False
     #: A class of 0/1 arrays may say so: it is then not found out by many calls of argmax.
     known_binary = False
-    #: A class whose argmax is cheap beside its hull (an extended formulation) may say so: "auto" then takes the
-    #: active-set path before the interior-point path.
-    prefers_active_set = False
+    #: A class whose argmax is cheap beside its hull (an extended formulation) may say so, or by a property from which
+    #: size on: "auto" then takes the active-set path before the interior-point path.
+    prefers_active_set: bool | property = False
 
     def __init_subclass__(cls, *, final: bool = False, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
