@@ -13,6 +13,13 @@ the same hard argmax. It cannot know that an option was left out because another
 long jobs, but a long job blocks many others and is seldom taken. That is what declaring the set is for.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository's root, wherever this is run from
+from examples import command_line  # first: Ctrl-C ends quietly from here on
+
+# isort: split
 import argparse
 import time
 from collections.abc import Callable
@@ -119,7 +126,7 @@ def learn(name: str, problem: Problem, seen: Decisions, steps: int) -> tuple[tor
     soft = sst.SoftArgmax(problem.structure, problem.regularizer)
     weights = torch.zeros(seen.features.shape[-1], requires_grad=True)
     optimizer = torch.optim.Adam([weights], lr=0.1)
-    for _ in tqdm(range(steps), desc=f"{name:<10}", mininterval=0.5, ncols=90):
+    for _ in tqdm(range(steps), desc=f"{name:<10}", mininterval=0.5, ncols=90, disable=None):  # None: on a terminal
         loss = (soft(seen.features @ weights) - seen.choices).square().sum(-1).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -140,12 +147,16 @@ def agreement(problem: Problem, weights: torch.Tensor, held_out: Decisions) -> f
     return 100 * float((both / either.clamp(min=1)).mean())
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seed", type=int, default=0, help="of the sets, the features and the expert")
-    parser.add_argument("--decisions", type=int, default=100, help="to learn from")
+    parser.add_argument(
+        "--seed", type=command_line.seed, default=0, help="of the sets, the features and the expert (default 0)"
+    )
+    parser.add_argument(
+        "--decisions", type=command_line.whole(1, 100_000), default=100, help="to learn from (default 100)"
+    )
     parser.add_argument("--quick", action="store_true", help="certify with the relaxation in use alone, fewer steps")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     torch.set_num_threads(1)  # the tensors are small
     start = time.perf_counter()
     console = Console(width=max(Console().width, 110))

@@ -7,10 +7,16 @@ in the logits. Classifier and logits learn together by gradient descent; the ans
 Then the same under a rule that no library has ready, declared in two lines of CVXPY (see ``one_per_quantity``).
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository's root, wherever this is run from
+from examples import command_line  # first: Ctrl-C ends quietly from here on
+
+# isort: split
 import argparse
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import cvxpy as cp
 import numpy as np
@@ -98,7 +104,7 @@ def learn(method: str, soft: sst.SoftArgmax, data: list[Split], steps: int, samp
     optimizer = torch.optim.Adam([logits, weights, bias], lr=0.1)
     torch.manual_seed(seed)
     start = time.perf_counter()
-    for step in tqdm(range(steps), desc=f"{method:<22}", mininterval=0.5, ncols=100):
+    for step in tqdm(range(steps), desc=f"{method:<22}", mininterval=0.5, ncols=100, disable=None):
         temperature = 2.0 * 0.1 ** (step / steps)  # annealed; set by training losses, never by the test part
         mask = relaxed_sample(soft, logits, temperature, samples)
         scores = torch.einsum("msd,snd->msn", mask * weights, x) + bias  # mask samples, splits, patients
@@ -124,7 +130,7 @@ def choose_univariate(data: list[Split], k: int) -> Result:
 def choose_by_lasso(data: list[Split], k: int) -> Result:
     """L1 logistic regression with the weakest penalty that leaves at most k measurements."""
     chosen, correct = [], []
-    for x, y, x_test, y_test in tqdm(data, desc=f"{'L1 regression':<22}", mininterval=0.5, ncols=100):
+    for x, y, x_test, y_test in tqdm(data, desc=f"{'L1 regression':<22}", mininterval=0.5, ncols=100, disable=None):
         for C in np.geomspace(2, 1e-3, 300):
             model = LogisticRegression(l1_ratio=1.0, solver="liblinear", C=C, random_state=0).fit(x, y)
             if np.count_nonzero(model.coef_) <= k:
@@ -225,17 +231,20 @@ def plot(results: list[Result], k: int, output: Path) -> None:
     right.annotate("all 30", (ceiling, -0.6), ha="center", va="bottom", color="C3", annotation_clip=False)
     right.set_title(f"Test accuracy with these {k} alone, %", pad=22)
     right.set_xlabel("mean, standard deviation, each split")
-    output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=130)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--k", type=int, default=5, choices=range(1, 11), help="how many measurements to choose")
-    parser.add_argument("--seed", type=int, default=0, help="of the splits and of the Gumbel noise")
+    # The rule allows one measurement of each quantity.
+    kind = command_line.whole(1, QUANTITIES)
+    parser.add_argument("--k", type=kind, default=5, help="how many measurements to choose, 1 to 10 (default 5)")
+    parser.add_argument(
+        "--seed", type=command_line.seed, default=0, help="of the splits and of the Gumbel noise (default 0)"
+    )
     parser.add_argument("--quick", action="store_true", help="a tiny run that shows nothing but that it runs")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "output" / "which_measurements.png")
-    args = parser.parse_args()
+    command_line.add_output(parser, Path(__file__).parent / "output" / "which_measurements.png")
+    args = parser.parse_args(arguments)
     torch.set_num_threads(1)  # the tensors are small
     start = time.perf_counter()
     splits, steps = (2, 5) if args.quick else (20, 400)
@@ -256,7 +265,7 @@ def main() -> None:
     plot(results, args.k, args.output)
     console.print(findings(results, args.k), highlight=False, soft_wrap=True)
     console.print(f"\n{race(own, splits * 8)}", highlight=False, soft_wrap=True)
-    console.print(f"\nPicture: {args.output}", f"{time.perf_counter() - start:.0f} s", sep="\n", soft_wrap=True)
+    print(f"\nPicture: {args.output}\n{time.perf_counter() - start:.0f} s")
 
 
 if __name__ == "__main__":

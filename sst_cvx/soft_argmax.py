@@ -127,7 +127,8 @@ class SoftArgmax(torch.nn.Module):
             batch = self._batch(u, temperature, mask, parameters, batch_shape)
             if not u.numel():
                 return u * 0
-            return self._answer(batch).reshape(u.shape).to(u.dtype)
+            x = self._answer(batch)
+            return x if x.shape == u.shape and x.dtype == u.dtype else x.reshape(u.shape).to(u.dtype)
 
     def _batch(self, u: torch.Tensor, temperature: Any, mask: Any, parameters: Any, shape: torch.Size) -> Batch:
         """What was asked, checked and flattened."""
@@ -137,7 +138,8 @@ class SoftArgmax(torch.nn.Module):
             t = t.expand(shape).reshape(-1)
         values = self.structure.flat_parameters(parameters, shape)
         masked = None if mask is None else self.structure.check_mask(mask, u.shape, u.device).flat()
-        return Batch(u.reshape(-1, *self.structure.event_shape), t, values, masked, Elements(shape))
+        flat = u if len(shape) == 1 else u.reshape(-1, *self.structure.event_shape)
+        return Batch(flat, t, values, masked, Elements(shape))
 
     def _answer(self, batch: Batch) -> torch.Tensor:
         """Guarded points, of the device and dtype of the batch."""

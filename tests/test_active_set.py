@@ -307,3 +307,19 @@ def test_paths_on_a_grid_by_highs():
     u = torch.randn(2, *structure.event_shape, dtype=torch.float64)
     other = sst.SoftArgmax(structure, EUCLIDEAN, path="interior_point")
     assert (by_active_set(structure)(u) - other(u)).abs().max() < 1e-9
+
+
+def test_auto_goes_by_size():
+    """Where it was measured to be faster: long paths, but not short ones; trellises."""
+
+    def chain(steps: int, labels: int) -> polytopes.Path:
+        first = torch.arange(labels)
+        between = [torch.cartesian_prod(first + labels * t, first + labels * (t + 1)) for t in range(steps - 1)]
+        ends = steps * labels + torch.arange(2)
+        start = torch.stack([ends[:1].expand(labels), first], 1)
+        end = torch.stack([first + labels * (steps - 1), ends[1:].expand(labels)], 1)
+        return polytopes.Path(torch.cat([start, *between, end]).T.contiguous(), int(ends[0]), int(ends[1]))
+
+    assert sst.SoftArgmax(chain(20, 5), EUCLIDEAN).path == "interior_point"
+    assert sst.SoftArgmax(chain(20, 10), EUCLIDEAN).path == "active_set"
+    assert sst.SoftArgmax(polytopes.CorrelatedKSubset(5, 2), EUCLIDEAN).path == "active_set"

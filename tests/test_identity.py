@@ -10,7 +10,7 @@ import torch
 
 import polytopes
 import sst_cvx as sst
-from tests.test_modes import EDGES, MAKERS, MULTIGRAPH, answers, at_most_two
+from tests.test_library_modes import EDGES, MAKERS, MULTIGRAPH, answers, at_most_two
 
 DIFFERENT = [
     *polytopes.EXAMPLES,

@@ -236,7 +236,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(tmp_path):
     metrics = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "parts")]
     assert metrics[0] == metrics[1]
     assert metrics[0].count("valid_mse") == 4
-    with pytest.raises(ValueError, match=r"another run, with \{'k': 5\}"):
+    with pytest.raises(ValueError, match=r"other settings \(k: 5 there, 4 here\).*--output"):
         train.Run(replace(SMALL, k=4), tmp_path / "parts")
     (tmp_path / "parts" / "checkpoint.pt").write_bytes(b"half")
     with pytest.raises(ValueError, match="damaged"):
@@ -286,6 +286,44 @@ def test_sweep_shares_its_storage(tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("sweep/*/result.json"))) == 5  # two tasks, one trial
 
 
+def test_an_interrupted_search_goes_on(tmp_path, monkeypatch, capfd):
+    """Without a traceback, and with the settings as given, which are the first trial."""
+    pytest.importorskip("optuna")
+    small, storage = replace(SMALL, steps=2, evaluate_every=2), f"sqlite:///{tmp_path}/sweep.db"
+
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Run, "train_step", interrupt)
+        with pytest.raises(KeyboardInterrupt, match="holds 0 of 2 trials: the same command goes on"):
+            sweep.sweep([small], 2, storage, tmp_path, quiet=True)
+    assert "Traceback" not in capfd.readouterr().err
+    assert sweep.sweep([small], 1, storage, tmp_path, quiet=True)["temperature"] == small.temperature
+    for wrong in ("foo", "sqlite:////proc/sweep.db"):
+        with pytest.raises(ValueError, match=r"--storage .* cannot be opened"):
+            sweep.sweep([small], 1, wrong, tmp_path, quiet=True)
+
+
+def test_half_a_line_of_floors_comes_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(floors, "_PLACES", (0.0,))
+    settings = [replace(SMALL, steps=2, evaluate_every=2)]
+    floors.add_floors(tmp_path, settings)
+    whole = (tmp_path / "floors.jsonl").read_text()
+    (tmp_path / "floors.jsonl").write_text(whole[:-20])
+    floors.add_floors(tmp_path, settings)
+    assert [row["floor"] for row in floors.load_floors(tmp_path)] == list(floors.FLOORS)
+
+
+def test_results_of_others_are_not_overwritten(tmp_path):
+    """A table leaves no checkpoint."""
+    small = replace(SMALL, steps=2, evaluate_every=2)
+    train.Run(small, tmp_path).go(quiet=True)
+    (tmp_path / "checkpoint.pt").unlink()
+    with pytest.raises(ValueError, match="steps: 2 there, 3 here"):
+        train.Run(replace(small, steps=3), tmp_path)
+
+
 def test_searches_of_some_rows_keep_the_others(tmp_path):
     pytest.importorskip("optuna")
     small = replace(SMALL, steps=2, evaluate_every=2, relaxation="l2x")
@@ -308,7 +346,7 @@ def test_table_has_every_row_and_both_floors(tmp_path, monkeypatch):
     assert floors.load_floors(tmp_path)[0]["learning_rate"] == train.Settings.learning_rate
     others = [replace(s, steps=3) for s in runs]
     for work in (lambda: table.train_missing(tmp_path, others, 1), lambda: table.add_floors(tmp_path, others)):
-        with pytest.raises(ValueError, match="'steps': 2"):
+        with pytest.raises(ValueError, match="steps: 2 there, 3 here"):
             work()
     folder = table.run_folder(tmp_path, runs[0])
     assert not (folder / "checkpoint.pt").exists()
@@ -322,7 +360,11 @@ def test_table_has_every_row_and_both_floors(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"k": 0}, {"k": 21}, {"max_words": 10}, {"steps": 0}, {"batch": 0}, {"temperature": 0.0}]
+    "wrong",
+    [
+        *[{"k": 0}, {"k": 21}, {"max_words": 10}, {"steps": 0}, {"batch": 0}, {"temperature": 0.0}, {"seed": -1}],
+        *[{"learning_rate": float("inf")}, {"dropout": float("nan")}, {"pair_start": float("inf")}, {"freeze": 2}],
+    ],
 )
 def test_settings_refuse(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

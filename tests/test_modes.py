@@ -1,111 +1,111 @@
-"""The library under the caller's default device, inference mode and pickles: nothing changes, nothing is poisoned."""
+"""Autocast, inference mode and default devices of the caller change nothing, now or later."""
 
-from __future__ import annotations
-
-import subprocess
-import sys
-
+import cvxpy as cp
 import pytest
 import torch
 
 import polytopes
 import sst_cvx as sst
-from tests.oracles import fast_pairs
-
-EXPONENTIAL = sst.ExponentialFamilyEntropy()
-EDGES = torch.tensor([[0, 0, 1, 1, 2], [1, 2, 2, 3, 3]])
-MULTIGRAPH = torch.tensor([[0, 0, 1, 1, 2], [1, 1, 2, 2, 0]])
-GROUPS, CAPACITIES, WEIGHTS = torch.tensor([0, 1, 0, 2]), torch.tensor([1, 1, 0]), torch.tensor([0.5, 0.0, 1.0, 0.5])
+from tests.hulls import pairs, trees_by_martin
 
 
-def at_most_two(sets: torch.Tensor) -> torch.Tensor:
-    return sets.sum(-1).clamp(max=2)
+def pinned() -> sst.Structure:
+    x = cp.Variable(4)
+    return sst.Structure(x, [x >= 0, x[0] == 0, cp.sum(x) == 1])
 
 
-MAKERS = {
-    "OneHot": lambda: polytopes.OneHot(4),
-    "KSubset": lambda: polytopes.KSubset(5, 2),
-    "AtMostKSubset": lambda: polytopes.AtMostKSubset(5, 2),
-    "Hypercube": lambda: polytopes.Hypercube(3),
-    "CorrelatedKSubset": lambda: polytopes.CorrelatedKSubset(5, 2),
-    "Segment": lambda: polytopes.Segment(6, 2, 3),
-    "Matching": lambda: polytopes.Matching(2, 3),
-    "Permutahedron": lambda: polytopes.Permutahedron(WEIGHTS),
-    "SpanningTree": lambda: polytopes.SpanningTree(4),
-    "SpanningTree of a graph": lambda: polytopes.SpanningTree(EDGES),
-    "Arborescence": lambda: polytopes.Arborescence(4, single_root=True),
-    "Arborescence of a graph": lambda: polytopes.Arborescence(EDGES),
-    "Path": lambda: polytopes.Path(EDGES, 0, 3),
-    "MatroidBases": lambda: polytopes.MatroidBases(4, at_most_two),
-    "uniform": lambda: polytopes.MatroidBases.uniform(4, 2),
-    "partition": lambda: polytopes.MatroidBases.partition(GROUPS, CAPACITIES),
-    "graphic": lambda: polytopes.MatroidBases.graphic(MULTIGRAPH),
-}
-MODES = {
-    "meta": lambda: torch.device("meta"),
-    "inference": lambda: torch.inference_mode(),
-    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
-}
+def ball() -> sst.Structure:
+    x = cp.Variable(3)
+    return sst.Structure(x, [cp.norm(x) <= 1, x >= 0])
 
 
-def answers(structure: sst.Structure, u: torch.Tensor) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    found = [
-        structure.argmax(u),
-        structure.vertices(),
-        structure.log_partition(u),
-        sst.SoftArgmax(structure, EXPONENTIAL)(u),
-        structure.sample(u, generator),
-    ]
-    if structure.binary:
-        mask = torch.ones_like(u, dtype=torch.bool)
-        found += [structure.masked_argmax(u, mask), structure.masked_log_partition(u, mask)]
-    return found
+def capped() -> sst.Structure:
+    x, capacity = cp.Variable(4), cp.Parameter(nonneg=True, name="capacity")
+    return sst.Structure(x, [x >= 0, x <= 1, cp.sum(x) <= capacity])
 
 
-def test_all_classes_are_made_here():
-    made = {type(make()) for make in MAKERS.values()}
-    assert made == {type(example) for example in polytopes.EXAMPLES}
+def by_argmax() -> sst.Structure:
+    return sst.Structure.from_argmax(5, polytopes.KSubset(5, 2).argmax)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", MAKERS)
-def test_modes_at_construction_and_at_calls_change_nothing(name, mode):
-    plain = MAKERS[name]()
-    u = torch.randn(3, *plain.event_shape, dtype=torch.float64)
-    expected = answers(plain, u)
-    with MODES[mode]():
-        made = MAKERS[name]()
-        inside = answers(plain, u)
-    for found in (answers(made, u), inside, answers(plain, u)):
-        for mine, other in zip(found, expected, strict=True):
-            torch.testing.assert_close(mine, other, rtol=0, atol=1e-14)
+DECLARED = [pairs, pinned, ball, capped, lambda: trees_by_martin(4), by_argmax]
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(("structure", "regularizer"), fast_pairs(), ids=repr)
-def test_modes_change_no_fast_path(structure, regularizer, mode):
-    soft = sst.SoftArgmax(structure, regularizer)
-    u = torch.randn(3, *structure.event_shape)
-    expected = soft(u)
-    with MODES[mode]():
-        found = soft(u)
-    assert torch.equal(found, expected)
+def known(structure: sst.Structure) -> dict[str, torch.Tensor]:
+    return {p.name(): torch.tensor(1.5) for p in structure.parameters}
 
 
-@pytest.mark.parametrize("name", MAKERS)
-def test_training_after_a_first_evaluation_in_inference_mode(name):
+@pytest.mark.parametrize("make", DECLARED)
+@pytest.mark.parametrize("device", ["meta"])
+def test_default_devices(make, device):
+    structure = make()
+    u, parameters = torch.randn(3, *structure.event_shape, dtype=torch.float64), known(structure)
+    soft = sst.SoftArgmax(structure, sst.Euclidean())
+    expected = structure.argmax(u, **parameters), soft(u, 0.5, **parameters)
+    with torch.device(device):
+        other = make()
+        again = sst.SoftArgmax(other, sst.Euclidean())
+        answers = other.argmax(u, **parameters), again(u, 0.5, **parameters)
+        v = u.clone().requires_grad_()
+        again(v, torch.tensor(0.5, device="cpu"), **parameters).sum().backward()
+        gap = again.gap(u, answers[1], 0.5, **parameters)
+    for answer, right in zip(answers, expected, strict=True):
+        torch.testing.assert_close(answer, right, atol=1e-9, rtol=0)
+    assert gap.device.type == "cpu"
+    assert v.grad is not None
+
+
+@pytest.mark.parametrize("make", DECLARED)
+def test_inference_mode_first(make):
+    """What an evaluation makes and keeps is trained with afterwards (Lightning's sanity check)."""
     with torch.inference_mode():
-        structure = MAKERS[name]()
-        answers(structure, torch.randn(2, *structure.event_shape))
-    for fresh in (structure, MAKERS[name]()):  # caches of one instance, and of all
-        u = torch.randn(2, *structure.event_shape, requires_grad=True)
-        for value in (fresh.log_partition(u), sst.SoftArgmax(fresh, EXPONENTIAL)(u).square()):
-            (g,) = torch.autograd.grad(value.sum(), u)
-            assert bool(torch.isfinite(g).all())
+        structure = make()
+        soft = sst.SoftArgmax(structure, sst.Euclidean())
+        u, parameters = torch.randn(3, *structure.event_shape), known(structure)
+        structure.argmax(u, **parameters)
+        first = soft(u, 0.5, **parameters)
+    v = torch.empty(first.shape).copy_(u).requires_grad_()
+    x = soft(v, 0.5, **known(structure))
+    x.square().sum().backward()
+    torch.testing.assert_close(x.detach(), torch.empty(first.shape).copy_(first))
+    assert bool(torch.isfinite(v.grad).all())
 
 
-def test_import_with_a_default_device():
-    code = "import torch; torch.set_default_device('meta'); import polytopes; print(len(polytopes.EXAMPLES))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == str(len(polytopes.EXAMPLES)), done.stderr
+@pytest.mark.parametrize("path", ["fast", "interior_point", "active_set", "layer"])
+def test_masks_made_in_inference_mode(path):
+    with torch.inference_mode():
+        mask = torch.tensor([True, True, False, True])
+    soft = sst.SoftArgmax(polytopes.KSubset(4, 2), sst.Euclidean(), path=path)
+    u = torch.randn(3, 4, requires_grad=True)
+    soft(u, 1.0, mask=mask).square().sum().backward()
+    assert bool((u.grad[:, 2] == 0).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "structure",
+    [
+        polytopes.OneHot(5),
+        polytopes.KSubset(5, 2),
+        polytopes.Matching(3),
+        polytopes.MatroidBases.partition(torch.tensor([0, 0, 0, 1, 1]), [1, 1]),
+        pairs(),
+        by_argmax(),
+    ],
+    ids=repr,
+)
+def test_autocast(structure, dtype):
+    """Sums in 16 bits put right answers outside the hull."""
+    u = torch.randn(40, *structure.event_shape)
+    for regularizer in (sst.Euclidean(), sst.CategoricalEntropy(), sst.BinaryEntropy()):
+        try:
+            soft = sst.SoftArgmax(structure, regularizer)
+        except ValueError:  # known by its argmax alone
+            continue
+        expected, hard = soft(u, 0.5), structure.argmax(u)
+        with torch.autocast("cpu", dtype=dtype):
+            assert torch.equal(soft(u, 0.5), expected)
+            assert torch.equal(structure.argmax(u), hard)
+            assert soft(u.to(dtype), 0.5).dtype == dtype
+            gap = soft.gap(u, expected, 0.5)
+        torch.testing.assert_close(gap, soft.gap(u, expected, 0.5))

@@ -10,9 +10,9 @@ from torch import nn
 
 from examples.graph_layout.data import VERTICES
 from examples.graph_layout.edges import EdgeDistribution, directed
+from examples.runs import Diverged
 
 VARIANCE = 5e-5  # of the Gaussian likelihood
-DIVERGED = "training diverged, to infinite or undefined numbers: try a smaller --learning-rate."
 
 
 class _Sum(torch.autograd.Function):
@@ -116,11 +116,11 @@ class Model(nn.Module):
         The decoder is fed its own predictions for ``roll_out`` steps, then the truth again; 1 is teacher forcing.
 
         Raises:
-            FloatingPointError: the weights have diverged.
+            Diverged: the weights are no longer finite.
         """
         logits = self.encoder(positions)
         if not bool(logits.isfinite().all()):
-            raise FloatingPointError(DIVERGED)
+            raise Diverged
         edges = self.edges.sample(logits, temperature, hard, generator)
         target = positions.transpose(1, 2)  # (batch, frames, vertices, 2)
         predicted = self._predict(target, edges, self.roll_out if roll_out is None else roll_out)

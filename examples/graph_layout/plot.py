@@ -5,13 +5,16 @@ python -m examples.graph_layout.plot runs/tree-0 runs/top-0 --out picture.png
 
 from __future__ import annotations
 
+from examples import command_line  # first: Ctrl-C ends quietly from here on
+
+# isort: split
 import argparse
-import json
 from pathlib import Path
 
 import matplotlib
 import torch
 
+from examples import runs
 from examples.graph_layout import data
 from examples.graph_layout.edges import FORWARD, EdgeDistribution
 from examples.graph_layout.model import Model
@@ -33,7 +36,7 @@ def settings_of(folder: Path) -> dict:
     file = folder / "test.json"
     if not file.exists():
         raise FileNotFoundError(f"{folder} is no finished run ({file.name} is missing): train it first, or again.")
-    return json.loads(file.read_text())
+    return runs.read_json(file)
 
 
 def label(folder: Path) -> str:
@@ -48,7 +51,7 @@ def load(folder: Path) -> tuple[dict, Model]:
     settings = settings_of(folder)
     edges = EdgeDistribution(settings["edges"], settings["regularizer"])
     model = Model(settings["frames"], settings["hidden"], edges, min(settings["frames"] - 1, 10))
-    model.load_state_dict(torch.load(folder / "best.pt", map_location="cpu", weights_only=True))
+    model.load_state_dict(runs.load(folder / "best.pt"))
     return settings, model.eval()
 
 
@@ -81,7 +84,7 @@ def draw(folders: list[Path], out: Path) -> None:
     for axis, key in ((axes[0, 0], "valid elbo"), (axes[0, 1], "valid precision")):
         axis.set_visible(True)
         for folder, name in zip(folders, labels, strict=True):
-            lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+            lines = runs.read_lines(folder / "metrics.jsonl")
             axis.plot([line["step"] for line in lines], [line[key] for line in lines], label=name)
         axis.set_xlabel("step")
         axis.set_title({"valid elbo": "validation ELBO", "valid precision": "edge precision, %"}[key])
@@ -98,21 +101,20 @@ def draw(folders: list[Path], out: Path) -> None:
         draw_graph(axis, positions, found, truth)
         hits, named = int((found * truth).sum()), int(found.sum())
         axis.set_title(f"{edge_type} names {named} edges, {hits} of the {data.VERTICES - 1} true ones", fontsize=10)
-    out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=130)
     plt.close(figure)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+", help="finished runs; the first one's trees are drawn")
-    parser.add_argument("--out", type=Path, default=Path("runs/graph_layout.png"))
-    options = parser.parse_args()
+    command_line.add_output(parser, Path("runs/graph_layout.png"))
+    options = parser.parse_args(arguments)
     try:
-        draw(options.folders, options.out)
+        draw(options.folders, options.output)
     except FileNotFoundError as error:
         parser.error(str(error))
-    print(f"Picture: {options.out}")
+    print(f"Picture: {options.output}")
 
 
 if __name__ == "__main__":

@@ -8,15 +8,17 @@ are bootstrapped over this selection. With a learning rate or temperature given,
 
 from __future__ import annotations
 
+from examples import command_line  # first: Ctrl-C ends quietly from here on
+
+# isort: split
 import argparse
-import json
 import os
 from pathlib import Path
 
 import torch
 
+from examples import runs
 from examples.graph_layout import train
-from examples.graph_layout.edges import REGULARIZERS
 
 LEARNING_RATES, TEMPERATURES = (3e-4, 3e-3), (0.1, 2.0)  # log-uniform
 METRICS = ("elbo", "precision", "recall")
@@ -32,8 +34,7 @@ def candidates(trials: int) -> list[tuple[float, float]]:
 
 def best_elbo(folder: Path) -> float:
     """Of a run on the validation part."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return max(json.loads(line)["valid elbo"] for line in lines)
+    return max(line["valid elbo"] for line in runs.read_lines(folder / "metrics.jsonl"))
 
 
 def search(
@@ -59,7 +60,7 @@ def search(
         arguments = ["--preset", preset, "--edges", edges, "--folder", str(own), *choice, *options]
         if (own / "test.json").exists():
             settings, _, _ = train.parse(arguments)
-            train.refuse_others(settings, json.loads((own / "test.json").read_text()), own / "test.json")
+            runs.refuse_others(settings, runs.read_json(own / "test.json"), own / "test.json", "--folder")
         else:
             train.main(arguments)
         folders.append(own)
@@ -69,7 +70,7 @@ def search(
 def select(folders: list[Path], draws: int = 1000) -> tuple[Path, dict[str, tuple[float, float]]]:
     """The trial that validation selects; its test metrics with their bootstrapped standard errors."""
     valid = torch.tensor([best_elbo(folder) for folder in folders], dtype=torch.float64)
-    rows = [json.loads((folder / "test.json").read_text()) for folder in folders]
+    rows = [runs.read_json(folder / "test.json") for folder in folders]
     test = torch.tensor([[row[name] for name in METRICS] for row in rows], dtype=torch.float64)
     again = torch.randint(len(folders), (draws, len(folders)), generator=torch.Generator().manual_seed(0))
     selected = again.gather(1, valid[again].argmax(1, keepdim=True))[:, 0]
@@ -77,20 +78,14 @@ def select(folders: list[Path], draws: int = 1000) -> tuple[Path, dict[str, tupl
     return folders[best], {m: (float(test[best, i]), float(errors[i])) for i, m in enumerate(METRICS)}
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--edges", choices=["independent", "top", "tree"], default="tree")
-    parser.add_argument("--preset", choices=train.PRESETS, default="small")
-    parser.add_argument("--regularizer", choices=list(REGULARIZERS), default="exponential")
-    parser.add_argument("--frames", type=int, choices=[10, 20], default=10)
-    parser.add_argument("--trials", type=int, default=10)
-    parser.add_argument("--learning-rate", type=float, help="not searched then")
-    parser.add_argument("--temperature", type=float, help="not searched then")
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--device", default="cpu")
-    o = parser.parse_args()
-    if o.trials < 1:
-        parser.error(f"--trials must be at least 1, got {o.trials}.")
+    train.add_options(parser)
+    trials = command_line.whole(1, 100_000)
+    parser.add_argument(
+        "--trials", type=trials, default=10, help="seeds 0, 1, ...; of these the best counts (default 10)"
+    )
+    o = parser.parse_args(arguments)
     options = ["--device", o.device, "--regularizer", o.regularizer, "--frames", str(o.frames)]
     folders = search(o.edges, o.preset, o.trials, o.folder, options, (o.learning_rate, o.temperature))
     if int(os.environ.get("RANK", "0")):  # of several processes the first one tells

@@ -5,6 +5,10 @@ python -m examples.graph_layout.timing
 
 from __future__ import annotations
 
+from examples import command_line  # noqa: F401 - first: Ctrl-C ends quietly from here on
+
+# isort: split
+import argparse
 import statistics
 import time
 
@@ -30,7 +34,9 @@ def authors_marginals(u: torch.Tensor) -> torch.Tensor:
     return torch.autograd.grad(total, clipped, create_graph=True)[0]
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args(arguments)
     torch.set_num_threads(1)
     soft = sst.SoftArgmax(polytopes.SpanningTree(VERTICES), sst.ExponentialFamilyEntropy())
     torch.manual_seed(0)

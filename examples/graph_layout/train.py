@@ -8,6 +8,9 @@ Every step's data and noise follow from the seed and the step's number alone, so
 
 from __future__ import annotations
 
+from examples import command_line  # first: Ctrl-C ends quietly from here on
+
+# isort: split
 import argparse
 import json
 import math
@@ -21,10 +24,11 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from examples import runs
 from examples.graph_layout import data
 from examples.graph_layout.edges import REGULARIZERS, EdgeDistribution
 from examples.graph_layout.evaluate import evaluate
-from examples.graph_layout.model import DIVERGED, Model
+from examples.graph_layout.model import Model
 
 SAVE_EVERY = 45.0  # seconds
 
@@ -51,9 +55,9 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "validate_every", "learning_rate", "temperature"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        runs.check_range(self, steps=(1, math.inf), batch=(1, self.sizes[0]), validate_every=(1, math.inf))
+        runs.check_range(self, hidden=(1, runs.MOST_HIDDEN), frames=(2, 1000), seed=(0, command_line.MOST_SEED))
+        runs.check_positive(self, "learning_rate", "temperature")
         if not 0 <= self.roll_out < self.frames:
             raise ValueError(f"roll_out must be 1 to {self.frames - 1}, or 0 for the paper's, got {self.roll_out}.")
 
@@ -91,41 +95,27 @@ class Run:
         roll_out = settings.roll_out or min(settings.frames - 1, 10)
         self.model = Model(settings.frames, settings.hidden, edges, roll_out).to(self.device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate)
-        self.step, self.best = 0, float("-inf")
+        self.step, self.saved, self.best = 0, 0, float("-inf")
         self._resume()
 
     def _resume(self) -> None:
         path = self.folder / "last.pt"
-        if not path.exists():
-            self._forget_metrics()
-            return
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-        except Exception as error:  # torch raises RuntimeError, OSError, UnpicklingError, EOFError
-            raise ValueError(f"{path} is damaged ({error}): delete it to begin again.") from None
-        refuse_others(self.settings, json.loads(state["settings"]), path)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.best = state["step"], state["best"]
-        self._forget_metrics()
-
-    def _forget_metrics(self) -> None:
-        """Lines of steps that will be done again."""
-        path = self.folder / "metrics.jsonl"
-        if not self.rank and path.exists():
-            *whole, _ = path.read_text().split("\n")  # what a kill tore apart has no end of line
-            path.write_text("".join(line + "\n" for line in whole if json.loads(line)["step"] <= self.step))
+        if path.exists():
+            state = runs.load(path, self.device)
+            runs.refuse_others(self.settings, json.loads(state["settings"]), path, "--folder")
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step = self.saved = state["step"]
+            self.best = state["best"]
+        if not self.rank:
+            runs.keep_lines(self.folder / "metrics.jsonl", lambda line: line["step"] <= self.step)
 
     def _save(self) -> None:
-        if self.rank:
-            return
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
-        state |= {"best": self.best, "settings": json.dumps(asdict(self.settings))}
-        self._write(state, "last.pt")
-
-    def _write(self, state: dict, name: str) -> None:
-        torch.save(state, self.folder / "partial.pt")
-        os.replace(self.folder / "partial.pt", self.folder / name)  # never half a file
+        if not self.rank:
+            state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+            state |= {"best": self.best, "settings": json.dumps(asdict(self.settings))}
+            runs.save(state, self.folder / "last.pt")
+        self.saved = self.step
 
     def _batch(self) -> torch.Tensor:
         """This process's part of the batch of this step."""
@@ -145,6 +135,13 @@ class Run:
 
     def train(self) -> dict[str, float]:
         """Until the last step; the test metrics of the model that was best on the validation part."""
+        with runs.resumable(lambda: runs.go_on(self.folder, self.saved, self.settings.steps)):
+            self._train()
+            if dist.is_initialized():
+                dist.barrier()
+            return self._test()
+
+    def _train(self) -> None:
         model = DistributedDataParallel(self.model) if self.world > 1 else self.model
         self.model.train()
         saved = time.monotonic()
@@ -154,7 +151,7 @@ class Run:
             nll, kl, _ = model(self._batch(), self.settings.temperature, generator=self._generator())
             loss = (nll + kl).mean()
             if not math.isfinite(loss.item()):
-                raise FloatingPointError(DIVERGED)
+                raise runs.Diverged
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -164,9 +161,6 @@ class Run:
             if time.monotonic() - saved > SAVE_EVERY or self.step == self.settings.steps:
                 self._save()
                 saved = time.monotonic()
-        if dist.is_initialized():
-            dist.barrier()
-        return self._test()
 
     def _over_processes(self, loss: torch.Tensor) -> float:
         if self.world > 1:
@@ -178,8 +172,10 @@ class Run:
         if metrics["elbo"] > self.best:
             self.best = metrics["elbo"]
             if not self.rank:
-                self._write(self.model.state_dict(), "best.pt")
-        self._log({"step": self.step, "loss": loss, **{f"valid {k}": v for k, v in metrics.items()}})
+                runs.save(self.model.state_dict(), self.folder / "best.pt")
+        if not self.rank:
+            entry = {"step": self.step, "loss": loss, **{f"valid {k}": v for k, v in metrics.items()}}
+            runs.append_lines([entry], self.folder / "metrics.jsonl")
         shown = f"validation ELBO {metrics['elbo']:.0f}, precision {metrics['precision']:.1f} %"
         if not self.bar.disable:
             self.bar.set_postfix_str(shown)
@@ -187,44 +183,36 @@ class Run:
             print(f"step {self.step}: {shown}", flush=True)
 
     def _test(self) -> dict[str, float]:
-        self.model.load_state_dict(torch.load(self.folder / "best.pt", map_location=self.device, weights_only=True))
+        self.model.load_state_dict(runs.load(self.folder / "best.pt", self.device))
         metrics = evaluate(self.model, self.parts[2])
         metrics |= {f"{k}, batch statistics": v for k, v in evaluate(self.model, self.parts[2], frozen=False).items()}
         if not self.rank:
-            (self.folder / "test.json").write_text(json.dumps({**asdict(self.settings), **metrics}, indent=1))
+            runs.write_json({**asdict(self.settings), **metrics}, self.folder / "test.json")
         return metrics
 
-    def _log(self, entry: dict) -> None:
-        if not self.rank:
-            with (self.folder / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(entry) + "\n")
 
-
-def refuse_others(wanted: Settings, found: dict, path: Path) -> None:
-    """Raise ValueError where a file of results or of a checkpoint is of other settings."""
-    mine = json.loads(json.dumps(asdict(wanted)))
-    other = {name: found.get(name) for name, value in mine.items() if found.get(name) != value}
-    if other:
-        raise ValueError(f"{path} is of other settings, {other}: give another --folder, or delete it.")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What a search has, too."""
+    parser.add_argument("--preset", choices=PRESETS, default="small")
+    parser.add_argument("--edges", choices=["independent", "top", "tree"], default="tree")
+    parser.add_argument("--regularizer", choices=list(REGULARIZERS), default="exponential")
+    parser.add_argument("--frames", type=int, choices=[10, 20], default=10)
+    for name in ("learning-rate", "temperature"):
+        parser.add_argument(f"--{name}", type=command_line.real(above=0), help="default by preset, or searched")
+    parser.add_argument(
+        "--folder", type=command_line.folder, required=True, help="metrics and checkpoints; resumed if they exist"
+    )
+    parser.add_argument("--device", type=command_line.device, default="cpu")
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Settings, Path, str]:
     """Settings, folder and device of a command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=PRESETS, default="small")
-    parser.add_argument("--edges", choices=["independent", "top", "tree"], default="tree")
-    parser.add_argument("--regularizer", choices=list(REGULARIZERS), default="exponential")
-    parser.add_argument("--frames", type=int, choices=[10, 20], default=10)
-    for name in ("steps", "roll-out", "seed"):
-        parser.add_argument(f"--{name}", type=int)
-    for name in ("learning-rate", "temperature"):
-        parser.add_argument(f"--{name}", type=float)
-    parser.add_argument("--folder", type=Path, required=True, help="metrics and checkpoints; resumed if they exist")
-    parser.add_argument("--device", default="cpu")
+    add_options(parser)
+    for name, kind in (("steps", command_line.whole(1)), ("roll-out", int), ("seed", command_line.seed)):
+        parser.add_argument(f"--{name}", type=kind, help="default by preset")
     options = vars(parser.parse_args(arguments))
     folder, device, preset = options.pop("folder"), options.pop("device"), PRESETS[options.pop("preset")]
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        parser.error(f"--device {device}: this PyTorch sees no CUDA device.")
     try:
         return Settings(**(preset | {k: v for k, v in options.items() if v is not None})), folder, device
     except ValueError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from examples.learning_to_explain.data import Part, precision, random_floor, win
 from examples.learning_to_explain.model import Regressor
 from examples.learning_to_explain.relaxations import NAMES
 from examples.learning_to_explain.train import Settings, corpus_of, refuse_others
+from examples.runs import append_lines, keep_lines, read_lines, resumable
 
 FLOORS = ("random words", "fixed window")
 _PLACES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -29,22 +29,27 @@ def add_floors(root: Path, runs: list[Settings]) -> None:
     for s in runs:
         floor = replace(s, relaxation=NAMES[0], learning_rate=Settings.learning_rate, temperature=1.0, pair_start=0.0)
         wanted[s.source, s.aspect, s.k, s.seed] = floor
-    known = {}
-    for row in load_floors(root):
-        known[row["source"], row["aspect"], row["k"], row["seed"]] = row
-    for key in wanted.keys() & known.keys():
-        refuse_others(wanted[key], known[key], root / "floors.jsonl")
-    for s in tqdm([s for key, s in wanted.items() if key not in known], desc="floors", disable=None):
-        rows = zip(FLOORS, (random_words(s), fixed_window(s)), strict=True)
-        with (root / "floors.jsonl").open("a") as file:
-            file.writelines(json.dumps({**asdict(s), "floor": name, **row}) + "\n" for name, row in rows)
+    file = root / "floors.jsonl"
+    keep_lines(file)
+    known = {_key(row): row for row in load_floors(root)}
+    for key, s in wanted.items():
+        for name in FLOORS:
+            if (*key, name) in known:
+                refuse_others(s, known[*key, name], file)
+    missing = [s for key, s in wanted.items() if not all((*key, name) in known for name in FLOORS)]
+    with resumable(lambda: "The same command goes on with the next floor."):
+        for s in tqdm(missing, desc="floors", disable=None):
+            rows = zip(FLOORS, (random_words(s), fixed_window(s)), strict=True)
+            append_lines(({**asdict(s), "floor": name, **row} for name, row in rows), file)
 
 
 def load_floors(root: Path) -> list[dict]:
     """One line of each floor of a task, k and seed, whichever of several processes wrote it."""
-    file = root / "floors.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    return list({(r["source"], r["aspect"], r["k"], r["seed"], r["floor"]): r for r in rows}.values())
+    return list({_key(row): row for row in read_lines(root / "floors.jsonl")}.values())
+
+
+def _key(row: dict) -> tuple:
+    return row["source"], row["aspect"], row["k"], row["seed"], row["floor"]
 
 
 def fixed_window(s: Settings) -> dict[str, float]:

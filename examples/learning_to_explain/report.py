@@ -5,6 +5,9 @@ python -m examples.learning_to_explain.report runs/synthetic-correlated-5
 
 from __future__ import annotations
 
+from examples import command_line  # first: Ctrl-C ends quietly from here on
+
+# isort: split
 import argparse
 import html
 from pathlib import Path
@@ -47,16 +50,17 @@ def _mark(word: str, chosen: bool, truth: bool) -> str:
     return f'<span class="{classes}">{html.escape(word)}</span>' if classes else html.escape(word)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a run")
-    parser.add_argument("--count", type=int, default=20)
-    arguments = parser.parse_args()
+    parser.add_argument("--count", type=command_line.whole(1), default=20, help="reviews on the page (default 20)")
+    options = parser.parse_args(arguments)
+    target = options.run / "report.html"
     try:
-        text = page(arguments.run, arguments.count)
-    except (FileNotFoundError, ValueError) as error:
+        text = page(options.run, options.count)
+        command_line.folder(options.run)
+    except (OSError, ValueError, argparse.ArgumentTypeError) as error:
         parser.error(str(error))
-    target = arguments.run / "report.html"
     target.write_text(text, encoding="utf-8")
     print(f"Report: {target}")
 

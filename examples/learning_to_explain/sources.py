@@ -61,7 +61,8 @@ def load(source: str, aspect: str, path: Path | None, max_words: int, decorrelat
     With ``decorrelate`` (of the BeerAdvocate excerpt) the target is what other aspects' ratings do not tell.
 
     Raises:
-        ValueError: an unknown source or aspect, no path where one is needed. FileNotFoundError: nothing there.
+        ValueError: an unknown source or aspect, no path where one is needed, files in another format.
+        FileNotFoundError: nothing there.
     """
     if source not in ASPECTS:
         raise ValueError(f"source must be one of {', '.join(ASPECTS)}, got {source!r}.")
@@ -80,9 +81,19 @@ def load(source: str, aspect: str, path: Path | None, max_words: int, decorrelat
     }[source]
     if missing := [str(file) for file in needed if not file.is_file()]:
         raise FileNotFoundError(f"no file {', '.join(missing)}: see README.md for where to get {source}.")
-    if source == "beeradvocate":
-        return beeradvocate(path, aspect, max_words, decorrelate)
-    return {"druglib": druglib, "lei2016": lei2016}[source](path, aspect, max_words)
+    files = ", ".join(map(str, needed))
+    try:
+        if source == "beeradvocate":
+            parts = beeradvocate(path, aspect, max_words, decorrelate)
+        else:
+            parts = {"druglib": druglib, "lei2016": lei2016}[source](path, aspect, max_words)
+    except (LookupError, TypeError, ValueError, EOFError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{files}: not in the format of {source} ({reason}); see README.md.") from error
+    for name in ("train", "valid", "test"):
+        if not getattr(parts, name):
+            raise ValueError(f"{files}: no reviews of {MIN_WORDS} words are left for the part {name!r}.")
+    return parts
 
 
 def synthetic(
@@ -182,9 +193,11 @@ def read_vectors(path: Path, vocabulary: dict[str, int]) -> dict[int, list[float
     found: dict[int, list[float]] = {}
     with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
         for line in file:
-            word, *numbers = line.split()
+            word, *numbers = line.split() or [""]
             if word in vocabulary:
                 found[vocabulary[word]] = [float(x) for x in numbers]
+    if len(sizes := {len(values) for values in found.values()}) > 1:
+        raise ValueError(f"{path} has vectors of different sizes, {sorted(sizes)}.")
     if not found:
         raise ValueError(f"{path} has no vector of any word in the vocabulary.")
     return found

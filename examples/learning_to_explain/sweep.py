@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from examples.learning_to_explain.train import Run, Settings
+from examples.runs import RunError, resumable
 
 LEARNING_RATES, TEMPERATURES = (1e-3, 1e-2), (0.1, 3.0)  # log-uniform
 PAIR_STARTS = (0.0, 3.0)  # of the correlated relaxation
@@ -24,16 +25,23 @@ def sweep(tasks: Sequence[Settings], trials: int, storage: str, root: Path, quie
         trials: of the whole study, those in ``storage`` included.
         storage: Optuna's, e.g. "sqlite:///sweep.db"; several processes or machines may share it.
         root: trials are trained in ``root/sweep``.
+
+    Raises:
+        RunError: the storage cannot be opened.
     """
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what ends a trial is raised, too
     first = tasks[0]
     data = "+".join(f"{s.source}-{s.aspect}-{s.decorrelate}" for s in tasks)
     name = f"{data}-{first.network}-{first.relaxation}-k{first.k}-{first.steps}"
-    study = optuna.create_study(
-        study_name=name, storage=storage, load_if_exists=True, sampler=optuna.samplers.RandomSampler()
-    )
+    try:
+        study = optuna.create_study(
+            study_name=name, storage=storage, load_if_exists=True, sampler=optuna.samplers.RandomSampler()
+        )
+    except Exception as error:  # SQLAlchemy's, or of a missing database driver
+        reason = str(error).splitlines()[0]
+        raise RunError(f"--storage {storage} cannot be opened ({reason}): try sqlite:///sweep.db.") from None
 
     def objective(trial: optuna.Trial) -> float:
         tried = {
@@ -52,8 +60,16 @@ def sweep(tasks: Sequence[Settings], trials: int, storage: str, root: Path, quie
     given = {"learning_rate": first.learning_rate, "temperature": first.temperature}
     if first.relaxation == "correlated":
         given["pair_start"] = first.pair_start
-    study.enqueue_trial(given, skip_if_exists=True)
-    done = optuna.study.MaxTrialsCallback(trials, states=(optuna.trial.TrialState.COMPLETE,))
-    if len(study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))) < trials:
-        study.optimize(objective, callbacks=[done])
+    state = optuna.trial.TrialState
+    alive = study.get_trials(states=(state.WAITING, state.RUNNING, state.COMPLETE))  # not those that Ctrl-C ended
+    if not any(trial.system_attrs.get("fixed_params") == given for trial in alive):
+        study.enqueue_trial(given)
+
+    def complete() -> int:
+        return len(study.get_trials(states=(state.COMPLETE,)))
+
+    if complete() < trials:
+        enough = optuna.study.MaxTrialsCallback(trials, states=(state.COMPLETE,))
+        with resumable(lambda: f"{storage} holds {complete()} of {trials} trials: the same command goes on."):
+            study.optimize(objective, callbacks=[enough])
     return study.best_params

@@ -6,10 +6,12 @@ python -m examples.learning_to_explain.table --timing            # time of a tra
 
 from __future__ import annotations
 
+from examples import command_line  # first: Ctrl-C ends quietly from here on
+
+# isort: split
 import argparse
 import itertools
 import json
-import os
 import random
 import statistics
 import time
@@ -23,8 +25,10 @@ from tqdm import tqdm
 
 from examples.learning_to_explain.floors import FLOORS, add_floors, load_floors
 from examples.learning_to_explain.relaxations import NAMES
+from examples.learning_to_explain.sources import MIN_WORDS
 from examples.learning_to_explain.sweep import sweep
 from examples.learning_to_explain.train import PRESETS, Run, Settings, build, corpus_of, refuse_others
+from examples.runs import read_json, write_json
 
 TASKS = (
     ("druglib", "sideEffects"),
@@ -61,10 +65,10 @@ def train_missing(root: Path, runs: list[Settings], minutes: float) -> None:
     for s in runs:
         file = run_folder(root, s) / "result.json"
         if file.exists():
-            refuse_others(s, json.loads(file.read_text()), file)
+            refuse_others(s, read_json(file), file)
         else:
             missing.append(s)
-    for settings in tqdm(missing, desc="runs"):
+    for settings in tqdm(missing, desc="runs", disable=None):
         if time.monotonic() > end:
             break
         folder = run_folder(root, settings)
@@ -80,13 +84,11 @@ def tune(root: Path, runs: list[Settings], trials: int) -> dict[str, dict[str, f
         if s.seed == runs[0].seed and s.k == runs[0].k:
             tasks[s.relaxation].append(replace(s, seed=_SEARCH_SEED))
     file = root / "tuned.json"
-    for name, settings in tqdm(tasks.items(), desc="searches"):
+    for name, settings in tqdm(tasks.items(), desc="searches", disable=None):
         best = sweep(settings, trials, f"sqlite:///{root / 'sweep.db'}", root)
-        found = json.loads(file.read_text()) if file.exists() else {}  # another process's rows, too
-        partial = root / f"tuned.json.{os.getpid()}"
-        partial.write_text(json.dumps({**found, name: best}, indent=1))
-        os.replace(partial, file)
-    return json.loads(file.read_text())
+        found = read_json(file) if file.exists() else {}  # another process's rows, too
+        write_json({**found, name: best}, file)
+    return read_json(file)
 
 
 # -- tables -----------------------------------------------------------------------------------------------------
@@ -101,7 +103,7 @@ def markdown(root: Path, sampled: bool = False, selected: bool = False) -> str:
     cells: dict[tuple[str, int], dict[str, _Values]] = defaultdict(lambda: defaultdict(list))
     kind = ("sampled_mse", "sampled_precision") if sampled else ("test_mse", "precision")
     for file in sorted(root.glob("*/result.json")):
-        r = json.loads(file.read_text())
+        r = read_json(file)
         task = f"{r['source']} {r['aspect']}" + ", complex network" * (r["network"] == "complex")
         cells[task, r["k"]][r["relaxation"]].append((r[kind[0]], r[kind[1]], r["valid_mse"]))
     for r in load_floors(root):
@@ -169,45 +171,73 @@ def _median_ms(function, steps: int) -> float:
     return statistics.median(times[2:])
 
 
-def main() -> None:
+def read_tuned(file: Path) -> dict[str, dict[str, float]]:
+    """Settings by relaxation, as ``tune`` writes them.
+
+    Raises:
+        ValueError: they are none.
+    """
+    if not file.is_file():
+        raise ValueError(f"no file {file}: --tune makes it.")
+    found = read_json(file)
+    try:
+        for name, settings in found.items():
+            replace(Settings(relaxation=name), **settings)
+            if name not in NAMES:
+                raise ValueError(f"no relaxation is called {name!r}")
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} holds no settings by relaxation ({error}).") from None
+    return found
+
+
+def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[Settings]]:
+    """Options and the runs that they ask for; their data is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--druglib", help="path of druglib.tsv")
     parser.add_argument("--beeradvocate", help="folder of the excerpt")
-    parser.add_argument("--output", type=Path, default=Path("runs/table"))
-    parser.add_argument("--minutes", type=float, default=50)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--k", type=int, nargs="+", default=[10, 5, 15], help="in order of importance")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--output", type=command_line.folder, default="runs/table")
+    parser.add_argument("--minutes", type=command_line.real(least=0), default=50.0, help="begin no run after these")
+    parser.add_argument("--seeds", type=command_line.whole(1, 1000), default=3)
+    kind = command_line.whole(1, MIN_WORDS)
+    parser.add_argument("--k", type=kind, nargs="+", default=[10, 5, 15], help="in order of importance")
+    parser.add_argument("--steps", type=command_line.whole(1), default=300)
     parser.add_argument("--raw", action="store_true", help="BeerAdvocate's ratings as they are, not decorrelated")
     parser.add_argument("--tuned", type=Path, help="JSON: settings by relaxation, from --tune")
-    parser.add_argument("--tune", type=int, default=0, metavar="TRIALS", help="search settings for --tuned and end")
+    tune_help = "search settings for --tuned and end"
+    parser.add_argument("--tune", type=command_line.whole(0), default=0, metavar="TRIALS", help=tune_help)
     parser.add_argument("--rows", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--network", choices=("simple", "complex"), default="simple")
     parser.add_argument("--timing", action="store_true", help="time training steps and end")
-    arguments = parser.parse_args()
-    paths = {source: path for source in ("druglib", "beeradvocate") if (path := getattr(arguments, source))}
-    if not paths and not arguments.timing:
+    options = parser.parse_args(arguments)
+    paths = {source: path for source in ("druglib", "beeradvocate") if (path := getattr(options, source))}
+    if not paths and not options.timing:
         parser.error("nothing to do: give --druglib FILE, --beeradvocate FOLDER, or both.")
-    tuned = json.loads(arguments.tuned.read_text()) if arguments.tuned else {}
-    common = {"steps": arguments.steps, "network": arguments.network}
-    runs = [s for s in grid(paths, common, tuned, arguments.k, arguments.seeds) if s.relaxation in arguments.rows]
-    if arguments.raw:
-        runs = [replace(s, decorrelate=0) for s in runs]
-    if arguments.timing:
+    common = {"steps": options.steps, "network": options.network}
+    try:
+        tuned = read_tuned(options.tuned) if options.tuned else {}
+        runs = grid(paths, common, tuned, list(dict.fromkeys(options.k)), options.seeds)
+        runs = [replace(s, decorrelate=0) if options.raw else s for s in runs if s.relaxation in options.rows]
+        for s in {(s.source, s.aspect): s for s in runs}.values():
+            corpus_of(s)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    return options, runs
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options, runs = parse(arguments)
+    if options.timing:
         print(timing(runs[0] if runs else PRESETS["synthetic"]))
         return
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    if arguments.tune:
-        print(json.dumps(tune(arguments.output, runs, arguments.tune)))
+    if options.tune:
+        print(json.dumps(tune(options.output, runs, options.tune)))
         return
-    train_missing(arguments.output, runs, arguments.minutes)
-    add_floors(arguments.output, runs)
-    table = (
-        markdown(arguments.output) + "\n\nThe seed with the best validation MSE, with bootstrapped standard errors:\n\n"
-    )
-    table += markdown(arguments.output, selected=True) + "\n\nRandom masks at test time:\n\n"
-    table += markdown(arguments.output, sampled=True)
-    (arguments.output / "table.md").write_text(table + "\n")
+    train_missing(options.output, runs, options.minutes)
+    add_floors(options.output, runs)
+    best = "The seed with the best validation MSE, with bootstrapped standard errors:"
+    parts = [markdown(options.output), best, markdown(options.output, selected=True)]
+    table = "\n\n".join([*parts, "Random masks at test time:", markdown(options.output, sampled=True)])
+    (options.output / "table.md").write_text(table + "\n")
     print(table)
 
 

@@ -7,11 +7,13 @@ python -m examples.learning_to_explain.train --sweep 20 --storage sqlite:///swee
 
 from __future__ import annotations
 
+from examples import command_line  # first: Ctrl-C ends quietly from here on
+
+# isort: split
 import argparse
 import copy
 import functools
-import json
-import os
+import math
 import statistics
 import time
 from dataclasses import asdict, dataclass, fields, replace
@@ -20,12 +22,14 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from examples import runs
 from examples.learning_to_explain import relaxations
 from examples.learning_to_explain.data import Corpus, Part, corpus, precision
 from examples.learning_to_explain.model import Explainer
 from examples.learning_to_explain.sources import ASPECTS, MIN_WORDS
 
 _SAVE_EVERY = 20.0  # seconds
+_ELSEWHERE = ("path", "vectors")  # settings that do not make a run: data may lie elsewhere by now
 _PROGRESS = ("step", "best", "best_step", "best_state", "losses")  # attributes of a run that its checkpoint keeps
 
 
@@ -59,13 +63,14 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("k", "steps", "batch", "evaluate_every", "learning_rate", "temperature"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
-        if self.max_words < MIN_WORDS:
-            raise ValueError(f"max_words must be at least {MIN_WORDS}, what a review has, got {self.max_words}.")
-        if self.k > MIN_WORDS:
-            raise ValueError(f"k must be at most {MIN_WORDS}, the length of the shortest reviews, got {self.k}.")
+        # The shortest reviews have MIN_WORDS.
+        runs.check_range(self, k=(1, MIN_WORDS), max_words=(MIN_WORDS, 10_000), seed=(0, command_line.MOST_SEED))
+        runs.check_range(self, steps=(1, math.inf), evaluate_every=(1, math.inf), batch=(1, 100_000))
+        runs.check_range(self, hidden=(1, runs.MOST_HIDDEN), dimension=(1, runs.MOST_HIDDEN))
+        runs.check_range(self, decorrelate=(0, 1), freeze=(0, 1), dropout=(0.0, 0.99))
+        runs.check_positive(self, "learning_rate", "temperature")
+        if not math.isfinite(self.pair_start):
+            raise ValueError(f"pair_start must be finite, got {self.pair_start}.")
 
 
 PRESETS = {
@@ -120,23 +125,8 @@ def scores(model: Explainer, part: Part, noise: bool = False) -> dict[str, float
 
 
 def refuse_others(wanted: Settings, found: dict, file: Path) -> None:
-    """Raise ValueError where a file is of other settings; the data may lie elsewhere by now."""
-    mine = {name: v for name, v in asdict(wanted).items() if name not in ("path", "vectors")}
-    other = {name: found.get(name) for name, value in mine.items() if found.get(name) != value}
-    if other:
-        raise ValueError(f"{file} is of another run, with {other}: choose another --output.")
-
-
-def read(file: Path) -> dict:
-    """A checkpoint.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    try:
-        return torch.load(file, weights_only=True)
-    except Exception as error:  # torch raises RuntimeError, OSError, UnpicklingError, EOFError
-        raise ValueError(f"{file} is damaged ({error}): delete it to begin again.") from None
+    """Raise ``runs.RunError`` where a file is of other settings."""
+    runs.refuse_others(wanted, found, file, "--output", _ELSEWHERE)
 
 
 def load_best(folder: Path) -> tuple[Settings, Corpus, Explainer]:
@@ -148,11 +138,11 @@ def load_best(folder: Path) -> tuple[Settings, Corpus, Explainer]:
     files = [folder / name for name in ("best.pt", "checkpoint.pt") if (folder / name).exists()]
     if not files:
         raise FileNotFoundError(f"{folder} holds no run (neither best.pt nor checkpoint.pt): train one first.")
-    saved = read(files[0])
-    settings = Settings(**saved["settings"])
+    kept = runs.load(files[0])
+    settings = Settings(**kept["settings"])
     data = corpus_of(settings)
     model = build(settings, data)
-    model.load_state_dict({**model.state_dict(), **saved["best_state"]})
+    model.load_state_dict({**model.state_dict(), **kept["best_state"]})
     return settings, data, model
 
 
@@ -166,26 +156,25 @@ class Run:
         torch.manual_seed(settings.seed)
         self.model = build(settings, self.data)
         self.optimiser = torch.optim.Adam(self.model.parameters(), settings.learning_rate)
-        self.step, self.best, self.best_step = 0, float("inf"), 0
+        self.step, self.saved, self.best, self.best_step = 0, 0, float("inf"), 0
         self.best_state = copy.deepcopy(self.model.state_dict())
         self.losses: list[float] = []  # since the last evaluation
         self._resume()
 
     def _resume(self) -> None:
-        file, metrics = self.folder / "checkpoint.pt", self.folder / "metrics.jsonl"
-        if not file.exists():
-            metrics.unlink(missing_ok=True)
-            return
-        saved = read(file)
-        refuse_others(self.settings, saved["settings"], file)
-        self.model.load_state_dict(saved["model"])
-        self.optimiser.load_state_dict(saved["optimiser"])
-        for name in _PROGRESS:
-            setattr(self, name, saved[name])
-        if metrics.exists():  # what was written after the checkpoint comes again
-            *whole, _ = metrics.read_text().split("\n")  # what a kill tore apart has no end of line
-            metrics.write_text("".join(line + "\n" for line in whole if json.loads(line)["step"] <= self.step))
-        torch.set_rng_state(saved["random"])
+        file, result = self.folder / "checkpoint.pt", self.folder / "result.json"
+        if result.exists():  # and no checkpoint, where it is of a table
+            refuse_others(self.settings, runs.read_json(result), result)
+        if file.exists():
+            kept = runs.load(file)
+            refuse_others(self.settings, kept["settings"], file)
+            self.model.load_state_dict(kept["model"])
+            self.optimiser.load_state_dict(kept["optimiser"])
+            for name in _PROGRESS:
+                setattr(self, name, kept[name])
+            self.saved = self.step
+            torch.set_rng_state(kept["random"])
+        runs.keep_lines(self.folder / "metrics.jsonl", lambda line: line["step"] <= self.step)
 
     def save(self) -> None:
         """Write the checkpoint; a kill in between leaves the last one whole."""
@@ -193,18 +182,14 @@ class Run:
             "settings": asdict(self.settings), "model": self.model.state_dict(), "random": torch.get_rng_state(),
             "optimiser": self.optimiser.state_dict(), **{name: getattr(self, name) for name in _PROGRESS},
         }  # fmt: skip
-        self._write(state, "checkpoint.pt")
+        runs.save(state, self.folder / "checkpoint.pt")
+        self.saved = self.step
 
     def _save_best(self) -> None:
         """What ``load_best`` needs; frozen embeddings follow from the corpus."""
         frozen = self.settings.freeze
         state = {name: v for name, v in self.best_state.items() if not (frozen and name.startswith("embedding."))}
-        self._write({"settings": asdict(self.settings), "best_state": state}, "best.pt")
-
-    def _write(self, state: dict, name: str) -> None:
-        partial = self.folder / f"{name}.{os.getpid()}"
-        torch.save(state, partial)
-        os.replace(partial, self.folder / name)
+        runs.save({"settings": asdict(self.settings), "best_state": state}, self.folder / "best.pt")
 
     def train_step(self) -> None:
         """One step of Adam on a random batch, through soft masks; an evaluation where it is due."""
@@ -213,7 +198,7 @@ class Run:
         predicted = self.model(part.words[rows], part.lengths[rows], s.temperature)
         loss = (predicted - part.ratings[rows]).square().mean()
         if not loss.isfinite():
-            raise FloatingPointError("training diverged, to undefined numbers: try a smaller --learning-rate.")
+            raise runs.Diverged
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()
@@ -228,12 +213,25 @@ class Run:
         if valid < self.best:
             self.best, self.best_step, self.best_state = valid, self.step, copy.deepcopy(self.model.state_dict())
         record = {"step": self.step, "train_mse": 100 * statistics.mean(self.losses), "valid_mse": valid}
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        runs.append_lines([record], self.folder / "metrics.jsonl")
         self.losses = []
 
     def go(self, quiet: bool = False) -> dict[str, float]:
         """Train to the end, then score the best model on the test part."""
+        with runs.resumable(lambda: runs.go_on(self.folder, self.saved, self.settings.steps)):
+            self._train(quiet)
+            self.save()
+            self._save_best()
+            self.model.load_state_dict(self.best_state)
+            test, sampled = scores(self.model, self.data.test), scores(self.model, self.data.test, noise=True)
+        result = {
+            "valid_mse": self.best, "best_step": self.best_step, "test_mse": test["mse"],
+            "precision": test["precision"], "sampled_mse": sampled["mse"], "sampled_precision": sampled["precision"],
+        }  # fmt: skip
+        runs.write_json({**asdict(self.settings), **result}, self.folder / "result.json")
+        return result
+
+    def _train(self, quiet: bool) -> None:
         saved, s = time.monotonic(), self.settings
         off = True if quiet else None  # None: a bar on terminals alone
         bar = tqdm(total=s.steps, initial=self.step, disable=off, desc=f"{s.relaxation}, k = {s.k}", leave=False)
@@ -245,44 +243,35 @@ class Run:
                 self.save()
                 saved = time.monotonic()
         bar.close()
-        self.save()
-        self._save_best()
-        self.model.load_state_dict(self.best_state)
-        test, sampled = scores(self.model, self.data.test), scores(self.model, self.data.test, noise=True)
-        result = {
-            "valid_mse": self.best, "best_step": self.best_step, "test_mse": test["mse"],
-            "precision": test["precision"], "sampled_mse": sampled["mse"], "sampled_precision": sampled["precision"],
-        }  # fmt: skip
-        (self.folder / "result.json").write_text(json.dumps({**asdict(s), **result}, indent=1))
-        return result
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="synthetic")
     choices = {"relaxation": relaxations.NAMES, "network": ("simple", "complex"), "source": tuple(ASPECTS)}
     for field in fields(Settings):
         kind = {"str": str, "int": int, "float": float}[str(field.type)]
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, choices=choices.get(field.name))
-    parser.add_argument("--output", type=Path, help="folder of the run; the same again to resume")
-    parser.add_argument("--sweep", type=int, default=0, metavar="TRIALS", help="search until there are so many")
+        words = f"default by preset; synthetic: {field.default!r}"
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, choices=choices.get(field.name), help=words)
+    parser.add_argument("--output", type=command_line.folder, help="folder of the run; the same again to resume")
+    parser.add_argument(
+        "--sweep", type=command_line.whole(0), default=0, metavar="TRIALS", help="search until there are so many"
+    )
     parser.add_argument("--storage", default="sqlite:///sweep.db", help="Optuna storage, shared by all that sweep")
-    arguments = parser.parse_args()
-    given = {f.name: v for f in fields(Settings) if (v := getattr(arguments, f.name)) is not None}
+    options = parser.parse_args(arguments)
+    given = {f.name: v for f in fields(Settings) if (v := getattr(options, f.name)) is not None}
     if "source" in given:
         given.setdefault("aspect", ASPECTS[given["source"]][0])
-    if arguments.sweep < 0:
-        parser.error(f"--sweep must be a number of trials, got {arguments.sweep}.")
     try:
-        settings = replace(PRESETS[arguments.preset], **given)
+        settings = replace(PRESETS[options.preset], **given)
         corpus_of(settings)
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    folder = arguments.output or Path("runs") / f"{settings.source}-{settings.relaxation}-{settings.k}"
-    if arguments.sweep:
+    folder = options.output or Path("runs") / f"{settings.source}-{settings.relaxation}-{settings.k}"
+    if options.sweep:
         from examples.learning_to_explain.sweep import sweep  # which itself trains
 
-        found = sweep([settings], arguments.sweep, arguments.storage, arguments.output or Path("runs"))
+        found = sweep([settings], options.sweep, options.storage, options.output or Path("runs"))
         print("best:", " ".join(f"--{name.replace('_', '-')} {value:.3g}" for name, value in found.items()))
         settings = replace(settings, **found)
         folder = folder / "-".join(["best", *(f"{value:.3g}" for value in found.values())])

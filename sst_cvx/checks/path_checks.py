@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from functools import cached_property
 
 import torch
 
-from sst_cvx.checks.report import Check, Measurement, NotApplicable
-from sst_cvx.checks.structure_checks import degenerate_utilities, enumerate_vertices, sample_utilities
+from sst_cvx.checks.report import Check, Measurement, NotApplicable, Worst, at
+from sst_cvx.checks.structure_checks import degenerate_utilities, enumerate_vertices, name_input, sample_utilities
 from sst_cvx.regularizers import BinaryEntropy, ExponentialFamilyEntropy, Regularizer, TsallisEntropy
 from sst_cvx.soft_argmax import SoftArgmax
 from sst_cvx.structure.base import Structure
 
+_Found = tuple[float, float, str]  # figure, bound, and the input of the figure
 _BATCH = 4
 # Bounds by path: three are exact; the layer loses accuracy at low temperatures (the measured worst, rounded up).
 _GAP = {"fast": 1e-9, "active_set": 1e-9, "interior_point": 1e-8, "layer": 1e-4}
@@ -33,7 +35,7 @@ def _layer_bounds(regularizer: Regularizer, t: float) -> tuple[float, float]:
 
 
 class _PathChecks:
-    """The measurements for one (structure, regularizer); each method returns (figure, bound)."""
+    """The measurements for one (structure, regularizer); each method returns (figure, bound, where)."""
 
     def __init__(self, structure: Structure, regularizer: Regularizer, seed: int, parameters: dict[str, torch.Tensor]):
         self.structure, self.regularizer, self.seed, self.parameters = structure, regularizer, seed, parameters
@@ -78,70 +80,81 @@ class _PathChecks:
 
     # -- values -----------------------------------------------------------------------------------------------
 
-    def forward_against_layer(self, t: float) -> tuple[float, float]:
+    def forward_against_layer(self, t: float) -> _Found:
         u = self.utilities()
-        return _largest(self.answer(u, t) - self.answer(u, t, self.reference)), _layer_bounds(self.regularizer, t)[0]
+        error = self.answer(u, t) - self.answer(u, t, self.reference)
+        return _found(error, _layer_bounds(self.regularizer, t)[0], u)
 
-    def forward_against_interior_point(self, t: float) -> tuple[float, float]:
+    def forward_against_interior_point(self, t: float) -> _Found:
         u = self.utilities()
-        return _largest(self.answer(u, t) - self.answer(u, t, self.interior)), 1e-8
+        return _found(self.answer(u, t) - self.answer(u, t, self.interior), 1e-8, u)
 
-    def forward_against_enumeration(self, t: float) -> tuple[float, float]:
+    def forward_against_enumeration(self, t: float) -> _Found:
         u = self.utilities()
-        return _largest(_flat(self.answer(u, t)) - self._marginals(u / t)), 1e-9 if t >= 1 else 1e-8
+        return _found(_flat(self.answer(u, t)) - self._marginals(u / t), 1e-9 if t >= 1 else 1e-8, u)
 
     def _marginals(self, u: torch.Tensor) -> torch.Tensor:
         points = enumerate_vertices(self.structure)
         return (_flat(u) @ points.T).softmax(-1) @ points
 
-    def optimality_gap(self, t: float) -> tuple[float, float]:
+    def optimality_gap(self, t: float) -> _Found:
         u = self.utilities()
         x, size = self.answer(u, t), 1 + _flat(u).abs().amax(1)
-        figure = _largest(self.soft.gap(u, x, t, **self.parameters) / size)
+        found = _found(self.soft.gap(u, x, t, **self.parameters) / size, _GAP[self.soft.path], u)
         if self.soft.path == "interior_point":  # right to 1e-9; f' of an entropy sees more than that near its ends
             gaps = self.soft.gap(u, self._off_the_ends(x), t, **self.parameters) / size
-            figure = min(figure, _largest(gaps.clamp(min=0)))
-        return figure, _GAP[self.soft.path]
+            found = min(found, _found(gaps.clamp(min=0), _GAP[self.soft.path], u))
+        return found
 
     def _off_the_ends(self, x: torch.Tensor) -> torch.Tensor:
         """x moved by 1e-9 from where f' is infinite: from 0, and from 1 where that ends its domain too."""
         return x + _VALUE * (1 - 2 * x if isinstance(self.regularizer, BinaryEntropy) else 1)
 
-    def limit_is_argmax(self) -> tuple[float, float]:
+    def limit_is_argmax(self) -> _Found:
         """0 <= <u, v - X_t> <= t (f(v) - f(X_t)) for the argmax v: what X_t loses vanishes with t."""
         u = self.utilities()
         v = self.structure.argmax(u, **self.parameters)
         temperatures = (0.1, 0.01, 0.001) if self.exact else (0.3, 0.1)
-        return max(self._loss_beyond(u, v, t) for t in temperatures), _GAP[self.soft.path]
+        worst = Worst()
+        for t in temperatures:
+            with at(f"t={t:g}"):
+                loss = self._loss_beyond(u, v, t)
+            worst.see(*_worst(loss, u, f"t={t:g}"))
+        return worst.figure, _GAP[self.soft.path], worst.where
 
-    def _loss_beyond(self, u: torch.Tensor, v: torch.Tensor, t: float) -> float:
+    def _loss_beyond(self, u: torch.Tensor, v: torch.Tensor, t: float) -> torch.Tensor:
+        """How far the loss of each element is outside its range, ``(batch,)``."""
         x = self.answer(u, t)
         loss = _dot(u, v - x)
         if isinstance(self.regularizer, ExponentialFamilyEntropy):  # -f is an entropy, at most log |X|
-            allowed = t * torch.tensor(float(len(enumerate_vertices(self.structure)))).double().log()
+            allowed = t * math.log(len(enumerate_vertices(self.structure)))
         else:
             event_dim = len(self.structure.event_shape)
             x_inside = x.clamp(*self.regularizer.domain)
             allowed = t * (self.regularizer.value(v, event_dim) - self.regularizer.value(x_inside, event_dim))
-        return max(_largest(loss - allowed, signed=True), _largest(-loss, signed=True), 0.0)
+        return torch.maximum(loss - allowed, -loss).clamp(min=0)
 
-    def projection(self) -> tuple[float, float]:
+    def projection(self) -> _Found:
         """Euclidean: a vertex projects to itself; <X(u) - X(v), u - v> >= t |X(u) - X(v)|^2 (firmly nonexpansive)."""
         u, t = self.utilities(), 0.5
         v = self.structure.argmax(u, **self.parameters)
         moved = self.answer(u, t) - self.answer(self.cotangent(), t)
         excess = t * _dot(moved, moved) - _dot(moved, u - self.cotangent())
-        return max(_largest(self.answer(v, 1.0) - v), _largest(excess, signed=True)), 1e-9
+        worst = Worst()
+        worst.see(*_worst(self.answer(v, 1.0) - v, v, "t=1"))
+        worst.see(*_worst(excess.clamp(min=0), u, f"t={t:g}"))
+        return worst.figure, 1e-9, worst.where
 
     # -- gradients --------------------------------------------------------------------------------------------
 
-    def gradient_against_layer(self, t: float) -> tuple[float, float]:
-        return t * _largest(self.pullback(t) - self.pullback(t, self.reference)), _layer_bounds(self.regularizer, t)[1]
+    def gradient_against_layer(self, t: float) -> _Found:
+        error = t * (self.pullback(t) - self.pullback(t, self.reference))
+        return _found(error, _layer_bounds(self.regularizer, t)[1], self.utilities())
 
-    def gradient_against_interior_point(self, t: float) -> tuple[float, float]:
-        return t * _largest(self.pullback(t) - self.pullback(t, self.interior)), 1e-7
+    def gradient_against_interior_point(self, t: float) -> _Found:
+        return _found(t * (self.pullback(t) - self.pullback(t, self.interior)), 1e-7, self.utilities())
 
-    def gradient_against_differences(self, t: float) -> tuple[float, float]:
+    def gradient_against_differences(self, t: float) -> _Found:
         """Along random directions, by Richardson's extrapolation at two step sizes.
 
         Where the two disagree there is a kink, and the element is left out; noise in the values would make all of
@@ -152,32 +165,32 @@ class _PathChecks:
         if self.soft.path == "layer":
             bound = max(bound, _layer_bounds(self.regularizer, t)[1])
         step = t * (4e-3 if self.exact else 4e-2)
-        worst, smooth, count = 0.0, 0, 0
+        worst, smooth, count = Worst(), 0, 0
         for k in range(6):
             d = sample_utilities(self.structure, (_BATCH,), self.seed + 10 + k)
             differences = [self._difference(u, d, v, t, step / 2**i) for i in range(3)]
             first, second = ((4 * fine - coarse) / 3 for coarse, fine in itertools.pairwise(differences))
             keep = t * (first - second).abs() <= bound / 5  # the second is 16 times as good
             error = t * (second - _dot(g, d)).abs()
-            worst = max(worst, _largest(torch.where(keep, error, 0.0)))
+            worst.see(*_worst(torch.where(keep, error, 0.0), u))
             smooth, count = smooth + int(keep.sum()), count + keep.numel()
         if smooth < count / 4:
             raise ArithmeticError(f"central differences settle at {smooth} of {count} samples only: values are noisy.")
-        return worst, bound
+        return worst.figure, bound, worst.where
 
     def _difference(self, u: torch.Tensor, d: torch.Tensor, v: torch.Tensor, t: float, h: float) -> torch.Tensor:
         with torch.no_grad():
             ahead, behind = self.answer(u + h * d, t), self.answer(u - h * d, t)
         return _dot(ahead - behind, v) / (2 * h)
 
-    def temperature_gradient(self) -> tuple[float, float]:
+    def temperature_gradient(self) -> _Found:
         """dX/dt = -(u . dX/du) / t: X depends on u and t through u / t alone."""
         u, v = self.utilities().requires_grad_(), self.cotangent()
         t = torch.full((_BATCH,), 0.7, dtype=torch.float64, requires_grad=True)
         g_u, g_t = torch.autograd.grad((self.answer(u, t) * v).sum(), (u, t))
-        return _largest(g_t + _dot(g_u, u).detach() / 0.7), 1e-9
+        return _found(g_t + _dot(g_u, u).detach() / 0.7, 1e-9, u, "t=0.7")
 
-    def second_derivative(self) -> tuple[float, float]:
+    def second_derivative(self) -> _Found:
         """Double backward against central differences of the gradient."""
         if not self.exact:
             raise NotApplicable("the layer differentiates once")
@@ -197,11 +210,12 @@ class _PathChecks:
         ahead, behind = (gradient((u + s * h * e).detach().requires_grad_()) for s in (1, -1))
         numeric = _dot(ahead - behind, d) / (2 * h)
         error = (numeric - _dot(second, e)).abs()
-        return float(error.median()), 1e-5  # the median: an element may sit at a kink
+        median = error.median(0)  # an element may sit at a kink
+        return float(median.values), 1e-5, f"t=1, {name_input(u, int(median.indices))}"
 
     # -- invariance -------------------------------------------------------------------------------------------
 
-    def batch_shapes(self) -> tuple[float, float]:
+    def batch_shapes(self) -> _Found:
         """No element sees the others, whatever the batch shape; an empty batch is an empty answer."""
         u = sample_utilities(self.structure, (2, 3), self.seed) * torch.tensor([1.0, 30.0]).double().reshape(
             2, *[1] * (1 + len(self.structure.event_shape))
@@ -212,33 +226,44 @@ class _PathChecks:
         empty = u[:0]
         if whole.shape != u.shape or self.answer(empty, t).shape != empty.shape:
             raise ValueError(f"shape {tuple(whole.shape)} came back for utilities of shape {tuple(u.shape)}.")
-        return _largest(whole.reshape(singles.shape) - singles), _BATCHES[self.soft.path]
+        alone = u.reshape(singles.shape)
+        return _found(whole.reshape(singles.shape) - singles, _BATCHES[self.soft.path], alone, f"t={t:g}")
 
-    def dtypes(self) -> tuple[float, float]:
+    def dtypes(self) -> _Found:
         u = self.utilities()
         single = self.answer(u.float(), 0.5)
         if single.dtype != torch.float32:
             raise ValueError(f"{single.dtype} came back for float32 utilities.")
-        return _largest(single.double() - self.answer(u.float().double(), 0.5)), 2e-6
+        return _found(single.double() - self.answer(u.float().double(), 0.5), 2e-6, u, "float32, t=0.5")
 
-    def degenerate(self) -> tuple[float, float]:
+    def degenerate(self) -> _Found:
         """Ties, zeros, huge ranges: an answer inside the hull with a vanishing gap, and finite gradients."""
-        worst = 0.0
+        worst = Worst()
         for name, u in degenerate_utilities(self.structure, self.seed).items():
             if self.soft.path == "layer" and name == "range 1e4":
                 continue  # refused or resolved, by design: the layer's business is t near the utilities' scale
-            v = u.clone().requires_grad_()
-            x = self.answer(v, 1.0)
-            (g,) = torch.autograd.grad((x * x).sum(), v)
-            if not bool(torch.isfinite(g).all()):
-                raise ValueError(f"gradient is not finite at {name}.")
-            error = self._degenerate_error(u, x.detach())
-            if name == "range 1e4":  # f' has no digits left at entries within rounding of 1, so neither has the gap
-                error = min(error, self._loss_beyond(u, self.structure.argmax(u, **self.parameters), 1.0))
-            worst = max(worst, error / (1 + float(u.abs().max())))
-        return worst, _GAP[self.soft.path]
+            with at(f"{name}, t=1"):
+                error = self._degenerate_error(name, u) / (1 + float(u.abs().max()))
+            worst.see(*_worst(error, u, f"{name}, t=1"))
+        return worst.figure, _GAP[self.soft.path], worst.where
 
-    def masked(self) -> tuple[float, float]:
+    def _degenerate_error(self, name: str, u: torch.Tensor) -> torch.Tensor:
+        v = u.clone().requires_grad_()
+        x = self.answer(v, 1.0)
+        (g,) = torch.autograd.grad((x * x).sum(), v)
+        if not bool(torch.isfinite(g).all()):
+            raise ValueError("the gradient is not finite.")
+        x = x.detach()
+        if isinstance(self.regularizer, ExponentialFamilyEntropy):
+            error = (_flat(x) - self._marginals(u)).abs().amax(1)
+        else:
+            error = self.soft.gap(u, x, 1.0, **self.parameters).abs()
+        if name == "range 1e4":  # f' has no digits left at entries within rounding of 1, so neither has the gap
+            loss = self._loss_beyond(u, self.structure.argmax(u, **self.parameters), 1.0)
+            return min(error, loss, key=lambda e: _worst(e, u)[0])
+        return error
+
+    def masked(self) -> _Found:
         """With all but the items of two elements forbidden: those at exactly 0, and the best of what is left."""
         if self.parameters or not self.structure.binary:
             raise NotApplicable("masks are for sets of 0/1 arrays without parameters")
@@ -252,16 +277,13 @@ class _PathChecks:
             points = enumerate_vertices(self.structure)
             outside = _flat(~mask).to(points.dtype) @ points.T > 1e-9
             weights = (_flat(u) @ points.T / t).masked_fill(outside, -torch.inf).softmax(-1)
-            return _largest(_flat(x) - weights @ points), 1e-8
-        figure, size = _largest(self.soft.gap(u, x, t, mask=mask)), 1 + float(u.abs().max())
+            return _found(_flat(x) - weights @ points, 1e-8, u, f"t={t:g}")
+        bound, size = _GAP[self.soft.path], 1 + float(u.abs().max())
+        found = _found(self.soft.gap(u, x, t, mask=mask) / size, bound, u, f"t={t:g}")
         if self.soft.path == "interior_point":  # as in ``optimality_gap``
-            figure = min(figure, _largest(self.soft.gap(u, self._off_the_ends(x), t, mask=mask).clamp(min=0)))
-        return figure / size, _GAP[self.soft.path]
-
-    def _degenerate_error(self, u: torch.Tensor, x: torch.Tensor) -> float:
-        if isinstance(self.regularizer, ExponentialFamilyEntropy):
-            return _largest(_flat(x) - self._marginals(u))
-        return _largest(self.soft.gap(u, x, 1.0, **self.parameters))
+            gaps = self.soft.gap(u, self._off_the_ends(x), t, mask=mask) / size
+            found = min(found, _found(gaps.clamp(min=0), bound, u, f"t={t:g}"))
+        return found
 
 
 def _flat(x: torch.Tensor) -> torch.Tensor:
@@ -274,10 +296,18 @@ def _dot(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return _flat(x * y).sum(1)
 
 
-def _largest(error: torch.Tensor, signed: bool = False) -> float:
-    """Largest (absolute) entry; NaN counts as infinite."""
-    values = error.detach() if signed else error.detach().abs()
-    return float(values.nan_to_num(nan=float("inf")).max()) if values.numel() else 0.0
+def _worst(error: torch.Tensor, u: torch.Tensor, where: str = "") -> tuple[float, str]:
+    """Largest absolute error of a batch and the element that has it; NaN counts as infinite."""
+    if not error.numel():
+        return 0.0, where
+    of_element = error.detach().abs().nan_to_num(nan=float("inf")).reshape(len(u), -1).amax(1)
+    element = int(of_element.argmax())
+    return float(of_element[element]), f"{where}, {name_input(u, element)}".removeprefix(", ")
+
+
+def _found(error: torch.Tensor, bound: float, u: torch.Tensor, where: str = "") -> _Found:
+    figure, where = _worst(error, u, where)
+    return figure, bound, where
 
 
 def checks(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -15,23 +16,66 @@ class NotApplicable(Exception):
     """Raised by a measurement that says nothing here; carries the reason."""
 
 
-#: Measures one figure; the check passes if figure <= bound. Raises NotApplicable to be skipped.
-Measurement = Callable[[], tuple[float, float]]
+#: Measures one figure; the check passes if figure <= bound. Raises NotApplicable to be skipped. It may name the input
+#: of that figure, too: (figure, bound, where).
+Measurement = Callable[[], tuple[float, float] | tuple[float, float, str]]
+
+
+class Worst:
+    """The largest of several figures, none of them below 0, and the input that gave it. NaN counts as infinite."""
+
+    def __init__(self) -> None:
+        self.figure, self.where = 0.0, ""
+
+    def see(self, figure: float, where: str) -> None:
+        figure = math.inf if math.isnan(figure) else figure
+        if figure > self.figure:
+            self.figure, self.where = figure, where
+
+
+@contextmanager
+def at(where: str) -> Iterator[None]:
+    """Name the input of what runs inside: an exception from there carries it."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(where)
+        raise
 
 
 @dataclass(frozen=True)
 class Result:
-    """Outcome of one check. ``ok`` is None where it was skipped."""
+    """Outcome of one check.
+
+    Attributes:
+        ok: None where it was skipped.
+        note: why it was skipped, or the exception that it failed by.
+        where: the input of the figure or the exception, where the check knows: dtype, temperature, batch element,
+            utilities.
+    """
 
     name: str
     figure: float
     bound: float
     ok: bool | None
     note: str = ""
+    where: str = ""
 
     @property
     def verdict(self) -> str:
         return {True: "ok", False: "FAILED", None: "skipped"}[self.ok]
+
+    @property
+    def remark(self) -> str:
+        """What the figures do not tell: the reason, and where a failure was."""
+        where = f"at {self.where}" if self.where and self.ok is False else ""
+        return ", ".join(part for part in (self.note, where) if part)
+
+    @property
+    def complaint(self) -> str:
+        """A failure in words."""
+        figures = "" if self.note else f"{self.figure:.2e} is beyond the bound {self.bound:.0e}"
+        return ", ".join(part for part in (figures, self.remark) if part)
 
 
 @dataclass(frozen=True)
@@ -44,29 +88,29 @@ class Check:
     def run(self) -> Result:
         """The result; an exception in the code under test is a failure, with its message as the note."""
         try:
-            figure, bound = self.measure()
+            figure, bound, *where = self.measure()
         except NotApplicable as reason:
             return Result(self.name, math.nan, math.nan, None, str(reason))
         except Exception as error:
             message = " ".join(str(error).split())
             message = message if len(message) <= 200 else message[:200] + " ..."
-            return Result(self.name, math.nan, math.nan, False, f"{type(error).__name__}: {message}")
-        return Result(self.name, figure, bound, bool(figure <= bound))
+            inputs = ", ".join(reversed(getattr(error, "__notes__", [])))  # of ``at``, the outermost first
+            return Result(self.name, math.nan, math.nan, False, f"{type(error).__name__}: {message}", inputs)
+        return Result(self.name, figure, bound, bool(figure <= bound), where="".join(where))
 
     def __call__(self) -> None:
         """Raise CheckFailed if the figure is beyond its bound (or not a number)."""
         result = self.run()
         if result.ok is False:
-            detail = result.note or f"{result.figure:.2e} is beyond the bound {result.bound:.0e}"
-            raise CheckFailed(f"{self.name}: {detail}")
+            raise CheckFailed(f"{self.name}: {result.complaint}")
 
     def __str__(self) -> str:
         return self.name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
-    """All results for one structure."""
+    """All results for one structure; ``print(report)`` for the table."""
 
     title: str
     results: list[Result]
@@ -83,7 +127,7 @@ class Report:
     def raise_if_failed(self) -> None:
         """Raise CheckFailed that lists every failure."""
         if self.failures:
-            lines = [f"{r.name}: {r.note or f'{r.figure:.2e} > {r.bound:.0e}'}" for r in self.failures]
+            lines = [f"{r.name}: {r.complaint}" for r in self.failures]
             raise CheckFailed(f"{self.title} failed {len(lines)} of {len(self.results)} checks:\n" + "\n".join(lines))
 
     def print(self) -> None:
@@ -91,24 +135,26 @@ class Report:
         try:
             from rich.console import Console
             from rich.table import Table
+            from rich.text import Text  # a string would be read as markup: [capacity]
         except ImportError:
             print(self)
             return
-        table = Table(title=f"{self.title}: {self._summary()}", title_justify="left")
+        table = Table(title=Text(f"{self.title}: {self._summary()}"), title_justify="left")
         for column, side in (("check", "left"), ("figure", "right"), ("bound", "right"), ("verdict", "left")):
             table.add_column(column, justify=side)  # type: ignore[arg-type]
-        numbers = self._notes()
+        numbers = self._remarks()
         for r in self.results:
             colour = {True: "green", False: "bold red", None: "dim"}[r.ok]
-            table.add_row(r.name, *self._numbers(r), f"[{colour}]{r.verdict}[/]{_mark(r, numbers)}")
+            verdict = Text.assemble((r.verdict, colour), _mark(r, numbers))
+            table.add_row(Text(r.name), *self._numbers(r), verdict)
         console = Console()
         console.print(table)
-        for note, number in numbers.items():
-            console.print(f"({number}) {note}", markup=False)
+        for remark, number in numbers.items():
+            console.print(Text(f"({number}) {remark}"))
 
-    def _notes(self) -> dict[str, int]:
-        """Different notes, numbered: failures of one kind are told once."""
-        return {note: i for i, note in enumerate(dict.fromkeys(r.note for r in self.results if r.note), start=1)}
+    def _remarks(self) -> dict[str, int]:
+        """Different remarks, numbered: failures of one kind are told once."""
+        return {text: i for i, text in enumerate(dict.fromkeys(r.remark for r in self.results if r.remark), start=1)}
 
     def _summary(self) -> str:
         skipped = sum(r.ok is None for r in self.results)
@@ -121,14 +167,19 @@ class Report:
 
     def __str__(self) -> str:
         width = max((len(r.name) for r in self.results), default=0)
-        numbers = self._notes()
+        numbers = self._remarks()
         rows = [
             f"{r.name:<{width}}  {self._numbers(r)[0]:>8}  {self._numbers(r)[1]:>6}  {r.verdict}{_mark(r, numbers)}"
             for r in self.results
         ]
-        notes = [f"({number}) {note}" for note, number in numbers.items()]
-        return "\n".join([f"{self.title}: {self._summary()}", *rows, *notes])
+        remarks = [f"({number}) {remark}" for remark, number in numbers.items()]
+        return "\n".join([f"{self.title}: {self._summary()}", *rows, *remarks])
+
+    def __repr__(self) -> str:
+        title = " ".join(self.title.split())
+        title = title if len(title) <= 80 else title[:80] + " ..."
+        return f"<Report of {title}: {self._summary()}>"
 
 
 def _mark(r: Result, numbers: dict[str, int]) -> str:
-    return f" ({numbers[r.note]})" if r.note else ""
+    return f" ({numbers[r.remark]})" if r.remark else ""

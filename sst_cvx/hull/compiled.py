@@ -130,6 +130,10 @@ class CompiledHull:
         worst = violation_by_cvxpy([self.variable], self.constraints, self.parameters, [shaped], ordered)
         return torch.from_numpy(worst).to(x.device)
 
+    def surely_within(self, x: torch.Tensor, tolerance: float) -> bool:
+        """Whether all that ``violation`` sees is within the tolerance, told quickly; False says nothing."""
+        return not self.parameters and self.linear and self._event_violation.surely_within(x, tolerance)
+
     @computed_once
     def sees_everything(self) -> bool:
         """Whether ``violation`` sees every row: a linear hull of the event alone, without parameters."""

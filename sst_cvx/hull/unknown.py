@@ -44,6 +44,11 @@ class UnknownHull:
         directions, support = (part.to(x.device, x.dtype) for part in self._support)
         return ((x @ directions.T - support) / (1 + support.abs())).amax(1)
 
+    def surely_within(self, x: torch.Tensor, tolerance: float) -> bool:
+        """There is no quick way."""
+        del x, tolerance
+        return False
+
     def coordinate_range(self, tight: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Bounds of each event coordinate."""
         del tight

@@ -27,18 +27,51 @@ class ViolationOfLinearHull:
             columns, keep = hull.event, _over_event_alone(rows, hull.event)
         dense = rows[keep][:, columns].toarray()
         bounds = _bounds(hull.lower[columns], hull.upper[columns])
-        self._numpy = (dense.T.copy(), bounds, _bounds(hull.row_lower[keep], hull.row_upper[keep]))
+        row_bounds = _bounds(hull.row_lower[keep], hull.row_upper[keep])
+        self._numpy = (dense.T.copy(), bounds, row_bounds)
+        self._box, self._row_box = _Box(bounds), _Box(row_bounds) if keep.size else None
         self._cache: dict[tuple[torch.dtype, torch.device], tuple[torch.Tensor, ...]] = {}
 
     def __call__(self, w: torch.Tensor) -> torch.Tensor:
         """Largest violation of points ``(batch, columns)``, ``(batch,)``."""
+        rows, bounds, row_bounds = self._like(w)
+        worst = _excess(w, bounds)
+        return torch.maximum(worst, _excess(w @ rows, row_bounds)) if rows.shape[1] else worst
+
+    def surely_within(self, w: torch.Tensor, tolerance: float) -> bool:
+        """Whether no violation exceeds the tolerance, by the extreme entries alone; False says nothing."""
+        if not w.numel() or not self._box.holds(w, tolerance):
+            return False
+        return self._row_box is None or self._row_box.holds(w @ self._like(w)[0], tolerance)
+
+    def _like(self, w: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Rows and bounds of the dtype and on the device of the points."""
         key = (w.dtype, w.device)
         if key not in self._cache:
             with constants():
                 self._cache[key] = tuple(torch.from_numpy(a).to(w.device, w.dtype) for a in self._numpy)
-        rows, bounds, row_bounds = self._cache[key]
-        worst = _excess(w, bounds)
-        return torch.maximum(worst, _excess(w @ rows, row_bounds)) if rows.shape[1] else worst
+        return self._cache[key]
+
+
+class _Box:
+    """Bounds of all columns, asked with the extreme entries of a batch."""
+
+    def __init__(self, bounds: np.ndarray):
+        lower, upper = bounds[:2]
+        self._ends, self._scales = (lower, upper), (1 / bounds[2], 1 / bounds[3])
+        self._one = float(lower.max()), float(upper.min())  # the interval that is within every column's
+        self._uniform = self._one[0] <= self._one[1]
+        size = 1 + min(abs(end) for end in self._one)  # no larger than any column's own
+        self._size = size if np.isfinite(size) else 1.0
+
+    def holds(self, w: torch.Tensor, tolerance: float) -> bool:
+        if self._uniform:
+            (low, high), room = w.aminmax(), tolerance * self._size
+            return bool(low >= self._one[0] - room) and bool(high <= self._one[1] + room)
+        low, high = (part.numpy(force=True) for part in w.aminmax(dim=0))
+        lower, upper = self._ends
+        below, above = (tolerance * scale for scale in self._scales)
+        return bool((low >= lower - below).all()) and bool((high <= upper + above).all())
 
 
 class ViolationOfAffineRows:

@@ -25,9 +25,10 @@ def check_hull(
 
     Rows of the hull with auxiliary variables cannot be checked from x alone.
     """
-    flat = x.detach().reshape(len(x), structure.variable.size)
+    flat, tolerance = x.detach() if x.dim() == 2 else x.detach().reshape(len(x), -1), VIOLATION[x.dtype]
+    if structure.surely_within(flat, tolerance):
+        return
     violation = structure.violation(flat, parameters) if parameters else structure.violation(flat)
-    tolerance = VIOLATION[x.dtype]
     if not bool((violation <= tolerance).all()):
         check_violation(violation.cpu().numpy(), tolerance, who())
 

@@ -122,7 +122,7 @@ class SeparableRegularizer(Regularizer):
 
     def flat_weights(self, shape: tuple[int, ...]) -> torch.Tensor:
         """The a_i of an event of this shape, flat, float64."""
-        weights = torch.ones(()).double() if self.weights is None else self.weights
+        weights = torch.ones((), dtype=torch.float64, device="cpu") if self.weights is None else self.weights
         return weights.broadcast_to(shape).reshape(-1)
 
     def program(self, structure: Structure) -> tuple[Any, list[Any]]:

@@ -60,9 +60,9 @@ class Structure:
     known_bounded = False
     #: A class of 0/1 arrays may say so: it is then not found out by many calls of argmax.
     known_binary = False
-    #: A class whose argmax is cheap beside its hull (an extended formulation) may say so: "auto" then takes the
-    #: active-set path before the interior-point path.
-    prefers_active_set = False
+    #: A class whose argmax is cheap beside its hull (an extended formulation) may say so, or by a property from which
+    #: size on: "auto" then takes the active-set path before the interior-point path.
+    prefers_active_set: bool | property = False
 
     def __init_subclass__(cls, *, final: bool = False, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -262,8 +262,8 @@ class Structure:
     def seems_binary(self) -> bool:
         """Whether the elements of X furthest in many directions are 0/1 arrays."""
         size = self.variable.size
-        axes, generator = torch.eye(size, dtype=torch.float64), torch.Generator().manual_seed(0)
-        some = torch.randn(64, size, dtype=torch.float64, generator=generator)
+        axes, generator = torch.eye(size, dtype=torch.float64, device="cpu"), torch.Generator().manual_seed(0)
+        some = torch.randn(64, size, dtype=torch.float64, generator=generator, device="cpu")
         x = self.argmax(torch.cat([axes, -axes, some]).reshape(-1, *self.event_shape))
         return bool((x.abs().minimum((x - 1).abs()) <= 1e-6).all())
 
@@ -304,6 +304,10 @@ class Structure:
         Rows with auxiliary variables are not seen here. Without a hull, by the support function along a few directions.
         """
         return self.hull.violation(x, parameters)
+
+    def surely_within(self, x: torch.Tensor, tolerance: float) -> bool:
+        """Whether ``violation`` of all points is at most the tolerance, told quickly; False says nothing."""
+        return not self.overrides("violation") and self.hull.surely_within(x, tolerance)
 
     @property
     def sees_hull(self) -> bool:

@@ -51,7 +51,8 @@ def order_parameters(constraints: list[Any], listed: Sequence[cp.Parameter]) -> 
 
 
 def expand_parameter(p: cp.Parameter, value: object, batch_shape: torch.Size) -> torch.Tensor:
-    tensor = torch.as_tensor(value, device=None if isinstance(value, torch.Tensor) else "cpu").to("cpu", torch.float64)
+    tensor = value if isinstance(value, torch.Tensor) else torch.as_tensor(value, device="cpu")
+    tensor = tensor.to("cpu", torch.float64)
     split = tensor.dim() - len(p.shape)
     event, batch = tuple(tensor.shape[max(split, 0) :]), tensor.shape[: max(split, 0)]
     try:

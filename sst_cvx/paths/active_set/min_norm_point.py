@@ -191,7 +191,8 @@ def _complete_face(oracle: Oracle, target: torch.Tensor, corral: Corral) -> None
     while left.numel():
         x = corral.point()[left]
         g = target[left] - x
-        r = torch.randn(target.shape[1], generator=generator, dtype=torch.float64).to(target.device).expand_as(x)
+        r = torch.randn(target.shape[1], generator=generator, dtype=torch.float64, device="cpu")
+        r = r.to(target.device).expand_as(x)
         part = corral.select(left)
         r = r - (part.towards(r)[:, None] @ part.vertices)[:, 0]
         step = _PROBE * (1 + target[left].abs().amax(1, keepdim=True)) * r / r.norm(dim=1, keepdim=True).clamp(min=1e-9)

@@ -60,10 +60,10 @@ class MoreauSolver(ConicSolver):
         return solver(
             n=n,
             m=m,
-            P_row_offsets=torch.as_tensor(self._P_csr[1], dtype=torch.int64),
-            P_col_indices=torch.as_tensor(self._P_csr[0], dtype=torch.int64),
-            A_row_offsets=torch.as_tensor(self._A_csr[1], dtype=torch.int64),
-            A_col_indices=torch.as_tensor(self._A_csr[0], dtype=torch.int64),
+            P_row_offsets=torch.from_numpy(self._P_csr[1].astype(np.int64)),
+            P_col_indices=torch.from_numpy(self._P_csr[0].astype(np.int64)),
+            A_row_offsets=torch.from_numpy(self._A_csr[1].astype(np.int64)),
+            A_col_indices=torch.from_numpy(self._A_csr[0].astype(np.int64)),
             cones=moreau.Cones(
                 num_zero_cones=cones.get("z", 0),
                 num_nonneg_cones=cones.get("l", 0),
