@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Hashable
+from typing import Any
 
 import cvxpy as cp
 import numpy as np
@@ -22,13 +23,18 @@ from scipy.optimize import linear_sum_assignment
 import sst_cvx as sst
 from polytopes.kernels.log_weights import widened
 from polytopes.kernels.permanent import LARGEST_PERMANENT, log_matchings
-from polytopes.kernels.sinkhorn import doubly_stochastic
+from polytopes.kernels.sinkhorn import entropic_matching
 from sst_cvx.arguments import check_size, check_vertex_count
+from sst_cvx.errors import SolveError
 from sst_cvx.once import constants
+from sst_cvx.structure.masks import Mask
 
 
 class Matching(sst.Structure, final=True):
     """Pairs of rows and columns, each in one pair at most; event shape ``(n, m)``.
+
+    Under a mask, rows and columns without any allowed partner are not there; of those that are left, the sides that
+    are matched completely still are.
 
     Args:
         n: number of rows, at least 1.
@@ -112,13 +118,72 @@ class Matching(sst.Structure, final=True):
         beside = sst.length_mask(rows if columns is None else columns, self.m)
         return sst.length_mask(rows, self.n)[..., :, None] & beside[..., None, :]
 
+    def check_mask(self, mask: object, shape: torch.Size, device: torch.device | None = None) -> Mask:
+        """As the base's.
+
+        Raises:
+            SolveError: more rows than columns are left where every row is to be matched, or the other way round.
+        """
+        masked = super().check_mask(mask, shape, device)
+        more = masked.allowed.any(-1).sum(-1) - masked.allowed.any(-2).sum(-1)
+        for every, excess, names in ((self._every_row, more, "rows"), (self._every_column, -more, "columns")):
+            wrong = torch.nonzero(excess.reshape(-1) > 0).flatten()
+            if every and wrong.numel():
+                others = "columns" if names == "rows" else "rows"
+                raise SolveError(
+                    f"{self!r} has no element left for {{elements}}: all {names} that have an allowed item are to be "
+                    f"matched, but fewer {others} have one. Allow more, drop these elements, or use partial=True.",
+                    wrong.tolist(),
+                ).in_batch(more.shape)
+        return masked
+
     def fillers(self, allowed: torch.Tensor) -> torch.Tensor | None:
-        """Rows without any allowed column are paired with columns without any allowed row, in order."""
+        """Rows that are not there are paired with columns that are not there, in order. Where these are too few, all
+        such rows (columns, if these are to be matched) may be paired with any column (row): in equally many ways,
+        whatever the others do."""
         if self.partial:
             return None
-        rows, columns = ~allowed.any(-1), ~allowed.any(-2)
+        rows, columns, freely = self._absent(allowed)
         together = rows.cumsum(-1)[..., :, None] == columns.cumsum(-1)[..., None, :]
-        return rows[..., :, None] & columns[..., None, :] & together
+        pairs = rows[..., :, None] & columns[..., None, :] & together
+        anywhere = rows[..., :, None] if self._every_row else columns[..., None, :]
+        return torch.where(freely[..., None, None], anywhere, pairs)
+
+    def _absent(self, allowed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Rows ``(*batch, n)`` and columns ``(*batch, m)`` that are not there; where more of those that would have to
+        be matched than of the others, ``(*batch,)``."""
+        rows, columns = ~allowed.any(-1), ~allowed.any(-2)
+        more = rows.sum(-1) - columns.sum(-1)
+        return rows, columns, more > 0 if self._every_row else more < 0
+
+    def with_fillers(self, x: torch.Tensor, mask: Mask) -> torch.Tensor:
+        """As the base's; where rows (columns) may be paired with any, by what the others leave of each."""
+        paired = super().with_fillers(x, mask)
+        if self.partial or self.n == self.m:
+            return paired
+        rows, columns, freely = self._absent(mask.allowed)
+        turned = x.mT if self._every_column else x
+        absent = (columns if self._every_column else rows).to(x.dtype)
+        left = (1 - turned.detach().sum(-2)).clamp(min=0.0)
+        total = torch.maximum(absent.sum(-1), left.sum(-1)).clamp(min=1.0)
+        shared = turned + absent[..., :, None] * left[..., None, :] / total[..., None, None]
+        return torch.where(freely[..., None, None], shared.mT if self._every_column else shared, paired)
+
+    def masked_log_partition(self, u: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """``log_partition`` over what a mask leaves: less the number of ways to pair what is not there."""
+        values = super().masked_log_partition(u.double(), mask)
+        if self.partial or self.n == self.m:
+            return values.to(u.dtype)
+        rows, columns, freely = self._absent(self.check_mask(mask, u.shape, u.device).allowed)
+        absent, beyond = (rows if self._every_row else columns).sum(-1).to(values.dtype), abs(self.m - self.n)
+        ways = torch.lgamma(absent + beyond + 1) - math.lgamma(beyond + 1)
+        return (values - torch.where(freely, ways, 0.0)).to(u.dtype)
+
+    def face(self, allowed: np.ndarray) -> sst.Structure:
+        """As the base's; where rows (columns) may be paired with any, without those that are not there."""
+        left = torch.from_numpy(allowed).reshape(self.n, self.m)
+        freely = not self.partial and self.n != self.m and bool(self._absent(left)[2])
+        return _Remaining(self, left) if freely else super().face(allowed)
 
     def _key(self) -> Hashable:
         return self.n, self.m, self.partial
@@ -128,11 +193,33 @@ class Matching(sst.Structure, final=True):
         return f"Matching(n={self.n}{columns}{', partial=True' if self.partial else ''})"
 
 
-def _perfect(structure: Matching, regularizer: sst.Regularizer) -> bool:
-    """Otherwise slacks would need an entropy of their own."""
-    return structure.n == structure.m and not structure.partial
+class _Remaining(sst.Structure, final=True):
+    """What a mask leaves of a rectangular matching, in its event shape."""
+
+    known_binary = True
+
+    def __init__(self, whole: Matching, allowed: torch.Tensor):
+        self._whole, self._allowed = whole, allowed
+        x, (rows, columns, _) = whole.variable, whole._absent(allowed)
+        hull: list[cp.Constraint] = [x >= 0, x[~allowed.numpy()] == 0]
+        for axis, absent, every in ((1, rows, whole._every_row), (0, columns, whole._every_column)):
+            sums: Any = cp.sum(x, axis=axis)[np.flatnonzero(~absent)]  # pyright: ignore
+            hull.append(sums == 1 if every else sums <= 1)
+        super().__init__(x, hull)
+
+    def argmax(self, u: torch.Tensor) -> torch.Tensor:
+        return self._whole.masked_argmax(u, self._allowed)
+
+    @constants()
+    def vertices(self) -> torch.Tensor:
+        fillers = self._whole.fillers(self._allowed)
+        points, kept = self._whole.vertices(), self._allowed if fillers is None else self._allowed | fillers
+        return (points[(points[:, ~kept] == 0).all(1)] * self._allowed).unique(dim=0)
 
 
-@sst.fast_path(Matching, sst.CategoricalEntropy, when=_perfect)
-def sinkhorn(structure: Matching, regularizer: sst.CategoricalEntropy, u: torch.Tensor) -> torch.Tensor:
-    return doubly_stochastic(u)
+@sst.fast_path(Matching, sst.CategoricalEntropy, supports_masks=True)
+def sinkhorn(
+    structure: Matching, regularizer: sst.CategoricalEntropy, u: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    x = entropic_matching(u, structure._every_row, structure._every_column, mask)
+    return x if mask is None else structure.with_fillers(x, structure.check_mask(mask, u.shape, u.device))

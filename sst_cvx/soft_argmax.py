@@ -146,7 +146,10 @@ class SoftArgmax(torch.nn.Module):
         path, mask, u = self._path, batch.mask, batch.u
         if mask is not None and not path.takes_masks:
             rest = batch.without_mask()
-            return self._faces.answer(mask, u, lambda face, rows: face._answer(rest.take(rows)))
+            try:
+                return self._faces.answer(mask, u, lambda face, rows: face._answer(rest.take(rows)))
+            except SolveError as error:
+                raise batch.elements.rename(error) from error.__cause__
         if path.device is not None or path.dtype is not None:
             batch = batch.to(path.device or u.device, path.dtype or u.dtype)
         x = path(batch)

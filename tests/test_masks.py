@@ -119,6 +119,17 @@ def test_an_empty_set_names_its_elements(path):
             empty(torch.randn(3, 4), mask)
 
 
+@pytest.mark.parametrize("path", ["fast", "interior_point", "active_set", "layer"])
+def test_an_empty_set_in_a_batch_of_two_dimensions_is_named(path):
+    soft = sst.SoftArgmax(polytopes.KSubset(4, 2), sst.Euclidean(), path=path)
+    mask = torch.ones(2, 3, 4, dtype=torch.bool)
+    mask[1, 2, :3] = False
+    for ask in (soft, soft.structure.masked_argmax, soft.structure.masked_log_partition):
+        with pytest.raises(sst.SolveError, match=r"batch element \(1, 2\)") as caught:
+            ask(torch.randn(2, 3, 4), mask=mask)
+        assert caught.value.elements == ((1, 2),)
+
+
 def test_wrong_masks_are_refused():
     soft = sst.SoftArgmax(polytopes.KSubset(4, 2), sst.CategoricalEntropy())
     u = torch.randn(3, 4)

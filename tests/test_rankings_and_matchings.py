@@ -237,19 +237,88 @@ def test_partial_matchings_leave_out_what_loses():
     torch.testing.assert_close(sst.SoftArgmax(structure, sst.Euclidean())(u, 0.01), expected)
 
 
-@pytest.mark.parametrize(
-    "regularizer", [sst.Euclidean(), sst.CategoricalEntropy(), sst.ExponentialFamilyEntropy()], ids=repr
-)
-@pytest.mark.parametrize(("rows", "columns"), [(3, 3), (2, 2), (1, 1), (0, 0)])
-def test_padded_matchings_are_small_matchings(rows, columns, regularizer):
-    structure = Matching(3)
-    mask = structure.length_mask(torch.tensor(rows), torch.tensor(columns))
-    u = torch.randn(2, 3, 3, dtype=torch.float64)
-    x = sst.SoftArgmax(structure, regularizer)(u, 0.5, mask=mask)
-    assert bool((x[:, ~mask] == 0).all())
-    if rows:
-        small = sst.SoftArgmax(Matching(rows), regularizer)(u[:, :rows, :columns], 0.5)
-        torch.testing.assert_close(x[:, :rows, :columns], small, rtol=0, atol=1e-8)
+PADDED = [(2, 3), (3, 3), (4, 2), (2, 5)]
+PARTIAL = [Matching(2, 3, partial=True), Matching(3, partial=True)]
+
+
+def feasible(structure, rows, columns):
+    if structure.partial or not (rows and columns):
+        return True
+    n, m = structure.event_shape
+    return (n > m or rows <= columns) and (n < m or columns <= rows)
+
+
+@pytest.mark.parametrize("structure", [*(Matching(n, m) for n, m in PADDED), *PARTIAL], ids=repr)
+def test_padded_matchings_are_small_matchings(structure):
+    """On every path, for every pair of lengths; or, where more are to be matched than there are partners, refused."""
+    n, m = structure.event_shape
+    u = torch.randn(2, n, m, dtype=torch.float64)
+    softs = [
+        sst.SoftArgmax(structure, f, path=path)
+        for f in (sst.Euclidean(), sst.CategoricalEntropy(), sst.ExponentialFamilyEntropy())
+        for path in ("auto", "interior_point", "active_set", "layer")
+        if applies(path, f)
+    ]
+    for rows, columns in itertools.product(range(n + 1), range(m + 1)):
+        mask = structure.length_mask(torch.tensor(rows), torch.tensor(columns))
+        if not feasible(structure, rows, columns):
+            for ask in (softs[0], structure.masked_argmax, structure.masked_log_partition):
+                with pytest.raises(sst.SolveError, match=r"are to be matched, but fewer (rows|columns) have one"):
+                    ask(u, mask=mask)
+            continue
+        small, part = Matching(rows, columns, structure.partial) if rows and columns else None, u[:, :rows, :columns]
+        found = [structure.masked_argmax(u, mask), *(soft(u, 0.5, mask=mask) for soft in softs)]
+        expected = [torch.zeros(2, rows, columns, dtype=torch.float64)] * len(found)
+        log_partition = torch.zeros(2, dtype=torch.float64)
+        if small is not None:
+            expected = [small.argmax(part), *(sst.SoftArgmax(small, soft.regularizer)(part, 0.5) for soft in softs)]
+            log_partition = small.log_partition(part)
+        for path, x, y in zip(["argmax", *(soft.path for soft in softs)], found, expected, strict=True):
+            padded = torch.nn.functional.pad(y, (0, m - columns, 0, n - rows))
+            torch.testing.assert_close(x, padded, rtol=0, atol=1e-6 if path == "layer" else 1e-8)
+        torch.testing.assert_close(structure.masked_log_partition(u, mask), log_partition, rtol=0, atol=1e-12)
+
+
+def applies(path, regularizer):
+    if path == "active_set":
+        return isinstance(regularizer, sst.Euclidean)
+    return path != "interior_point" or not isinstance(regularizer, sst.ExponentialFamilyEntropy)
+
+
+def test_samples_and_probabilities_of_padded_matchings():
+    structure = Matching(2, 3)
+    u = torch.randn(2, 3, dtype=torch.float64)
+    family = sst.ExponentialFamily(structure, u, mask=structure.length_mask(torch.tensor(1), torch.tensor(3)))
+    x = family.sample((4000,), generator=torch.Generator().manual_seed(0))
+    assert bool((x[:, 1] == 0).all())
+    torch.testing.assert_close(x[:, 0].mean(0), u[0].softmax(-1), rtol=0, atol=0.03)
+    torch.testing.assert_close(family.mean[0], u[0].softmax(-1))
+    torch.testing.assert_close(family.log_prob(x[:5]).exp(), (x[:5, 0] * u[0].softmax(-1)).sum(-1))
+    with pytest.raises(ValueError, match="must be"):
+        family.log_prob(torch.zeros(2, 3, dtype=torch.float64))
+
+
+def test_a_batch_of_matchings_of_all_sizes():
+    """Elements that are paired, and those that may be paired with any column, beside each other; whole rows or columns
+    anywhere, and single items, forbidden."""
+    structure = Matching(3, 5)
+    mask = torch.ones(40, 3, 5, dtype=torch.bool)
+    mask[::2, 1], mask[5:8] = False, False
+    mask[::3, :, [0, 4]] = False
+    planted = structure.masked_argmax(torch.randn(40, 3, 5), mask) > 0
+    mask = planted | (mask & (torch.rand(40, 3, 5) < 0.7))
+    left = [(m.any(-1), m.any(-2)) for m in mask]
+    u = torch.randn(40, 3, 5, dtype=torch.float64)
+    fast = sst.SoftArgmax(structure, sst.CategoricalEntropy())
+    x, best = fast(u, 0.3, mask=mask), structure.masked_argmax(u, mask)
+    for i, (rows, columns) in enumerate(left):
+        assert bool((x[i][~mask[i]] == 0).all())
+        assert bool((best[i][~mask[i]] == 0).all())
+        torch.testing.assert_close(x[i].sum(-1), rows.double(), rtol=0, atol=1e-12)
+        assert bool((x[i].sum(-2) <= columns.double() + 1e-12).all())
+    assert fast.gap(u, x, 0.3, mask=mask).abs().max() < 1e-9
+    slow = sst.SoftArgmax(structure, sst.CategoricalEntropy(), path="interior_point")
+    torch.testing.assert_close(x, slow(u, 0.3, mask=mask), rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (3, 3), (2, 5), (4, 3)])
@@ -289,7 +358,7 @@ def test_counts():
 @pytest.mark.parametrize(("n", "m"), [(3, 4), (4, 2)])
 def test_every_regularizer_is_optimal_and_differentiable(n, m, regularizer, partial):
     soft = sst.SoftArgmax(Matching(n, m, partial=partial), regularizer)
-    assert soft.path == "interior_point"
+    assert soft.path == ("fast" if isinstance(regularizer, sst.CategoricalEntropy) else "interior_point")
     u = torch.randn(8, n, m, dtype=torch.float64)
     assert soft.gap(u, soft(u)).abs().max() < 1e-8
     torch.autograd.gradcheck(soft, u[:2].clone().requires_grad_(), eps=1e-5, atol=1e-5)

@@ -190,6 +190,11 @@ class Structure:
         del allowed
         return None
 
+    def with_fillers(self, x: torch.Tensor, mask: Mask) -> torch.Tensor:
+        """Points ``(*batch, *event_shape)`` without any but allowed items, completed to points of the whole hull: the
+        opposite of ``mask.removed``. By default, all fillers are there."""
+        return torch.where(mask.kept & ~mask.allowed, 1.0, x)
+
     #: Why the log-partition of this instance is out of reach ("" if it is not), e.g. because it is too large.
     log_partition_refusal: str = ""
 
@@ -267,12 +272,15 @@ class Structure:
         x = self.argmax(torch.cat([axes, -axes, some]).reshape(-1, *self.event_shape))
         return bool((x.abs().minimum((x - 1).abs()) <= 1e-6).all())
 
-    def face(self, kept: np.ndarray) -> Structure:
-        """The structure with the items that a flat mask leaves out fixed at 0, as a declaration of its own.
+    def face(self, allowed: np.ndarray) -> Structure:
+        """The structure with the items that a flat mask forbids (but for fillers) fixed at 0, a declaration of its own.
 
         Raises:
             EmptySet: nothing is left.
         """
+        fillers, kept = self.fillers(torch.from_numpy(allowed).reshape(self.event_shape)), allowed
+        if fillers is not None:
+            kept = allowed | fillers.numpy().reshape(-1)
         constraints = list(self.constraints)
         if not kept.all():
             constraints.append(cp.vec(self.variable, order="C")[np.flatnonzero(~kept)] == 0)

@@ -22,18 +22,18 @@ class Faces(Generic[Compiled]):
     """The latest faces of one hull; any number of threads.
 
     Args:
-        make: what answers for the face of a flat mask of kept items. Raises EmptySet where there is nothing.
+        make: what answers for the face of a flat mask of allowed items. Raises EmptySet where there is nothing.
     """
 
     def __init__(self, make: Callable[[np.ndarray], Compiled]):
         self._make = make
         self._made: OrderedDict[bytes, Compiled] = OrderedDict()
 
-    def __call__(self, kept: np.ndarray) -> Compiled:
-        key = kept.tobytes()
+    def __call__(self, allowed: np.ndarray) -> Compiled:
+        key = allowed.tobytes()
         with CVXPY_LOCK:
             if key not in self._made:
-                self._made[key] = self._make(kept)
+                self._made[key] = self._make(allowed)
                 while len(self._made) > _KEPT:
                     self._made.popitem(last=False)
             self._made.move_to_end(key)
@@ -48,9 +48,9 @@ class Faces(Generic[Compiled]):
             SolveError: masks that leave no element, naming the elements of the flat batch.
         """
         x = torch.zeros_like(like)
-        for kept, elements in mask.groups():
+        for allowed, elements in mask.groups():
             try:
-                compiled = self(kept)
+                compiled = self(allowed)
             except EmptySet as error:
                 raise empty_error(elements.tolist()) from error
             x = x.index_copy(0, elements.to(x.device), ask(compiled, elements))

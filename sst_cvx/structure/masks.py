@@ -108,12 +108,12 @@ class Mask:
     def refuse(self, empty: torch.Tensor) -> None:
         """Raise SolveError where ``empty``, ``(*batch,)``."""
         if bool(empty.any()):
-            elements = torch.nonzero(empty.reshape(-1)).flatten().tolist()
-            raise empty_error(elements).in_batch(self.batch_shape)
+            error = empty_error(torch.nonzero(empty.reshape(-1)).flatten().tolist())
+            raise error if self.batch_dim == 1 else error.in_batch(self.batch_shape)  # a flat batch is named later
 
     def groups(self) -> list[tuple[np.ndarray, torch.Tensor]]:
         """Distinct masks, flat, with the numbers of the batch elements that have them."""
-        rows, which = torch.unique(self._by_element(self.kept).flatten(0, -2), dim=0, return_inverse=True)
+        rows, which = torch.unique(self._by_element(self.allowed).flatten(0, -2), dim=0, return_inverse=True)
         return [(row, torch.nonzero(which == i).flatten()) for i, row in enumerate(rows.cpu().numpy())]
 
     def _by_element(self, x: torch.Tensor) -> torch.Tensor:

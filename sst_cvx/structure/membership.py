@@ -41,7 +41,7 @@ def _check_rows(structure: Structure, x: torch.Tensor, mask: torch.Tensor | None
     if mask is not None:
         masked = structure.check_mask(mask, x.shape, x.device)
         _refuse(_any((x != 0) & ~masked.allowed, structure), f"{name} must be 0 where mask is False")
-        x = torch.where(masked.kept & ~masked.allowed, 1.0, x)  # fillers are in every element
+        x = structure.with_fillers(x, masked)
     if not structure.parameters:
         violation = structure.violation(x.reshape(batch_shape.numel(), structure.variable.size))
         tolerance = max(_OUTSIDE, 4 * torch.finfo(x.dtype).eps * structure.variable.size**0.5)

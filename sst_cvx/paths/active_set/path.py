@@ -17,7 +17,7 @@ class ActiveSetPath(Path):
     """X_t(u) as the projection of u / t onto conv(X), float64 inside. Differentiable, twice.
 
     Weights a_i of the regularizer are a change of coordinates: sqrt(a) x is the projection of u / sqrt(a). With a mask,
-    over the elements without forbidden items (but with the structure's fillers).
+    over the elements without forbidden items; fillers are added at the end.
     """
 
     name = "active_set"
@@ -48,14 +48,15 @@ class ActiveSetPath(Path):
                 best = structure.argmax(direction)
             else:
                 own = mask.take(rows)
-                best = own.checked(structure.argmax(own.lowered(direction)))
+                best = own.removed(structure.argmax(own.lowered(direction)))
             return best.reshape(-1, size) * root
 
         inside = batch.u if mask is None else torch.where(mask.allowed, batch.u, 0.0)
         scaled = batch.over_temperature(inside).reshape(len(batch), size).double()
         x = nearest_points(scaled / root, argmax) / root
         self._certify(scaled.detach(), x.detach(), batch)
-        return x.reshape(batch.u.shape).to(batch.u.dtype)
+        x = x.reshape(batch.u.shape).to(batch.u.dtype)
+        return x if mask is None else structure.with_fillers(x, mask)
 
     def _certify(self, u: torch.Tensor, x: torch.Tensor, batch: Batch) -> None:
         """The Frank-Wolfe gap, by one more argmax: there may be no hull to check against, or an extended one."""
@@ -63,7 +64,6 @@ class ActiveSetPath(Path):
         slope = (u - self._root.to(u.device).square() * x).reshape(batch.u.shape)
         if batch.mask is not None:  # fillers are no part of the answer
             allowed = batch.mask.allowed.reshape(x.shape)
-            x = torch.where(allowed, x, 0.0)
             best = self._structure.argmax(batch.mask.lowered(slope)).reshape(x.shape)
             best, slope = torch.where(allowed, best, 0.0), torch.where(batch.mask.allowed, slope, 0.0)
         else:

@@ -6,13 +6,13 @@ import torch
 
 from sst_cvx.errors import SolveError
 from sst_cvx.paths.base import Accuracy, Batch, Options, Path, Refused
-from sst_cvx.paths.fast.registry import describe, find_fast_path
+from sst_cvx.paths.fast.registry import describe, find_fast_path, takes_masks
 from sst_cvx.regularizers import Regularizer
 from sst_cvx.structure.base import Structure
 
 
 class FastPath(Path):
-    """Calls the registered function; masks reach it as utilities so low that they carry no weight."""
+    """Calls the registered function; unless it takes them, masks reach it as utilities that carry no weight."""
 
     name = "fast"
     takes_masks = True
@@ -23,10 +23,15 @@ class FastPath(Path):
         if function is None:
             raise Refused(self.how)
         self._function, self._structure, self._regularizer = function, structure, regularizer
+        self._takes_masks = takes_masks(structure, regularizer)
 
     def answer(self, batch: Batch) -> torch.Tensor:
-        u = batch.divided()
-        x = self._function(self._structure, self._regularizer, u, **batch.parameters)
+        if batch.mask is not None and self._takes_masks:
+            u = batch.over_temperature(batch.without_mask().u)
+            x = self._function(self._structure, self._regularizer, u, mask=batch.mask.allowed)
+        else:
+            u = batch.divided()
+            x = self._function(self._structure, self._regularizer, u, **batch.parameters)
         if x.shape != u.shape or x.dtype != u.dtype or x.device != u.device:
             raise SolveError(
                 f"fast path {describe(self._function)} returned {tuple(x.shape)} {x.dtype} {x.device} for utilities "

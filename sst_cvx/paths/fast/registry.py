@@ -24,6 +24,7 @@ class Entry:
     function: FastPathFunction
     when: Condition | None
     supports_parameters: bool
+    supports_masks: bool
 
 
 _REGISTRY: dict[tuple[type, type], Entry] = {}
@@ -35,12 +36,15 @@ def fast_path(
     *,
     when: Condition | None = None,
     supports_parameters: bool = False,
+    supports_masks: bool = False,
 ) -> Callable[[FastPathFunction], FastPathFunction]:
     """Register a function of (structure, regularizer, utilities / temperature) as the soft argmax of a pair of types.
 
     Args:
         when: called once with (structure, regularizer), at construction of ``SoftArgmax``; False means not this one.
         supports_parameters: the function also takes the hull's parameters as keywords.
+        supports_masks: the function also takes ``mask=``, bool of the utilities' shape; its answer has the structure's
+            fillers in place (``with_fillers``). Others see forbidden items as utilities that carry no weight.
 
     Raises:
         ValueError: the pair has a function already. TypeError: not types, or ``Structure`` itself.
@@ -59,7 +63,7 @@ def fast_path(
                 f"({structure_type.__name__}, {regularizer_type.__name__}) has a fast path already: "
                 f"{describe(_REGISTRY[pair].function)}. Remove one of the two."
             )
-        _REGISTRY[pair] = Entry(function, when, supports_parameters)
+        _REGISTRY[pair] = Entry(function, when, supports_parameters, supports_masks)
         return function
 
     return register
@@ -83,6 +87,12 @@ def find_fast_path(structure: Structure, regularizer: Regularizer) -> tuple[Fast
         if structure.overrides("log_partition"):
             return marginals, "marginals, the gradient of log_partition"
     return None, f"no fast path is registered for {names}"
+
+
+def takes_masks(structure: Structure, regularizer: Regularizer) -> bool:
+    """Whether the function registered for this pair takes ``mask=``."""
+    entry = _REGISTRY.get((type(structure), type(regularizer)))
+    return entry is not None and entry.supports_masks
 
 
 def marginals(structure: Structure, regularizer: Regularizer, u: torch.Tensor) -> torch.Tensor:

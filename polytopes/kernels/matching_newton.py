@@ -1,0 +1,171 @@
+"""Newton's method on the dual of entropic matchings (``matching_duals.py``).
+
+Sinkhorn's step b += log c converges linearly, and stalls at low temperatures; Newton's does not. Low temperatures are
+reached by raising the scale of u in stages. Where multipliers have a bound, Newton's direction minimises the quadratic
+model over a, b >= 0, which says in advance which rows and columns become loose or tight.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from polytopes.kernels.matching_duals import Duals, Point, laplacian, laplacian_of
+from sst_cvx.errors import SolveError
+
+_FIRST_RANGE = 16.0  # range of the utilities at the first stage
+_STAGE = 4.0  # growth of the scale from one stage to the next
+_LARGEST_RANGE = 1e6  # sums are then right to about 1e-9
+_MAX_STEPS = 300
+_MASKED_STEPS = 40  # then forbidden entries get utilities that are low, but finite
+_GUESSES = 8  # of which multipliers are at 0, for one direction
+
+Solution = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def solve(problem: Duals) -> Solution:
+    """X ``(batch, n, m)``, float64, and which rows and columns are tight.
+
+    Where no matching avoids the forbidden entries, these carry weight.
+
+    Raises:
+        SolveError: Newton's method did not converge, naming the elements.
+    """
+    too_far = ~(problem.spread <= _LARGEST_RANGE)
+    if bool(too_far.any()):
+        raise SolveError(
+            f"utilities / temperature range over more than {_LARGEST_RANGE:g} for {{elements}}, where "
+            "float64 rounding would show in the answer: raise the temperature, or use argmax.",
+            torch.nonzero(too_far).flatten().tolist(),
+        )
+    found, left, error = _newton(problem, _MAX_STEPS if problem.row is None else _MASKED_STEPS)
+    if len(left) and problem.row is not None:
+        # No matching, or entries that are 0 in all: multipliers without end, which low utilities keep finite.
+        part, rest, error = _newton(problem.take(left).with_finite(), _MAX_STEPS)
+        for whole, of_left in zip(found, part, strict=True):
+            whole[left] = of_left
+        left = left[rest]
+    if len(left):
+        raise SolveError(
+            "Newton's method for matchings did not converge for {elements} "
+            f"(column sums off by up to {float(error.max()):.1e}): raise the temperature.",
+            left.tolist(),
+        )
+    return found
+
+
+def _newton(problem: Duals, steps: int) -> tuple[Solution, torch.Tensor, torch.Tensor]:
+    """What ``solve`` returns; which elements did not converge, and by how much their column sums are off."""
+    u, active = problem.u, torch.arange(len(problem.u), device=problem.u.device)
+    # Rounding of u - b limits what the column sums can reach at a large range of utilities.
+    tolerance = 4 * torch.finfo(u.dtype).eps * (u.shape[-1] + problem.spread)
+    scale = _FIRST_RANGE / problem.spread.clamp(min=_FIRST_RANGE)
+    point = problem.at(torch.zeros_like(u[:, 0]), scale)
+    x = torch.empty_like(u)
+    rows, columns = problem.tight(point)
+    for step in range(steps):
+        done = (point.scale == 1) & (point.error <= tolerance)
+        finished = int(done.sum())
+        if 2 * finished >= len(done) or step == steps - 1:  # store what is done, and go on with the others
+            x[active] = point.x
+            rows[active], columns[active] = problem.tight(point)
+            if finished == len(done):
+                return (x, rows, columns), active[:0], point.error[:0]
+            keep = ~done
+            problem, point = problem.take(keep), point.take(keep)
+            active, tolerance, done = active[keep], tolerance[keep], done[keep]
+        b = torch.where(done[:, None], point.b, _step(problem, point, step))
+        grown = torch.where(point.error <= 0.1, (point.scale * _STAGE).clamp(max=1.0), point.scale)
+        point = problem.at(b * (grown / point.scale)[:, None], grown)
+    return (x, rows, columns), active, point.error
+
+
+def _step(problem: Duals, point: Point, step: int) -> torch.Tensor:
+    """The next b: Newton's where it lowers phi (or is near the end), else Sinkhorn's."""
+    by_sinkhorn = problem.sinkhorn(point)
+    if step < 3:
+        return by_sinkhorn
+    if problem.plain:
+        direction, failed = _solved(laplacian(point.x), point.column - 1)
+        trial, good = _search(problem, point, _short(direction))
+    else:
+        direction, failed = _bounded_direction(problem, point)
+        trial, good = _composite_search(problem, point, _short(direction))
+    usable = good & (failed == 0) & torch.isfinite(direction).all(-1)
+    return torch.where(usable[:, None], trial, by_sinkhorn)
+
+
+def _solved(L: torch.Tensor, excess: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Newton's direction, and where there is none."""
+    factor, failed = torch.linalg.cholesky_ex(L)
+    return torch.cholesky_solve(excess.unsqueeze(-1), factor).squeeze(-1), failed
+
+
+def _short(direction: torch.Tensor) -> torch.Tensor:
+    """Of 4 at most."""
+    return direction * (4.0 / direction.abs().amax(-1, keepdim=True).clamp(min=4.0))
+
+
+def _search(problem: Duals, point: Point, direction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Backtracking along Newton's direction until phi falls enough; whole steps near the end. And where it does."""
+    trial, good = point.b + direction, point.error <= 1e-3
+    if bool(good.all()):
+        return trial, good
+    near, value, slope = good, problem.value(point.b, point.scale), ((1 - point.column) * direction).sum(-1)
+    length = torch.ones_like(value)
+    for _ in range(8):
+        trial = point.b + length[:, None] * direction
+        good = near | (problem.value(trial, point.scale) <= value + 1e-4 * length * slope)
+        if bool(good.all()):
+            break
+        length = torch.where(good, length, 0.5 * length)
+    return trial, good
+
+
+def _bounded_direction(problem: Duals, point: Point) -> tuple[torch.Tensor, torch.Tensor]:
+    """Newton's direction with bounds: the minimum of the dual's quadratic model in a and b over a, b >= 0.
+
+    From a guess which of them are at 0, which the solution corrects, a few times (a primal-dual active set).
+    """
+    b, x, column = point.b, point.x, point.column
+    row, a = x.sum(-1).clamp(min=1e-300), (point.level - 1).clamp(min=0.0)
+    tight, free = problem.tight(point)
+    if not problem.every_column:
+        free = free | (column > 1)
+    for _ in range(_GUESSES):
+        of_a, of_b = torch.where(tight, 0.0, -a), torch.where(free, 0.0, -b)
+        lack = torch.where(tight, (row - 1 - _times(x, of_b)) / row, of_a)
+        L = laplacian_of(x * (tight / row.sqrt())[:, :, None], column, free, problem.every_column)
+        direction, failed = _solved(L, torch.where(free, column - 1 - _times(x.mT, lack), 0.0))
+        direction = torch.where(free, direction, of_b)
+        of_a = torch.where(tight, (row - 1 - _times(x, direction)) / row, of_a)
+        guess = tight, free
+        if not problem.every_row:
+            tight = torch.where(tight, a + of_a > 0, row - row * of_a - _times(x, direction) > 1)
+        if not problem.every_column:
+            free = torch.where(free, b + direction > 0, column - column * direction - _times(x.mT, of_a) > 1)
+        tight, free = problem.of_those_there(tight, free)
+        if torch.equal(tight, guess[0]) and torch.equal(free, guess[1]):
+            break
+    return direction, failed
+
+
+def _times(x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return (x @ v.unsqueeze(-1)).squeeze(-1)
+
+
+def _composite_search(problem: Duals, point: Point, direction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """As ``_search``, with Sinkhorn's step after each trial; where phi is flat to rounding, until the error falls."""
+    value, slope = problem.value_of(point.b, point.level), ((1 - point.column) * direction).sum(-1)
+    length, good, found = torch.ones_like(value), torch.zeros_like(value, dtype=torch.bool), point.b
+    for _ in range(8):
+        trial = problem.at(problem.inside(point.b + length[:, None] * direction), point.scale)
+        trial = problem.at(problem.sinkhorn(trial), point.scale)
+        fall = value - problem.value_of(trial.b, trial.level)
+        lower = (fall >= -1e-4 * length * slope) & (fall > 1e-14 * (1 + value.abs()))
+        fits = lower | (trial.error <= 0.5 * point.error)
+        found = torch.where((fits & ~good)[:, None], trial.b, found)
+        good = good | fits
+        if bool(good.all()):
+            break
+        length = torch.where(good, length, 0.5 * length)
+    return found, good
