@@ -144,16 +144,13 @@ class SoftArgmax(torch.nn.Module):
     def _answer(self, batch: Batch) -> torch.Tensor:
         """Guarded points, of the device and dtype of the batch."""
         path, mask, u = self._path, batch.mask, batch.u
-        if mask is not None and not path.takes_masks:
-            rest = batch.without_mask()
-            try:
-                return self._faces.answer(mask, u, lambda face, rows: face._answer(rest.take(rows)))
-            except SolveError as error:
-                raise batch.elements.rename(error) from error.__cause__
-        if path.device is not None or path.dtype is not None:
-            batch = batch.to(path.device or u.device, path.dtype or u.dtype)
-        x = path(batch)
         try:
+            if mask is not None and not path.takes_masks:
+                rest = batch.without_mask()
+                return self._faces.answer(mask, u, lambda face, rows: face._answer(rest.take(rows)))
+            if path.device is not None or path.dtype is not None:
+                batch = batch.to(path.device or u.device, path.dtype or u.dtype)
+            x = path(batch)
             if not path.checks_hull:
                 check_hull(self.structure, x, batch.parameters, self._who)
             x = x if mask is None else mask.removed(x)
