@@ -10,7 +10,7 @@ from sst_cvx.arguments import check_temperature, check_utilities
 from sst_cvx.errors import Elements, SolveError
 from sst_cvx.once import constants, without_autocast
 from sst_cvx.paths import PATHS, Path
-from sst_cvx.paths.base import Batch, Options, Refused
+from sst_cvx.paths.base import Accuracy, Batch, Options, Refused
 from sst_cvx.paths.guards import VIOLATION, check_hull, frank_wolfe_gap
 from sst_cvx.paths.layer.path import make_solver
 from sst_cvx.regularizers import Regularizer
@@ -180,6 +180,10 @@ class SoftArgmax(torch.nn.Module):
         """
         with without_autocast(u.device.type):
             return frank_wolfe_gap(self.structure, self.regularizer, u, x, temperature, mask, parameters)
+
+    def accuracy(self, temperature: float = 1.0) -> Accuracy:
+        """What the path promises in float64, for utilities of order 1."""
+        return self._path.accuracy_at(temperature)
 
     def reference(self) -> SoftArgmax:
         """The same map by the CvxpyLayer."""
