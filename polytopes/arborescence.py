@@ -8,6 +8,7 @@ theorem (Tutte 1948; Koo et al. 2007). Best tree: Chu and Liu, Edmonds.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Hashable
 
 import cvxpy as cp
 import numpy as np
@@ -17,10 +18,13 @@ from scipy.sparse.csgraph import breadth_first_order
 
 import sst_cvx as sst
 from polytopes.kernels.best_tree import best_tree, hanging_edges
+from polytopes.kernels.box import box_violation
 from polytopes.kernels.exact_samples import sample_tree
-from polytopes.kernels.tree_sum import ABSENT, log_tree_sum, tree_marginals
+from polytopes.kernels.log_weights import ABSENT, widened
+from polytopes.kernels.tree_sum import log_tree_sum, tree_marginals
 from polytopes.path import incidence
 from sst_cvx.arguments import check_edge_index, check_size, check_vertex_count
+from sst_cvx.once import constants
 
 
 class Arborescence(sst.Structure, final=True):
@@ -116,13 +120,12 @@ class Arborescence(sst.Structure, final=True):
         ]
 
     def violation(self, x: torch.Tensor) -> torch.Tensor:
-        """What can be seen without the hull: entries in [0, 1], and the number of edges into every vertex."""
+        """What can be seen without the hull: entries in [0, 1], of sum n - 1, and how many edges enter each vertex."""
         tails, heads = self.edge_index.to(x.device)
         into = x.new_zeros(len(x), self.n).index_add(1, heads, x)
-        outside = torch.maximum(-x, x - 1).amax(1)
+        outside = box_violation(x, self.n - 1, self.n - 1)
         if self._free:
-            total = (x.sum(1) - (self.n - 1)).abs() / self.n
-            return torch.stack([outside, total, into.amax(1) - 1]).amax(0)
+            return torch.maximum(outside, into.amax(1) - 1)
         wanted = (torch.arange(self.n, device=x.device) != self.root).to(x.dtype)
         outside = torch.maximum(outside, (into - wanted).abs().amax(1))
         leaving = (x[:, (tails == self.root) & (heads != self.root)].sum(1) - 1).abs()
@@ -149,6 +152,7 @@ class Arborescence(sst.Structure, final=True):
         """An edge to every vertex that a mask leaves no edge: it is not in the graph, and the tree spans the others."""
         return hanging_edges(self.edge_index, self.n, allowed, self.root, self.single_root)
 
+    @constants()
     def vertices(self) -> torch.Tensor:
         tails, heads = (ends.tolist() for ends in self._ends(torch.device("cpu")))
         entering = [[e for e, head in enumerate(heads) if head == v] for v in range(1, self._size)]
@@ -163,10 +167,12 @@ class Arborescence(sst.Structure, final=True):
                 rows.append([e for e in choice if e >= 0])
         return torch.zeros(len(rows), len(tails), dtype=torch.float64).scatter(1, torch.tensor(rows), 1.0)
 
+    @widened
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """log of the sum over arborescences of exp of the sum of their edges' utilities; differentiable twice."""
         return log_tree_sum(self._dense(u, ABSENT), self.single_root or self._free)
 
+    @widened
     def marginals(self, u: torch.Tensor) -> torch.Tensor:
         """Gradient of the log-partition, of the shape of ``u``; differentiable."""
         tails, heads = self._ends(u.device)
@@ -178,6 +184,9 @@ class Arborescence(sst.Structure, final=True):
         parents = sample_tree(self._dense(u, ABSENT), self.single_root or self._free, generator)
         tails, heads = self._ends(u.device)
         return ((parents[..., heads] == tails) & (heads != 0)).to(u.dtype)
+
+    def _key(self) -> Hashable:
+        return self.n, self.root, self.single_root, *map(tuple, self.edge_index.tolist())
 
     def __repr__(self) -> str:
         single = ", single_root=True" if self.single_root else ""

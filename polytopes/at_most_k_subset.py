@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import cast
+from collections.abc import Hashable
 
 import cvxpy as cp
 import torch
@@ -16,9 +16,11 @@ import torch
 import sst_cvx as sst
 from polytopes.hypercube import coordinatewise
 from polytopes.kernels.exact_samples import sample_subset
+from polytopes.kernels.log_weights import widened
 from polytopes.kernels.subset_sums_up_to import log_elementary_symmetric_up_to
-from polytopes.kernels.threshold import response_of, threshold_map
+from polytopes.kernels.threshold import SEARCHABLE, threshold_map
 from sst_cvx.arguments import check_size, check_vertex_count
+from sst_cvx.once import constants
 
 
 class AtMostKSubset(sst.Structure, final=True):
@@ -40,6 +42,7 @@ class AtMostKSubset(sst.Structure, final=True):
         """1 at the k largest utilities that are positive, 0 elsewhere; on the device of ``u``."""
         return torch.zeros_like(u).scatter(-1, u.topk(self.k, dim=-1).indices, 1.0) * (u > 0)
 
+    @constants()
     def vertices(self) -> torch.Tensor:
         check_vertex_count(self, sum(math.comb(self.n, j) for j in range(self.k + 1)))
         rows = [c for j in range(self.k + 1) for c in itertools.combinations(range(self.n), j)]
@@ -48,6 +51,7 @@ class AtMostKSubset(sst.Structure, final=True):
             row[list(chosen)] = 1.0
         return found
 
+    @widened
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """log of the sum of the elementary symmetric polynomials e_0, ..., e_k of exp u."""
         return log_elementary_symmetric_up_to(u, self.k)
@@ -56,17 +60,19 @@ class AtMostKSubset(sst.Structure, final=True):
         """A subset drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""
         return sample_subset(u, 0, self.k, generator)
 
+    def _key(self) -> Hashable:
+        return self.n, self.k
+
     def __repr__(self) -> str:
         return f"AtMostKSubset(n={self.n}, k={self.k})"
 
 
-def slack_or_tight(structure: AtMostKSubset, regularizer: sst.Regularizer, u: torch.Tensor) -> torch.Tensor:
+def slack_or_tight(structure: AtMostKSubset, regularizer: sst.SeparableRegularizer, u: torch.Tensor) -> torch.Tensor:
     """The box's solution, or the k-subset's where that is too large."""
-    f = cast(sst.SeparableRegularizer, regularizer)
-    box = coordinatewise(structure, f, u)
+    box = coordinatewise(structure, regularizer, u)
     tight = box.detach().sum(-1, keepdim=True) > structure.k
-    return torch.where(tight, threshold_map(u, structure.k, response_of(f)), box)
+    return torch.where(tight, threshold_map(u, structure.k, regularizer), box)
 
 
-for _kind in (sst.Euclidean, sst.CategoricalEntropy, sst.BinaryEntropy, sst.TsallisEntropy):
+for _kind in SEARCHABLE:
     sst.fast_path(AtMostKSubset, _kind)(slack_or_tight)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Hashable
 
 import cvxpy as cp
 import numpy as np
@@ -16,8 +17,11 @@ import scipy.sparse as sp
 import torch
 
 import sst_cvx as sst
+from polytopes.kernels.box import box_violation
 from polytopes.kernels.dag_sums import PathGraph
+from polytopes.kernels.log_weights import widened
 from sst_cvx.arguments import check_size, check_vertex_count
+from sst_cvx.once import constants
 
 
 class CorrelatedKSubset(sst.Structure, final=True):
@@ -46,8 +50,11 @@ class CorrelatedKSubset(sst.Structure, final=True):
         super().__init__(x, [flow >= 0, balance[on] @ flow == supply[on], x == sp.csr_array(uses) @ flow])
 
     def _scores(self, u: torch.Tensor) -> torch.Tensor:
-        """Utilities of the trellis's edges: ``(*batch, 2 n - 1)`` to ``(*batch, edges)``, stored edges first."""
-        flat = u.reshape(u.shape[:-1].numel(), 2 * self.n - 1).T
+        """Utilities of the trellis's edges: ``(*batch, 2 n - 1)`` to ``(*batch, edges)``, stored edges first.
+
+        In float64: an item's and its pair's make one number.
+        """
+        flat = u.double().reshape(u.shape[:-1].numel(), 2 * self.n - 1).T
         item, pair = flat[: self.n], torch.nn.functional.pad(flat[self.n :], (0, 0, 1, 0))
         none = torch.zeros_like(item)
         by_bits = torch.stack([torch.stack([none, item], 1), torch.stack([none, item + pair], 1)], 1)
@@ -61,19 +68,19 @@ class CorrelatedKSubset(sst.Structure, final=True):
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """The best subset, over the whole batch at once, on the device of ``u``."""
-        return self._event(self._graph.best(self._scores(u)))
+        return self._event(self._graph.best(self._scores(u))).to(u.dtype)
 
     def violation(self, x: torch.Tensor) -> torch.Tensor:
         """What can be seen without the trellis: k items, and pairs between max(0, sum - 1) and min of their items."""
         item, pair = x[..., : self.n], x[..., self.n :]
-        total = (item.sum(-1) - self.k).abs() / (1 + self.k)
-        worst = torch.maximum(torch.maximum(-x, x - 1).amax(-1), total)
+        worst = box_violation(x, self.k, self.k, items=self.n)
         if self.n == 1:
             return worst
         first, second = item[..., :-1], item[..., 1:]
         above, below = pair - torch.minimum(first, second), first + second - 1 - pair
         return torch.maximum(worst, torch.maximum(above, below).amax(-1))
 
+    @constants()
     def vertices(self) -> torch.Tensor:
         check_vertex_count(self, math.comb(self.n, self.k))
         chosen = torch.tensor(list(itertools.combinations(range(self.n), self.k)), dtype=torch.long)
@@ -86,13 +93,17 @@ class CorrelatedKSubset(sst.Structure, final=True):
         items = sst.length_mask(lengths, self.n)
         return torch.cat([items, items[..., 1:]], -1)
 
+    @widened
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """log of the sum over subsets of exp <u, x>; differentiable any number of times."""
-        return self._graph.log_sum(self._scores(u))
+        return self._graph.log_sum(self._scores(u), u.dtype)
 
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """A subset drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""
-        return self._event(self._graph.sample(self._scores(u), generator))
+        return self._event(self._graph.sample(self._scores(u), generator)).to(u.dtype)
+
+    def _key(self) -> Hashable:
+        return self.n, self.k
 
     def __repr__(self) -> str:
         return f"CorrelatedKSubset(n={self.n}, k={self.k})"

@@ -5,13 +5,16 @@ Paper, section 4.1 (Bernoulli variables). x_i = phi'^-1(u_i) cut to [0, 1]; for 
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Hashable
 
 import cvxpy as cp
 import torch
 
 import sst_cvx as sst
+from polytopes.kernels.log_weights import widened
+from polytopes.kernels.threshold import SEARCHABLE
 from sst_cvx.arguments import check_size, check_vertex_count
+from sst_cvx.once import constants
 
 
 class Hypercube(sst.Structure, final=True):
@@ -32,10 +35,12 @@ class Hypercube(sst.Structure, final=True):
         """1 where the utility is positive; on the device of ``u``."""
         return (u > 0).to(u.dtype)
 
+    @constants()
     def vertices(self) -> torch.Tensor:
         check_vertex_count(self, 2**self.n)
         return torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * self.n).reshape(-1, self.n)
 
+    @widened
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """sum_i log(1 + exp u_i)."""
         return torch.logaddexp(u, torch.zeros_like(u)).sum(-1)
@@ -46,20 +51,18 @@ class Hypercube(sst.Structure, final=True):
         uniform = torch.rand(u.shape, dtype=share.dtype, device=u.device, generator=generator)
         return (uniform < share).to(u.dtype)
 
+    def _key(self) -> Hashable:
+        return self.n
+
     def __repr__(self) -> str:
         return f"Hypercube(n={self.n})"
 
 
-def coordinatewise(structure: sst.Structure, regularizer: sst.Regularizer, u: torch.Tensor) -> torch.Tensor:
-    """phi'^-1(u) cut to [0, 1]; cut before it is inverted, so that nothing overflows."""
-    f = cast(sst.SeparableRegularizer, regularizer)
-    if isinstance(f, sst.Euclidean):
-        return u.clamp(0.0, 1.0)
-    low, high = (f.slope(torch.full((), end, dtype=u.dtype, device=u.device)) for end in (0.0, 1.0))
-    return f.inverse_slope(u if isinstance(f, sst.BinaryEntropy) else torch.minimum(torch.maximum(u, low), high))
+def coordinatewise(structure: sst.Structure, regularizer: sst.SeparableRegularizer, u: torch.Tensor) -> torch.Tensor:
+    return regularizer.unit_inverse_slope(u - regularizer.slope_origin)
 
 
-for _kind in (sst.Euclidean, sst.CategoricalEntropy, sst.BinaryEntropy, sst.TsallisEntropy):
+for _kind in SEARCHABLE:
     sst.fast_path(Hypercube, _kind)(coordinatewise)
 
 

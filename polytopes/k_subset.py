@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Hashable
 
 import cvxpy as cp
 import torch
 
 import sst_cvx as sst
 from polytopes.kernels.exact_samples import sample_subset
+from polytopes.kernels.log_weights import widened
 from polytopes.kernels.subset_sums import log_elementary_symmetric, subset_marginals
-from polytopes.kernels.threshold import (
-    BinaryResponse,
-    CategoricalResponse,
-    EuclideanResponse,
-    TsallisResponse,
-    threshold_map,
-)
+from polytopes.kernels.threshold import SEARCHABLE, threshold_map
 from sst_cvx.arguments import check_size, check_vertex_count
+from sst_cvx.once import constants
 
 
 class KSubset(sst.Structure, final=True):
@@ -44,12 +41,14 @@ class KSubset(sst.Structure, final=True):
         """1 at the k largest utilities, 0 elsewhere (ties broken by ``torch.topk``); on the device of ``u``."""
         return torch.zeros_like(u).scatter(-1, u.topk(self.k, dim=-1).indices, 1.0)
 
+    @constants()
     def vertices(self) -> torch.Tensor:
         check_vertex_count(self, math.comb(self.n, self.k))
         chosen = torch.tensor(list(itertools.combinations(range(self.n), self.k)), dtype=torch.long)
         rows = torch.zeros(len(chosen), self.n, dtype=torch.float64)
         return rows.scatter(1, chosen, 1.0) if self.k else rows
 
+    @widened
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """log e_k(exp u), the elementary symmetric polynomial; exact at any scale of u."""
         return log_elementary_symmetric(u, self.k)
@@ -58,28 +57,19 @@ class KSubset(sst.Structure, final=True):
         """A subset drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""
         return sample_subset(u, self.k, self.k, generator)
 
+    def _key(self) -> Hashable:
+        return self.n, self.k
+
     def __repr__(self) -> str:
         return f"KSubset(n={self.n}, k={self.k})"
 
 
-@sst.fast_path(KSubset, sst.Euclidean)
-def euclidean(structure: KSubset, regularizer: sst.Euclidean, u: torch.Tensor) -> torch.Tensor:
-    return threshold_map(u, structure.k, EuclideanResponse())
+def by_threshold(structure: KSubset, regularizer: sst.SeparableRegularizer, u: torch.Tensor) -> torch.Tensor:
+    return threshold_map(u, structure.k, regularizer)
 
 
-@sst.fast_path(KSubset, sst.CategoricalEntropy)
-def categorical(structure: KSubset, regularizer: sst.CategoricalEntropy, u: torch.Tensor) -> torch.Tensor:
-    return threshold_map(u, structure.k, CategoricalResponse())
-
-
-@sst.fast_path(KSubset, sst.BinaryEntropy)
-def binary(structure: KSubset, regularizer: sst.BinaryEntropy, u: torch.Tensor) -> torch.Tensor:
-    return threshold_map(u, structure.k, BinaryResponse())
-
-
-@sst.fast_path(KSubset, sst.TsallisEntropy)
-def tsallis(structure: KSubset, regularizer: sst.TsallisEntropy, u: torch.Tensor) -> torch.Tensor:
-    return threshold_map(u, structure.k, TsallisResponse(regularizer.alpha))
+for _kind in SEARCHABLE:
+    sst.fast_path(KSubset, _kind)(by_threshold)
 
 
 @sst.fast_path(KSubset, sst.ExponentialFamilyEntropy)

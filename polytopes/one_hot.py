@@ -6,12 +6,16 @@ With Gumbel utilities and the categorical entropy the soft argmax is Gumbel-Soft
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import cvxpy as cp
 import torch
 
 import sst_cvx as sst
-from polytopes.kernels.threshold import BinaryResponse, EuclideanResponse, TsallisResponse, threshold_map
+from polytopes.kernels.log_weights import widened
+from polytopes.kernels.threshold import threshold_map
 from sst_cvx.arguments import check_size
+from sst_cvx.once import constants
 
 
 class OneHot(sst.Structure, final=True):
@@ -32,9 +36,11 @@ class OneHot(sst.Structure, final=True):
         """The one-hot vector of a largest utility (the first, in a tie); on the device of ``u``."""
         return torch.zeros_like(u).scatter(-1, u.argmax(-1, keepdim=True), 1.0)
 
+    @constants()
     def vertices(self) -> torch.Tensor:
         return torch.eye(self.n, dtype=torch.float64)
 
+    @widened
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """logsumexp(u)."""
         return u.logsumexp(-1)
@@ -45,23 +51,19 @@ class OneHot(sst.Structure, final=True):
         item = torch.multinomial(share, 1, generator=generator).reshape(*u.shape[:-1], 1)
         return torch.zeros_like(u).scatter(-1, item, 1.0)
 
+    def _key(self) -> Hashable:
+        return self.n
+
     def __repr__(self) -> str:
         return f"OneHot(n={self.n})"
 
 
-@sst.fast_path(OneHot, sst.Euclidean)
-def sparsemax(structure: OneHot, regularizer: sst.Euclidean, u: torch.Tensor) -> torch.Tensor:
-    return threshold_map(u, 1, EuclideanResponse())
+def by_threshold(structure: OneHot, regularizer: sst.SeparableRegularizer, u: torch.Tensor) -> torch.Tensor:
+    return threshold_map(u, 1, regularizer)
 
 
-@sst.fast_path(OneHot, sst.TsallisEntropy)
-def entmax(structure: OneHot, regularizer: sst.TsallisEntropy, u: torch.Tensor) -> torch.Tensor:
-    return threshold_map(u, 1, TsallisResponse(regularizer.alpha))
-
-
-@sst.fast_path(OneHot, sst.BinaryEntropy)
-def binary(structure: OneHot, regularizer: sst.BinaryEntropy, u: torch.Tensor) -> torch.Tensor:
-    return threshold_map(u, 1, BinaryResponse())
+for _kind in (sst.Euclidean, sst.TsallisEntropy, sst.BinaryEntropy):
+    sst.fast_path(OneHot, _kind)(by_threshold)
 
 
 @sst.fast_path(OneHot, sst.CategoricalEntropy)

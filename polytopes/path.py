@@ -6,13 +6,17 @@ over paths and exact samples are one recursion (``kernels/dag_sums.py``) in two 
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import cvxpy as cp
 import numpy as np
 import torch
 
 import sst_cvx as sst
 from polytopes.kernels.dag_sums import PathGraph
+from polytopes.kernels.log_weights import widened
 from sst_cvx.arguments import check_edge_index, check_size, check_vertex_count
+from sst_cvx.once import constants
 
 
 class Path(sst.Structure, final=True):
@@ -55,10 +59,12 @@ class Path(sst.Structure, final=True):
         """A longest path, over the whole batch at once, on the device of ``u``."""
         return self._graph.best(u)
 
+    @constants()
     def vertices(self) -> torch.Tensor:
         check_vertex_count(self, self._graph.count())
         return self._graph.paths()
 
+    @widened
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """log of the sum over paths of exp of the sum of their edges' utilities; differentiable any number of times."""
         return self._graph.log_sum(u)
@@ -66,6 +72,9 @@ class Path(sst.Structure, final=True):
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """A path drawn with probability proportional to exp <u, x>, exact: same shape, dtype and device as ``u``."""
         return self._graph.sample(u, generator)
+
+    def _key(self) -> Hashable:
+        return self.source, self.target, *map(tuple, self.edge_index.tolist())
 
     def __repr__(self) -> str:
         return f"Path(edges={self.edge_index.shape[1]}, source={self.source}, target={self.target})"

@@ -8,7 +8,7 @@ each taken as often as it occurs. Euclidean and categorical: isotonic regression
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
 import cvxpy as cp
 import numpy as np
@@ -16,8 +16,10 @@ import torch
 
 import sst_cvx as sst
 from polytopes.kernels.isotonic import entropic_on_permutations, project_on_permutations
-from polytopes.matching import LARGEST_PERMANENT, log_matchings
+from polytopes.kernels.log_weights import widened
+from polytopes.kernels.permanent import LARGEST_PERMANENT, log_matchings
 from sst_cvx.arguments import check_finite, check_vertex_count
+from sst_cvx.once import constants
 
 
 class Permutahedron(sst.Structure, final=True):
@@ -59,10 +61,12 @@ class Permutahedron(sst.Structure, final=True):
         order = u.argsort(-1, descending=True)
         return torch.empty_like(u).scatter(-1, order, self.weights.to(u).expand_as(u))
 
+    @constants()
     def vertices(self) -> torch.Tensor:
         check_vertex_count(self, round(math.exp(math.lgamma(len(self.weights) + 1) - self._log_repeats())))
         return self._values[torch.tensor(list(_arrangements(self._counts)))]
 
+    @widened
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """log of the sum over different orders of exp <u, x>: a permanent of n <= 12.
 
@@ -91,6 +95,9 @@ class Permutahedron(sst.Structure, final=True):
         """Each entry is any of the weights."""
         n = len(self.weights)
         return np.full(n, float(self.weights[-1])), np.full(n, float(self.weights[0]))
+
+    def _key(self) -> Hashable:
+        return tuple(self.weights.tolist())
 
     def __repr__(self) -> str:
         shown = [f"{w:g}" for w in self.weights.tolist()]

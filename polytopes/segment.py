@@ -9,14 +9,17 @@ starts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import cvxpy as cp
 import numpy as np
 import torch
 
 import sst_cvx as sst
+from polytopes.kernels.box import box_violation
+from polytopes.kernels.log_weights import widened
 from sst_cvx.arguments import check_size, check_vertex_count
+from sst_cvx.once import constants
 
 Operation = Callable[..., torch.Tensor]
 
@@ -65,17 +68,17 @@ class Segment(sst.Structure, final=True):
 
     def violation(self, x: torch.Tensor) -> torch.Tensor:
         """What can be seen without starts and ends: entries in [0, 1], the length, one rise and one fall in all."""
-        total, ends = x.sum(-1), torch.nn.functional.pad(x, (1, 1))
-        length = torch.maximum(self.min_length - total, total - self.max_length) / (1 + self.max_length)
-        changes = ends.diff(dim=-1).abs().sum(-1) / 2 - 1
-        return torch.maximum(torch.maximum(-x, x - 1).amax(-1), torch.maximum(length, changes / self.n))
+        changes = torch.nn.functional.pad(x, (1, 1)).diff(dim=-1).abs().sum(-1) / 2 - 1
+        return torch.maximum(box_violation(x, self.min_length, self.max_length), changes / self.n)
 
+    @constants()
     def vertices(self) -> torch.Tensor:
         lengths = range(self.min_length, self.max_length + 1)
         check_vertex_count(self, sum(self.n - length + 1 for length in lengths))
         starts, ends = torch.tensor([(i, i + length) for length in lengths for i in range(self.n - length + 1)]).T
         return _between(starts, ends, self.n).double()
 
+    @widened
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """log of the sum over runs of exp of their sums; differentiable twice."""
         before, after = self._sums(u)
@@ -108,6 +111,9 @@ class Segment(sst.Structure, final=True):
         allowed = (place <= last) & (place > last - (self.max_length - self.min_length + 1))
         start = choose(before.masked_fill(~allowed, -torch.inf))
         return _between(start, last[..., 0] + self.min_length, self.n).to(u.dtype)
+
+    def _key(self) -> Hashable:
+        return self.n, self.min_length, self.max_length
 
     def __repr__(self) -> str:
         return f"Segment(n={self.n}, min_length={self.min_length}, max_length={self.max_length})"

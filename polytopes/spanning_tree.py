@@ -9,6 +9,7 @@ Paper, section 4.2 ("spanning trees"). The log-partition is Kirchhoff's matrix-t
 from __future__ import annotations
 
 import itertools
+from collections.abc import Hashable
 from typing import Any
 
 import cvxpy as cp
@@ -17,9 +18,12 @@ import torch
 
 import sst_cvx as sst
 from polytopes.kernels.best_tree import hanging_edges
+from polytopes.kernels.box import box_violation
 from polytopes.kernels.exact_samples import sample_tree
-from polytopes.kernels.tree_sum import ABSENT, log_tree_sum, tree_marginals
+from polytopes.kernels.log_weights import widened
+from polytopes.kernels.tree_sum import log_tree_sum, tree_marginals, undirected
 from sst_cvx.arguments import check_edge_index, check_size, check_vertex_count
+from sst_cvx.once import constants
 
 
 class SpanningTree(sst.Structure, final=True):
@@ -55,8 +59,7 @@ class SpanningTree(sst.Structure, final=True):
 
     def violation(self, x: torch.Tensor) -> torch.Tensor:
         """What can be seen without the hull: entries in [0, 1], of sum n - 1."""
-        total = (x.sum(-1) - (self.n - 1)).abs() / self.n
-        return torch.maximum(torch.maximum(-x, x - 1).amax(-1), total)
+        return box_violation(x, self.n - 1, self.n - 1)
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """A maximum spanning tree by Prim's algorithm, over the whole batch at once, on the device of ``u``."""
@@ -82,6 +85,7 @@ class SpanningTree(sst.Structure, final=True):
         hanging = hanging_edges(both, self.n, torch.cat([allowed, allowed], -1))
         return hanging.unflatten(-1, (2, -1)).any(-2)
 
+    @constants()
     def vertices(self) -> torch.Tensor:
         m = len(self.edge_index[0])
         found = []
@@ -92,10 +96,12 @@ class SpanningTree(sst.Structure, final=True):
         rows = torch.zeros(len(found), m, dtype=torch.float64)
         return rows.scatter(1, torch.tensor(found), 1.0)
 
+    @widened
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """log of the sum over spanning trees of exp of the sum of their edges' utilities; differentiable twice."""
         return log_tree_sum(self._dense(u)[0])
 
+    @widened
     def marginals(self, u: torch.Tensor) -> torch.Tensor:
         """Gradient of the log-partition, of the shape of ``u``; differentiable."""
         dense, both = self._dense(u.double())
@@ -109,11 +115,10 @@ class SpanningTree(sst.Structure, final=True):
         return ((parents[..., heads] == tails) | (parents[..., tails] == heads)).to(u.dtype)
 
     def _dense(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Utilities as ``(*batch, n, n)``, both ways, and their places in it."""
-        tails, heads = self.edge_index.to(u.device)
-        both = torch.cat([tails * self.n + heads, heads * self.n + tails])
-        dense = u.new_full((*u.shape[:-1], self.n * self.n), ABSENT)
-        return dense.index_copy(-1, both, torch.cat([u, u], -1)).unflatten(-1, (self.n, self.n)), both
+        return undirected(u, self.edge_index, self.n)
+
+    def _key(self) -> Hashable:
+        return self.n, *map(tuple, self.edge_index.tolist())
 
     def __repr__(self) -> str:
         m = self.edge_index.shape[1]

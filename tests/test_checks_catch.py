@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import sst_cvx as sst
-from polytopes.kernels.threshold import BinaryResponse, threshold_map
+from polytopes.kernels.threshold import threshold_map
 from sst_cvx.paths.fast import registry
 
 
@@ -108,7 +108,7 @@ class TestStructure:
 
 
 def binary(structure, regularizer, u):
-    return threshold_map(u, 2, BinaryResponse())
+    return threshold_map(u, 2, sst.BinaryEntropy())
 
 
 class _Detached(torch.autograd.Function):

@@ -249,7 +249,7 @@ class TestSelection:
 
 class TestRegistry:
     def test_second_registration(self):
-        with pytest.raises(ValueError, match=r"has a fast path already: polytopes\.k_subset\.euclidean"):
+        with pytest.raises(ValueError, match=r"has a fast path already: polytopes\.k_subset\.by_threshold"):
             sst.fast_path(polytopes.KSubset, sst.Euclidean)(lambda s, f, u: u)
 
     def test_types(self):

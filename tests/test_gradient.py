@@ -84,10 +84,10 @@ def test_jacobian_is_symmetric_positive_semidefinite(structure, regularizer):
 def test_forward_mode_and_vmap_of_the_kernels():
     """Jacobians are symmetric, so forward mode is the backward's formula; vmap adds a batch dimension."""
     from polytopes.kernels.sinkhorn import doubly_stochastic
-    from polytopes.kernels.threshold import BinaryResponse, threshold_map
+    from polytopes.kernels.threshold import threshold_map
 
     for function, shape in (
-        (lambda u: threshold_map(u, 2, BinaryResponse()), (6,)),
+        (lambda u: threshold_map(u, 2, sst.BinaryEntropy()), (6,)),
         (doubly_stochastic, (3, 3)),
         (polytopes.KSubset(6, 2).log_partition, (6,)),
     ):

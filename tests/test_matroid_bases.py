@@ -116,6 +116,15 @@ def test_marginals_at_every_scale(make, scale):
     assert float((soft(u.float()).double() - truth).abs().max()) < 1e-5
 
 
+@pytest.mark.parametrize("scale", [1.0, 100.0, 1e4])
+def test_parallel_edges_compete_in_float32(scale):
+    matroid = MatroidBases.graphic(torch.tensor([[0, 0, 1, 1, 2], [1, 1, 2, 2, 0]]))
+    u = scale * torch.randn(200, 5)
+    u[:, 1], u[:, 3] = u[:, 0] + torch.randn(200), u[:, 2] + torch.randn(200)
+    x = sst.SoftArgmax(matroid, EXPONENTIAL)(u)
+    assert float((x.double() - marginals(matroid, u.double())).abs().max()) < 1e-6
+
+
 def test_vamos():
     """Of the 70 sets of four, five are circuits; its hull needs them and the bounds."""
     matroid = MatroidBases(8, vamos_rank)

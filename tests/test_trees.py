@@ -9,8 +9,9 @@ import torch
 import polytopes
 import sst_cvx as sst
 from polytopes.kernels import tree_sum
+from polytopes.kernels.log_weights import ABSENT
 from polytopes.kernels.tree_elimination import eliminated, eliminated_weights
-from polytopes.kernels.tree_sum import ABSENT, log_tree_sum, tree_marginals
+from polytopes.kernels.tree_sum import log_tree_sum, tree_marginals
 
 _SPARSE = torch.tensor([[0, 0, 1, 2, 3, 1, 3, 2, 4, 5, 3], [1, 2, 3, 3, 1, 2, 0, 1, 5, 4, 5]])
 LISTED = [
@@ -294,7 +295,7 @@ def test_large_arborescences_answer_without_their_hull():
     structure = polytopes.Arborescence(40)
     soft = sst.SoftArgmax(structure, sst.ExponentialFamilyEntropy())
     soft(torch.randn(structure.event_shape))
-    assert "hull" not in vars(structure)
+    assert "canonical" not in vars(structure.hull)
 
 
 def test_graphs_without_arborescence_are_refused():

@@ -14,6 +14,7 @@ import scipy.sparse as sp
 import torch
 
 import sst_cvx as sst
+from polytopes.kernels.box import box_violation
 from sst_cvx.arguments import check_finite, check_size, check_utilities, check_vertex_count
 
 
@@ -79,8 +80,7 @@ class TwoSegments(sst.Structure, final=True):
     def violation(self, x: torch.Tensor) -> torch.Tensor:
         """What can be seen without starts: entries in [0, 1], k words, at most two rises and falls in all."""
         changes = torch.nn.functional.pad(x, (1, 1)).diff(dim=-1).abs().sum(-1) / 2 - 2
-        total = (x.sum(-1) - self.k).abs() / (1 + self.k)
-        return torch.maximum(torch.maximum(-x, x - 1).amax(-1), torch.maximum(total, changes / self.n))
+        return torch.maximum(box_violation(x, self.k, self.k), changes / self.n)
 
     def vertices(self) -> torch.Tensor:
         pairs = (self.n - self.k) * (self.n - self.k + 1) // 2

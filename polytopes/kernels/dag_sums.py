@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-ABSENT = -1e30  # log-weight of what cannot be: finite, so that differences of two of them are not NaN
+from polytopes.kernels.log_weights import ABSENT
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,16 @@ class PathGraph:
             setattr(moved, name, getattr(self, name).to(device))
         return moved
 
-    def log_sum(self, scores: torch.Tensor) -> torch.Tensor:
+    def log_sum(self, scores: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
         """log of the sum over paths of exp of their scores: ``(*batch, edges)`` to ``(*batch,)``; any derivative.
 
-        Values are float64 inside; shares and derivatives, which are well conditioned, have the dtype of the scores.
+        Values are float64 inside; the answer, shares and derivatives, which are well conditioned, have the given dtype
+        (by default that of the scores).
         """
+        dtype = dtype or scores.dtype
         graph, padded = self._prepared(scores)
-        values, _ = _Values.apply(padded, graph)  # pyright: ignore
-        return values[self.target].to(scores.dtype).reshape(scores.shape[:-1])
+        values, _ = _Values.apply(padded, graph, dtype)  # pyright: ignore
+        return values[self.target].to(dtype).reshape(scores.shape[:-1])
 
     def best(self, scores: torch.Tensor) -> torch.Tensor:
         """A path of largest score as a 0/1 array, ``(*batch, edges)`` to the same shape."""
@@ -172,11 +174,11 @@ class _Values(torch.autograd.Function):
     """Log-sums at all vertices, float64, and the share of every edge in its head's sum."""
 
     @staticmethod
-    def forward(ctx, padded: torch.Tensor, graph: PathGraph) -> tuple[torch.Tensor, torch.Tensor]:
-        share = torch.zeros_like(padded)
+    def forward(ctx, padded: torch.Tensor, graph: PathGraph, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        share = torch.zeros_like(padded, dtype=dtype)
         values = graph._values(padded, best=False, share=share)
         ctx.save_for_backward(share)
-        ctx.graph = graph
+        ctx.graph, ctx.dtype = graph, padded.dtype
         ctx.set_materialize_grads(False)
         return values, share
 
@@ -185,10 +187,12 @@ class _Values(torch.autograd.Function):
         graph, (share,) = ctx.graph, ctx.saved_tensors
         source = share.new_zeros(graph.vertices + 1, share.shape[1]) if of_values is None else of_values.to(share.dtype)
         if of_share is None:
-            return share * _take(_Linear.apply(share, source, graph, True), graph._heads), None
+            x = share * _take(_Linear.apply(share, source, graph, True), graph._heads)
+            return x.to(ctx.dtype), None, None
         entry = share * of_share  # d share = share (d value(tail) + d score - d value(head))
         source = source.index_add(0, graph._tails, entry).index_add(0, graph._heads, -entry)
-        return share * _take(_Linear.apply(share, source, graph, True), graph._heads) + entry, None
+        x = share * _take(_Linear.apply(share, source, graph, True), graph._heads) + entry
+        return x.to(ctx.dtype), None, None
 
 
 class _Linear(torch.autograd.Function):

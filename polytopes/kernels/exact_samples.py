@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from polytopes.kernels.tree_elimination import ABSENT
+from polytopes.kernels.log_weights import ABSENT
 from polytopes.kernels.tree_sum import tree_marginals
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from sst_cvx.autodiff import Function
 from sst_cvx.errors import SolveError
 
 _RIDGE = 1e-14  # below this, a direction of b moves no entry of X by more than rounding
@@ -41,7 +42,7 @@ def doubly_stochastic(u: torch.Tensor) -> torch.Tensor:
     return _DoublyStochastic.apply(u)
 
 
-class _DoublyStochastic(torch.autograd.Function):
+class _DoublyStochastic(Function):
     @staticmethod
     def forward(u: torch.Tensor) -> torch.Tensor:
         n = u.shape[-1]

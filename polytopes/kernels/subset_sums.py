@@ -28,7 +28,9 @@ from typing import Any
 
 import torch
 
-from polytopes.kernels.threshold import BinaryResponse, solve_threshold
+from polytopes.kernels.threshold import solve_threshold
+from sst_cvx.autodiff import Function
+from sst_cvx.regularizers import BinaryEntropy
 
 
 def log_elementary_symmetric(u: torch.Tensor, k: int) -> torch.Tensor:
@@ -50,12 +52,12 @@ def subset_marginals(u: torch.Tensor, k: int) -> torch.Tensor:
     return _Marginals.apply(u.double(), *plan)[0].to(u.dtype)
 
 
-class _Frequencies(torch.autograd.Function):
+class _Frequencies(Function):
     """theta ``(*batch, 1)``; frequencies w, their shares of the sum, w k modulo 2 pi, ``(*batch, J)``: constants."""
 
     @staticmethod
     def forward(u: torch.Tensor, k: int, eps: float) -> tuple[torch.Tensor, ...]:
-        p, theta = solve_threshold(u, k, BinaryResponse())
+        p, theta = solve_threshold(u, k, BinaryEntropy())
         variance = (p * (1 - p)).sum(-1, keepdim=True)
         digits = 4 - math.log(eps)
         m = digits / 3 + (digits * digits / 9 + 2 * digits * variance).sqrt()
@@ -93,7 +95,7 @@ def _turn(angle: torch.Tensor) -> torch.Tensor:
     return torch.polar(torch.ones_like(angle), angle)
 
 
-class _Marginals(torch.autograd.Function):
+class _Marginals(Function):
     """x; and p, omega, D, kept for the Jacobian: constants outside."""
 
     @staticmethod

@@ -1,12 +1,13 @@
-"""log e_k(exp u): the log-partition of subsets of size k, by exponential tilting and a product tree.
+"""Sums over subsets of up to k items: log sum_{j <= k} e_j(exp u), by exponential tilting and a product tree.
 
-e_k, the k-th elementary symmetric polynomial, is the coefficient of z^k in prod_i (1 + exp(u_i) z). With theta such
-that sum_i sigmoid(u_i - theta) = k and p_i = sigmoid(u_i - theta), q_i = 1 - p_i,
+e_j, the j-th elementary symmetric polynomial, is the coefficient of z^j in prod_i (1 + exp(u_i) z). For any theta, with
+p_i = sigmoid(u_i - theta) and q_i = 1 - p_i,
 
-    e_k(exp u) = exp(k theta) / prod_i q_i * [z^k] prod_i (q_i + p_i z),
+    e_j(exp u) = exp(j theta) / prod_i q_i * [z^j] prod_i (q_i + p_i z),
 
-and the last factor is the probability that n independent coins show k heads, of which k is the mean: never smaller
-than about 1 / sqrt(n). So everything stays in linear space without overflow or cancellation, at any scale of u.
+and the last factor is the probability that n independent coins show j heads. theta is such that k are expected,
+sum_i p_i = k, or 0 if fewer are without any tilt. Then the terms that count are of order 1 / sqrt(n) at least, and
+everything stays in linear space without overflow or cancellation, at any scale of u.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ from typing import Any
 
 import torch
 
-from polytopes.kernels.threshold import BinaryResponse, solve_threshold
+from polytopes.kernels.threshold import solve_threshold
+from sst_cvx.autodiff import Function
+from sst_cvx.regularizers import BinaryEntropy
 
-_DIRECT = 8  # degree up to which two polynomials are multiplied term by term; above it by FFT
+_DIRECT = 8  # degree up to which two polynomials are multiplied term by term; above it, by FFT
 
 
 def log_elementary_symmetric_up_to(u: torch.Tensor, k: int) -> torch.Tensor:
     """log sum_{j <= k} e_j(exp u) over the last dimension: ``(*batch, n)`` to ``(*batch,)``, differentiable, twice.
 
-    By the same tilting, but never upwards: where fewer than k heads are expected untilted, theta = 0. Then the terms
-    exp(j theta) [z^j] grow towards j = k no faster than exp(k theta), which is taken out.
+    As theta >= 0, the terms exp(j theta) [z^j] grow towards j = k no faster than exp(k theta), which is taken out.
     """
     n = u.shape[-1]
     if k == 0:
@@ -44,12 +46,12 @@ def _tilted(u: torch.Tensor, theta: torch.Tensor, k: int) -> tuple[torch.Tensor,
     return _product(coins, k), -torch.nn.functional.logsigmoid(-shifted).sum(-1)  # softplus is cruder
 
 
-class _Tilt(torch.autograd.Function):
+class _Tilt(Function):
     """theta ``(*batch, 1)`` with sum_i sigmoid(u_i - theta) = k; a constant to autograd."""
 
     @staticmethod
     def forward(u: torch.Tensor, k: int) -> torch.Tensor:
-        return solve_threshold(u, k, BinaryResponse())[1]
+        return solve_threshold(u, k, BinaryEntropy())[1]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:

@@ -1,12 +1,13 @@
 """Separable soft argmax over { 0 <= x <= 1, sum x = total }: one dual variable, found by a batched threshold search.
 
-With f(x) = sum phi(x_i), stationarity gives x_i = g(u_i - nu), where g is the inverse of phi' clipped to [0, 1], and
-nu is the root of the decreasing function sum_i g(u_i - nu) = total. By the implicit function theorem
+With f(x) = sum phi(x_i), stationarity gives x_i = g(u_i - nu), where g is the inverse of phi' clipped to [0, 1], up to
+a shift (``unit_inverse_slope``), and nu the root of the decreasing function sum_i g(u_i - nu) = total. By the implicit
+function theorem
 
     dx/du = diag(w) - w w' / sum w,    w_i = g'(u_i - nu),
 
-a symmetric matrix, so one formula serves as Jacobian-vector and vector-Jacobian product. w is written as a function
-of x: the backward needs nothing else, and autograd differentiates it again (double backward).
+a symmetric matrix, so one formula serves as Jacobian-vector and vector-Jacobian product. w is a function of x
+(``unit_inverse_curvature``): the backward needs nothing else, and autograd differentiates it again (double backward).
 """
 
 from __future__ import annotations
@@ -16,90 +17,18 @@ from typing import Any
 
 import torch
 
+from sst_cvx.autodiff import Function
 from sst_cvx.regularizers import BinaryEntropy, CategoricalEntropy, Euclidean, SeparableRegularizer, TsallisEntropy
 
 _MAX_STEPS = 200
 _SORTABLE = 50  # entries up to which sorting beats Newton's steps
 
 
-class Response:
-    """g and g' of one regularizer, up to a shift of the argument."""
-
-    #: g rises from 0 to 1 on an interval of this length, starting at 0 (infinite: no such interval).
-    reach = math.inf
-
-    def value(self, s: torch.Tensor) -> torch.Tensor:
-        """x = g(s)."""
-        raise NotImplementedError
-
-    def slope(self, x: torch.Tensor) -> torch.Tensor:
-        """w = g'(g^-1(x)); where g has a kink, one of its two slopes."""
-        raise NotImplementedError
+#: Regularizers whose ``unit_inverse_slope`` and ``unit_inverse_curvature`` the search runs on.
+SEARCHABLE = (Euclidean, CategoricalEntropy, BinaryEntropy, TsallisEntropy)
 
 
-class EuclideanResponse(Response):
-    """g(s) = min(max(s, 0), 1)."""
-
-    reach = 1.0
-
-    def value(self, s: torch.Tensor) -> torch.Tensor:
-        return s.clamp(0.0, 1.0)
-
-    def slope(self, x: torch.Tensor) -> torch.Tensor:
-        return x.frac().sign()  # 1 inside, 0 at both ends
-
-
-class TsallisResponse(Response):
-    """g(s) = min(max((alpha - 1) s, 0)^(1 / (alpha - 1)), 1)."""
-
-    def __init__(self, alpha: float):
-        self.alpha = alpha
-        self.reach = 1.0 / (alpha - 1.0)
-
-    def value(self, s: torch.Tensor) -> torch.Tensor:
-        z = (s * (self.alpha - 1.0)).clamp(0.0, 1.0)
-        return z * z if self.alpha == 1.5 else z.pow(self.reach)
-
-    def slope(self, x: torch.Tensor) -> torch.Tensor:
-        inside = (x > 0) & (x < 1)
-        return torch.where(inside, x, 1.0).pow(2.0 - self.alpha) * inside  # finite derivatives at x = 0
-
-
-class BinaryResponse(Response):
-    """g(s) = 1 / (1 + exp(-s))."""
-
-    def value(self, s: torch.Tensor) -> torch.Tensor:
-        return torch.sigmoid(s)
-
-    def slope(self, x: torch.Tensor) -> torch.Tensor:
-        return x * (1 - x)
-
-
-class CategoricalResponse(Response):
-    """g(s) = min(exp(s), 1)."""
-
-    def value(self, s: torch.Tensor) -> torch.Tensor:
-        return s.clamp(max=0.0).exp()
-
-    def slope(self, x: torch.Tensor) -> torch.Tensor:
-        return x * (x < 1)
-
-
-def response_of(regularizer: SeparableRegularizer) -> Response:
-    """The response of one of the library's separable regularizers.
-
-    Raises:
-        TypeError: another regularizer.
-    """
-    if isinstance(regularizer, TsallisEntropy):
-        return TsallisResponse(regularizer.alpha)
-    kinds = {Euclidean: EuclideanResponse, CategoricalEntropy: CategoricalResponse, BinaryEntropy: BinaryResponse}
-    if type(regularizer) not in kinds:
-        raise TypeError(f"no response is known for {regularizer!r}.")
-    return kinds[type(regularizer)]()
-
-
-def threshold_map(u: torch.Tensor, total: int, response: Response) -> torch.Tensor:
+def threshold_map(u: torch.Tensor, total: int, f: SeparableRegularizer) -> torch.Tensor:
     """argmax { <u, x> - f(x) : 0 <= x <= 1, sum x = total } over the last dimension, differentiable twice.
 
     Args:
@@ -108,40 +37,40 @@ def threshold_map(u: torch.Tensor, total: int, response: Response) -> torch.Tens
     """
     if total == 0 or total == u.shape[-1]:  # one point only
         return u * 0 + (1.0 if total else 0.0)
-    return _ThresholdMap.apply(u, total, response)
+    return _ThresholdMap.apply(u, total, f)
 
 
-class _ThresholdMap(torch.autograd.Function):
+class _ThresholdMap(Function):
     @staticmethod
-    def forward(u: torch.Tensor, total: int, response: Response) -> torch.Tensor:
-        if isinstance(response, CategoricalResponse):
+    def forward(u: torch.Tensor, total: int, f: SeparableRegularizer) -> torch.Tensor:
+        if isinstance(f, CategoricalEntropy):
             return _fill(u, total)
         if u.shape[-1] <= _SORTABLE:
-            if isinstance(response, EuclideanResponse):
+            if isinstance(f, Euclidean):
                 return _sparsemax(u) if total == 1 else _project_by_sorting(u, total)
-            if isinstance(response, TsallisResponse) and response.alpha == 1.5 and total == 1:
+            if isinstance(f, TsallisEntropy) and f.alpha == 1.5 and total == 1:
                 return _entmax15(u)
-        return solve_threshold(u, total, response)[0]
+        return solve_threshold(u, total, f)[0]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
-        ctx.response = inputs[2]
+        ctx.f = inputs[2]
         ctx.save_for_backward(output)
         ctx.save_for_forward(output)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple:  # type: ignore[override]
         (x,) = ctx.saved_tensors
-        return _apply_jacobian(ctx.response.slope(x), grad), None, None
+        return _apply_jacobian(ctx.f.unit_inverse_curvature(x), grad), None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: torch.Tensor, *_: Any) -> torch.Tensor:  # type: ignore[override]
         (x,) = ctx.saved_tensors
-        return _apply_jacobian(ctx.response.slope(x), tangent)
+        return _apply_jacobian(ctx.f.unit_inverse_curvature(x), tangent)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, u: torch.Tensor, total: int, response: Response) -> tuple:
-        return _ThresholdMap.apply(u.movedim(in_dims[0], 0), total, response), 0
+    def vmap(info: Any, in_dims: tuple, u: torch.Tensor, total: int, f: SeparableRegularizer) -> tuple:
+        return _ThresholdMap.apply(u.movedim(in_dims[0], 0), total, f), 0
 
 
 def _apply_jacobian(w: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -150,40 +79,40 @@ def _apply_jacobian(w: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     return w * (v - mean)
 
 
-def solve_threshold(u: torch.Tensor, total: int, response: Response) -> tuple[torch.Tensor, torch.Tensor]:
-    """x ``(*batch, n)`` and the root nu ``(*batch, 1)`` of sum_i g(u_i - nu) = total, for 0 < total < n."""
-    lower, upper, below, above = _bracket(u, total, response)
-    low, high = lower - below, upper + above
-    convex = total == 1 and math.isfinite(response.reach)  # then Newton's steps from the left never overshoot
-    start = low if convex else 0.5 * low + 0.5 * high
-    _, nu = _newton(u, total, response, low, high, start, tolerance=torch.finfo(u.dtype).eps ** 0.5)
-    # u - nu is exact where it matters, near the threshold: the search ends in these coordinates, free of the rounding
-    # of nu itself (which float32 needs at large utilities).
-    low, high = (lower - nu) - below, (upper - nu) + above
-    x, correction = _newton(
-        u - nu, total, response, low, high, torch.zeros_like(nu), tolerance=4 * torch.finfo(u.dtype).eps
-    )
-    return x, nu + correction
+def solve_threshold(u: torch.Tensor, total: int, f: SeparableRegularizer) -> tuple[torch.Tensor, torch.Tensor]:
+    """x ``(*batch, n)`` and the root nu ``(*batch, 1)`` of sum_i g(u_i - nu) = total, for 0 < total < n.
 
-
-def _bracket(u: torch.Tensor, total: int, response: Response) -> tuple[torch.Tensor, torch.Tensor, float, float]:
-    """(lower, upper, below, above) with lower - below <= nu <= upper + above, from the order statistics of u.
-
-    With a finite reach, the total-th largest entry is neither 0 nor past 1. For the sigmoid, the entries around the
-    total-th cannot be on the wrong side by more than log n. Kept apart, since the differences may round.
+    Relative to the total-th largest entry, so that what all share costs no digits, and in float64: one fractional entry
+    may have to bear the rounding of the whole sum.
     """
-    if math.isfinite(response.reach):
+    centre, low, high = _bracket(u, total, f)
+    s, low, high = (u - centre).double(), low.double(), high.double()
+    convex = total == 1 and math.isfinite(f.unit_slopes)  # then Newton's steps from the left never overshoot
+    nu = low if convex else low.lerp(high, 0.5)
+    tolerance = max(4 * torch.finfo(torch.float64).eps * total, torch.finfo(u.dtype).eps / 8)
+    x, nu = _newton(s, total, f, low, high, nu, tolerance)
+    return x.to(u.dtype), nu.to(u.dtype) + centre
+
+
+def _bracket(u: torch.Tensor, total: int, f: SeparableRegularizer) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The total-th largest entry, and bounds of nu relative to it, ``(*batch, 1)``.
+
+    Where g rises from 0 to 1 within a finite length, this entry is neither 0 nor past 1. For the sigmoid, neither it
+    nor the next one can be on the wrong side by more than log n.
+    """
+    if math.isfinite(f.unit_slopes):
         kth = _kth_largest(u, total)
-        return kth, kth, response.reach, 0.0
-    largest = u.topk(total + 1, dim=-1).values
-    room = math.log(u.shape[-1])
-    return largest[..., -1:], largest[..., -2:-1], room, room
+        return kth, torch.full_like(kth, -f.unit_slopes), torch.zeros_like(kth)
+    largest, room = u.topk(total + 1, dim=-1).values, math.log(u.shape[-1])
+    kth = largest[..., -2:-1]
+    low = (largest[..., -1:] - kth - room).clamp(min=-1e30)  # finite, and anything will do in a gap that wide
+    return kth, low, torch.full_like(kth, room)
 
 
 def _newton(
-    u: torch.Tensor,
+    s: torch.Tensor,
     total: int,
-    response: Response,
+    f: SeparableRegularizer,
     low: torch.Tensor,
     high: torch.Tensor,
     nu: torch.Tensor,
@@ -191,23 +120,23 @@ def _newton(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Newton steps inside a shrinking bracket; halving where a step leaves it, and every other time when slow.
 
-    Ends where the excess of sum_i x_i is at most ``tolerance`` times the total. Returns x and nu.
+    Ends where the excess of sum_i x_i is at most ``tolerance``. Returns x and nu.
     """
     for step in range(_MAX_STEPS):
-        x = response.value(u - nu)
+        x = f.unit_inverse_slope(s - nu)
         excess = x.sum(-1, keepdim=True) - total
-        done = excess.abs() <= tolerance * total
+        done = excess.abs() <= tolerance
         if step > 20:  # the bracket may be as small as it gets
             done |= (nu == low) | (nu == high)
         if bool(done.all()):
             break
         too_low = excess > 0
         low, high = torch.where(too_low, nu, low), torch.where(too_low, high, nu)
-        newton = nu + excess / response.slope(x).sum(-1, keepdim=True)
+        newton = nu + excess / f.unit_inverse_curvature(x).sum(-1, keepdim=True)
         inside = (newton > low) & (newton < high)
         if step > 10 and step % 2:
             inside = torch.zeros_like(inside)
-        nu = torch.where(done, nu, torch.where(inside, newton, 0.5 * low + 0.5 * high))  # low + high could overflow
+        nu = torch.where(done, nu, torch.where(inside, newton, low.lerp(high, 0.5)))
     return x, nu
 
 
@@ -215,16 +144,17 @@ def _project_by_sorting(u: torch.Tensor, total: int) -> torch.Tensor:
     """The Euclidean case: the mass sum_i min(max(u_i - nu, 0), 1) is linear between sorted u_i and u_i - 1.
 
     Centred at the total-th largest entry, nu is in [-1, 0]: entries beyond 2 are 0 or 1, and cut off so that s - 1
-    does not round.
+    does not round. In float64, as one fractional entry may have to bear the rounding of the whole mass.
     """
-    s = (u - _kth_largest(u, total)).clamp(-2.0, 2.0)
+    s = (u - _kth_largest(u, total)).clamp(-2.0, 2.0).double()
     ends, order = torch.cat([s, s - 1.0], dim=-1).sort(dim=-1, descending=True)
-    inside = torch.where(order < u.shape[-1], 1.0, -1.0).to(u.dtype).cumsum(-1)  # entries between 0 and 1 below an end
-    mass = (inside[..., :-1] * (ends[..., :-1] - ends[..., 1:])).cumsum(-1)  # at the ends but the first, where it is 0
-    last = (mass < total).sum(-1, keepdim=True)
-    left = total - mass.gather(-1, (last - 1).clamp(min=0)) * (last > 0)
+    inside = (1.0 - 2.0 * (order >= u.shape[-1])).cumsum(-1, dtype=s.dtype)  # entries between 0 and 1 below an end
+    mass = torch.zeros_like(ends)  # at the ends
+    torch.cumsum(inside[..., :-1] * (ends[..., :-1] - ends[..., 1:]), -1, out=mass[..., 1:])
+    last = (mass < total).sum(-1, keepdim=True) - 1
+    left = total - mass.gather(-1, last)
     nu = ends.gather(-1, last) - left / inside.gather(-1, last).clamp(min=1.0)
-    return (s - nu).clamp(0.0, 1.0)
+    return (s - nu).clamp(0.0, 1.0).to(u.dtype)
 
 
 def _sparsemax(u: torch.Tensor) -> torch.Tensor:
@@ -256,20 +186,18 @@ def _fill(u: torch.Tensor, total: int) -> torch.Tensor:
     """Categorical case, in closed form once the entries at the cap are known: min(1, (total - c) softmax(rest)).
 
     Entries above the threshold of the others join the cap until none does; the threshold only falls, so this is
-    exact after at most ``total`` rounds (two or three as a rule).
+    exact after at most ``total`` rounds (two or three as a rule). It ends between the total-th largest entry, relative
+    to which all are taken, and log n above it.
     """
     if total == 1:
         return u.softmax(-1)
-    margin = 8 * torch.finfo(u.dtype).eps
+    weight = (u - _kth_largest(u, total)).clamp(max=math.log(u.shape[-1]) + 1).exp()
     capped = torch.zeros_like(u, dtype=torch.bool)
-    for _ in range(total):
-        rest = u.masked_fill(capped, -math.inf)
-        left = total - capped.sum(-1, keepdim=True)
-        nu = rest.logsumexp(-1, keepdim=True) - left.to(u.dtype).log()
-        over = (rest > nu + margin * nu.abs().clamp(min=1.0)) & (left > 1)
+    rest, left = weight, torch.full_like(u[..., :1], total)
+    while True:
+        share = rest / (rest.sum(-1, keepdim=True) / left)
+        over = (share > 1 + 8 * torch.finfo(u.dtype).eps) & (left > 1)
         if not bool(over.any()):
-            break
+            return torch.where(capped, 1.0, share.clamp(max=1.0))
         capped |= over
-    rest = u.masked_fill(capped, -math.inf)
-    left = (total - capped.sum(-1, keepdim=True)).to(u.dtype)
-    return torch.where(capped, 1.0, (left * rest.softmax(-1)).clamp(max=1.0))
+        rest, left = weight.masked_fill(capped, 0.0), total - capped.sum(-1, keepdim=True).to(u.dtype)

@@ -21,7 +21,8 @@ from typing import Any
 
 import torch
 
-ABSENT = -1e30  # log-weight of an edge that is not there: finite, so that differences of two of them are not NaN
+from polytopes.kernels.log_weights import ABSENT
+
 _LOST = 560.0  # weights below exp(-_LOST) are dropped: less than rounding, and their products would be subnormal
 
 

@@ -22,7 +22,8 @@ from collections.abc import Callable
 import torch
 
 from polytopes.kernels.best_tree import best_tree
-from polytopes.kernels.tree_elimination import ABSENT, eliminated, eliminated_marginals, eliminated_weights
+from polytopes.kernels.log_weights import ABSENT
+from polytopes.kernels.tree_elimination import eliminated, eliminated_marginals, eliminated_weights
 from sst_cvx.autodiff import gradient
 
 _NEAR = 11.0  # least log-share of the root's edge for LAPACK, which loses exp(_NEAR) of its digits
@@ -57,6 +58,15 @@ def tree_marginals(w: torch.Tensor, single_root: bool = False) -> torch.Tensor:
     scaled, _ = _scaled(flat if start is None else _with_first(flat, start), single_root)
     x = _by_range(scaled, single_root, (_by_inverse, eliminated_marginals, _marginals_from_best))
     return (x if start is None else _with_first(x, start)).to(w.dtype).reshape(w.shape)
+
+
+def undirected(u: torch.Tensor, edge_index: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-weights ``(*batch, n, n)`` from those of undirected edges ``(*batch, edges)``, both ways; and their places,
+    ``(2 edges,)`` in the flat matrix."""
+    tails, heads = edge_index.to(u.device)
+    both = torch.cat([tails * n + heads, heads * n + tails])
+    dense = u.new_full((*u.shape[:-1], n * n), ABSENT)
+    return dense.index_copy(-1, both, torch.cat([u, u], -1)).unflatten(-1, (n, n)), both
 
 
 def _prepared(w: torch.Tensor, single_root: bool) -> tuple[torch.Tensor, bool, torch.Tensor | None]:

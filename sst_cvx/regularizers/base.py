@@ -93,6 +93,10 @@ class SeparableRegularizer(Regularizer):
     separable = True
     #: Whether phi' is infinite at the lower, upper end of the domain: then no solution touches that end.
     steep = (False, False)
+    #: phi'(1) - phi'(0), for threshold searches over the unit box.
+    unit_slopes: float = math.inf
+    #: The slope that ``unit_inverse_slope`` counts from: phi'(0), or where that is infinite another one.
+    slope_origin: float = 0.0
 
     def __init__(self, weights: Any = None) -> None:
         self.weights: torch.Tensor | None = None
@@ -155,6 +159,14 @@ class SeparableRegularizer(Regularizer):
     def inverse_slope(self, s: torch.Tensor) -> torch.Tensor:
         """The x with phi'(x) = s; needed only where phi is steep, and used by Newton steps elsewhere if given."""
         raise NotImplementedError
+
+    def unit_inverse_slope(self, s: torch.Tensor) -> torch.Tensor:
+        """g(s), the x in [0, 1] whose slope phi'(x) is nearest to s + ``slope_origin``."""
+        raise NotImplementedError(f"{type(self).__name__} has no unit_inverse_slope(s).")
+
+    def unit_inverse_curvature(self, x: torch.Tensor) -> torch.Tensor:
+        """g'(s) as a function of x = g(s): 1 / phi''(x), but 0 at ends of [0, 1] where g is cut; differentiable."""
+        raise NotImplementedError(f"{type(self).__name__} has no unit_inverse_curvature(x).")
 
     def value(self, x: torch.Tensor, event_dim: int = 1) -> torch.Tensor:
         phi = self.elementwise(x)

@@ -35,5 +35,11 @@ class BinaryEntropy(SeparableRegularizer, certified=True):
     def inverse_slope(self, s: torch.Tensor) -> torch.Tensor:
         return torch.sigmoid(s)
 
+    def unit_inverse_slope(self, s: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(s)
+
+    def unit_inverse_curvature(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (1 - x)
+
     def modulus(self, structure: Structure) -> float:
         return 4.0

@@ -17,6 +17,7 @@ class CategoricalEntropy(SeparableRegularizer, certified=True):
 
     domain = (0.0, math.inf)
     steep = (True, False)
+    slope_origin = 1.0  # phi'(1)
 
     def terms(self, variable: Any) -> Any:
         return -cp.entr(variable)
@@ -35,6 +36,12 @@ class CategoricalEntropy(SeparableRegularizer, certified=True):
 
     def inverse_slope(self, s: torch.Tensor) -> torch.Tensor:
         return (s - 1).exp()
+
+    def unit_inverse_slope(self, s: torch.Tensor) -> torch.Tensor:
+        return s.clamp(max=0.0).exp()
+
+    def unit_inverse_curvature(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (x < 1)
 
     def modulus(self, structure: Structure) -> float:
         return 1.0 / largest_coordinate(structure)

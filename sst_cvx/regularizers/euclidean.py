@@ -14,6 +14,8 @@ from sst_cvx.structure.base import Structure
 class Euclidean(SeparableRegularizer, certified=True):
     """f = 1/2 sum a_i x_i^2: the soft argmax is the Euclidean projection of u / t."""
 
+    unit_slopes = 1.0
+
     def terms(self, variable: Any) -> Any:
         return cp.square(variable) / 2
 
@@ -28,6 +30,12 @@ class Euclidean(SeparableRegularizer, certified=True):
 
     def curvature(self, x: torch.Tensor) -> torch.Tensor:
         return torch.ones_like(x)
+
+    def unit_inverse_slope(self, s: torch.Tensor) -> torch.Tensor:
+        return s.clamp(0.0, 1.0)
+
+    def unit_inverse_curvature(self, x: torch.Tensor) -> torch.Tensor:
+        return x.frac().sign()  # 1 inside, 0 at both ends
 
     def modulus(self, structure: Structure) -> float:
         return 1.0

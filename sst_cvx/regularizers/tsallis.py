@@ -26,6 +26,7 @@ class TsallisEntropy(SeparableRegularizer, certified=True):
             raise ValueError(f"alpha must be in (1, 2], got {alpha!r}; for alpha = 1 use CategoricalEntropy().")
         super().__init__(weights)
         self.alpha = float(alpha)
+        self.unit_slopes, self.slope_origin = 1 / (self.alpha - 1), -1 / (self.alpha * (self.alpha - 1))
 
     def terms(self, variable: Any) -> Any:
         a = self.alpha
@@ -48,6 +49,15 @@ class TsallisEntropy(SeparableRegularizer, certified=True):
     def inverse_slope(self, s: torch.Tensor) -> torch.Tensor:
         a = self.alpha
         return ((a - 1) * s + 1 / a).clamp(min=0).pow(1 / (a - 1))
+
+    def unit_inverse_slope(self, s: torch.Tensor) -> torch.Tensor:
+        z = (s * (self.alpha - 1)).clamp(0.0, 1.0)
+        return z * z if self.alpha == 1.5 else z.pow(1 / (self.alpha - 1))
+
+    def unit_inverse_curvature(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.frac()  # 0 at both ends
+        inside = x > 0
+        return torch.where(inside, x, 1.0).pow(2 - self.alpha) * inside  # finite derivatives at x = 0
 
     def modulus(self, structure: Structure) -> float:
         return largest_coordinate(structure) ** (self.alpha - 2)

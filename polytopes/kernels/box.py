@@ -1,0 +1,13 @@
+"""What can be seen of a set of 0/1 arrays without its hull."""
+
+from __future__ import annotations
+
+import torch
+
+
+def box_violation(x: torch.Tensor, least: int, most: int, items: int | None = None) -> torch.Tensor:
+    """How far points ``(*batch, n)`` are outside of 0 <= x <= 1, and their sum outside of [least, most], relative to
+    1 + most: ``(*batch,)``. With ``items`` the sum is that of the first ones alone."""
+    total = x[..., :items].sum(-1)
+    outside = torch.maximum(-x, x - 1).amax(-1)
+    return torch.maximum(outside, torch.maximum(least - total, total - most) / (1 + most))
