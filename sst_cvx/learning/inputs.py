@@ -1,9 +1,8 @@
-"""What enters: shapes, tensors made under inference mode, and checks that autocast must not touch."""
+"""What enters: shapes, and tensors made under inference mode."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import nullcontext
 from typing import Any, TypeVar, cast
 
 import torch
@@ -58,13 +57,6 @@ def normal(x: _Value) -> _Value:
         with torch.inference_mode(False):
             return cast(_Value, x.clone())
     return x
-
-
-def without_autocast(device: torch.device) -> Any:
-    """A context in which float32 is multiplied as float32: checks refuse right answers in bfloat16."""
-    if not torch.amp.is_autocast_available(device.type):
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)
 
 
 def check_parameters(structure: Structure, given: dict[str, Any], batch_shape: torch.Size) -> dict[str, torch.Tensor]:
