@@ -102,12 +102,7 @@ class SoftArgmax(torch.nn.Module):
         return SoftArgmax(structure, self.regularizer, path=path, **engine)
 
     def forward(
-        self,
-        u: torch.Tensor,
-        temperature: float | torch.Tensor = 1.0,
-        *,
-        mask: torch.Tensor | None = None,
-        **parameters: torch.Tensor,
+        self, u: torch.Tensor, temperature: float | torch.Tensor = 1.0, *, mask: Any = None, **parameters: torch.Tensor
     ) -> torch.Tensor:
         """The soft argmax, same shape, dtype and device as ``u``.
 
@@ -162,13 +157,7 @@ class SoftArgmax(torch.nn.Module):
         return f"fast path {self._path.how}" if self.path == "fast" else f"the path {self.path!r}"
 
     def gap(
-        self,
-        u: torch.Tensor,
-        x: torch.Tensor,
-        temperature: float | torch.Tensor = 1.0,
-        *,
-        mask: torch.Tensor | None = None,
-        **parameters: torch.Tensor,
+        self, u: torch.Tensor, x: torch.Tensor, temperature: Any = 1.0, *, mask: Any = None, **parameters: Any
     ) -> torch.Tensor:
         """Frank-Wolfe gap max_{v in X} <u - t grad f(x), v - x>, ``(*batch,)``, float64: zero exactly at X_t(u).
 
