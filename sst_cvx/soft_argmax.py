@@ -10,7 +10,7 @@ from sst_cvx.arguments import check_temperature, check_utilities
 from sst_cvx.errors import Elements, SolveError
 from sst_cvx.once import constants, without_autocast
 from sst_cvx.paths import PATHS, Path
-from sst_cvx.paths.base import Batch, Options, Refused
+from sst_cvx.paths.base import Accuracy, Batch, Options, Refused
 from sst_cvx.paths.guards import VIOLATION, check_hull, frank_wolfe_gap
 from sst_cvx.paths.layer.path import make_solver
 from sst_cvx.regularizers import Regularizer
@@ -102,12 +102,7 @@ class SoftArgmax(torch.nn.Module):
         return SoftArgmax(structure, self.regularizer, path=path, **engine)
 
     def forward(
-        self,
-        u: torch.Tensor,
-        temperature: float | torch.Tensor = 1.0,
-        *,
-        mask: torch.Tensor | None = None,
-        **parameters: torch.Tensor,
+        self, u: torch.Tensor, temperature: float | torch.Tensor = 1.0, *, mask: Any = None, **parameters: torch.Tensor
     ) -> torch.Tensor:
         """The soft argmax, same shape, dtype and device as ``u``.
 
@@ -162,13 +157,7 @@ class SoftArgmax(torch.nn.Module):
         return f"fast path {self._path.how}" if self.path == "fast" else f"the path {self.path!r}"
 
     def gap(
-        self,
-        u: torch.Tensor,
-        x: torch.Tensor,
-        temperature: float | torch.Tensor = 1.0,
-        *,
-        mask: torch.Tensor | None = None,
-        **parameters: torch.Tensor,
+        self, u: torch.Tensor, x: torch.Tensor, temperature: Any = 1.0, *, mask: Any = None, **parameters: Any
     ) -> torch.Tensor:
         """Frank-Wolfe gap max_{v in X} <u - t grad f(x), v - x>, ``(*batch,)``, float64: zero exactly at X_t(u).
 
@@ -180,6 +169,10 @@ class SoftArgmax(torch.nn.Module):
         """
         with without_autocast(u.device.type):
             return frank_wolfe_gap(self.structure, self.regularizer, u, x, temperature, mask, parameters)
+
+    def accuracy(self, temperature: float = 1.0) -> Accuracy:
+        """What the path promises in float64, for utilities of order 1."""
+        return self._path.accuracy_at(temperature)
 
     def reference(self) -> SoftArgmax:
         """The same map by the CvxpyLayer."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import sst_cvx as sst
-from polytopes.kernels.threshold import BinaryResponse, threshold_map
+from polytopes.kernels.threshold import threshold_map
 from sst_cvx.checks.report import Check, CheckFailed, NotApplicable, Report, Result, Worst, at
 from sst_cvx.checks.structure_checks import name_input, sample_utilities
 from sst_cvx.paths.fast import registry
@@ -50,7 +50,7 @@ def by_path(function, monkeypatch, name):
 
 
 def right(u):
-    return threshold_map(u, 2, BinaryResponse())
+    return threshold_map(u, 2, sst.BinaryEntropy())
 
 
 # -- printing -----------------------------------------------------------------------------------------------------

@@ -80,6 +80,16 @@ def test_structures_pickled_before_use():
         torch.testing.assert_close(pickle.loads(blob).argmax(u, **parameters), structure.argmax(u, **parameters))
 
 
+@pytest.mark.parametrize("structure", polytopes.EXAMPLES, ids=repr)
+def test_library_structures(structure):
+    u = torch.randn(2, *structure.event_shape, dtype=torch.float64)
+    hard, soft = structure.argmax(u), sst.SoftArgmax(structure, sst.Euclidean())
+    twin = pickle.loads(pickle.dumps(soft))
+    assert torch.equal(twin.structure.argmax(u), hard)
+    torch.testing.assert_close(twin(u, 0.5), soft(u, 0.5), atol=1e-12, rtol=0)
+    assert repr(twin) == repr(soft)
+
+
 class Net(torch.nn.Module):
     def __init__(self, structure):
         super().__init__()

@@ -144,6 +144,17 @@ def test_search_refuses_trials_of_other_settings(tmp_path):
         search.search("tree", "tiny", 1, tmp_path, ["--steps", "2"], (None, 0.0))
 
 
+def test_an_interrupted_search_says_what_is_done(tmp_path, monkeypatch):
+    search.search("tree", "tiny", 1, tmp_path, ["--steps", "2"])
+
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train.Run, "_batch", interrupt)
+    with pytest.raises(KeyboardInterrupt, match="holds 1 of 3 trials: the same command goes on"):
+        search.search("tree", "tiny", 3, tmp_path, ["--steps", "2"])
+
+
 def test_unfinished_runs_have_no_picture(tmp_path):
     with pytest.raises(FileNotFoundError, match="no finished run"):
         plot.draw([tmp_path], tmp_path / "picture.png")

@@ -339,6 +339,17 @@ def test_table_has_every_row_and_both_floors(tmp_path, monkeypatch):
     runs = list(table.grid({"synthetic": ""}, tiny, {"l2x": {"temperature": 0.1}}, [5], 1))
     assert [s.relaxation for s in runs] == list(relaxations.NAMES)
     assert runs[0].temperature == 0.1
+    step = train.Run.train_step
+
+    def interrupt(self):
+        if self.settings.relaxation == "softsub":
+            raise KeyboardInterrupt
+        step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Run, "train_step", interrupt)
+        with pytest.raises(KeyboardInterrupt, match=f"holds 1 of {len(runs)} runs: the same command goes on"):
+            table.train_missing(tmp_path, runs, minutes=5)
     table.train_missing(tmp_path, runs, minutes=5)
     for _ in range(2):  # the second time there is nothing to do
         table.add_floors(tmp_path, runs)

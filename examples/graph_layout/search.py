@@ -52,18 +52,19 @@ def search(
     Raises:
         ValueError: a finished trial in the folder is of other settings.
     """
-    folders = []
-    for seed, found in enumerate(candidates(trials)):
-        rate, temperature = (f if given is None else given for f, given in zip(found, fixed, strict=True))
-        own = folder / f"{seed}-{rate:g}-{temperature:g}"
-        choice = ["--learning-rate", str(rate), "--temperature", str(temperature), "--seed", str(seed)]
-        arguments = ["--preset", preset, "--edges", edges, "--folder", str(own), *choice, *options]
-        if (own / "test.json").exists():
-            settings, _, _ = train.parse(arguments)
-            runs.refuse_others(settings, runs.read_json(own / "test.json"), own / "test.json", "--folder")
-        else:
-            train.main(arguments)
-        folders.append(own)
+    folders: list[Path] = []
+    with runs.resumable(lambda: f"{folder} holds {len(folders)} of {trials} trials: the same command goes on."):
+        for seed, found in enumerate(candidates(trials)):
+            rate, temperature = (f if given is None else given for f, given in zip(found, fixed, strict=True))
+            own = folder / f"{seed}-{rate:g}-{temperature:g}"
+            choice = ["--learning-rate", str(rate), "--temperature", str(temperature), "--seed", str(seed)]
+            arguments = ["--preset", preset, "--edges", edges, "--folder", str(own), *choice, *options]
+            if (own / "test.json").exists():
+                settings, _, _ = train.parse(arguments)
+                runs.refuse_others(settings, runs.read_json(own / "test.json"), own / "test.json", "--folder")
+            else:
+                train.main(arguments)
+            folders.append(own)
     return folders
 
 

@@ -28,7 +28,7 @@ from examples.learning_to_explain.relaxations import NAMES
 from examples.learning_to_explain.sources import MIN_WORDS
 from examples.learning_to_explain.sweep import sweep
 from examples.learning_to_explain.train import PRESETS, Run, Settings, build, corpus_of, refuse_others
-from examples.runs import read_json, write_json
+from examples.runs import read_json, resumable, write_json
 
 TASKS = (
     ("druglib", "sideEffects"),
@@ -68,12 +68,15 @@ def train_missing(root: Path, runs: list[Settings], minutes: float) -> None:
             refuse_others(s, read_json(file), file)
         else:
             missing.append(s)
-    for settings in tqdm(missing, desc="runs", disable=None):
-        if time.monotonic() > end:
-            break
-        folder = run_folder(root, settings)
-        Run(settings, folder).go()
-        (folder / "checkpoint.pt").unlink()
+    done = len(runs) - len(missing)
+    with resumable(lambda: f"{root} holds {done} of {len(runs)} runs: the same command goes on."):
+        for settings in tqdm(missing, desc="runs", disable=None):
+            if time.monotonic() > end:
+                break
+            folder = run_folder(root, settings)
+            Run(settings, folder).go()
+            (folder / "checkpoint.pt").unlink()
+            done += 1
 
 
 def tune(root: Path, runs: list[Settings], trials: int) -> dict[str, dict[str, float]]:

@@ -35,12 +35,14 @@ class Accuracy:
     Attributes:
         gap: Frank-Wolfe gap, relative to 1 + the largest utility.
         gradient: error of a vector-Jacobian product, times the temperature.
+        differences: error of central differences of its values, which their noise limits; times the temperature.
         batches: largest difference between an element's answers alone and in a batch.
         value: distance to the solution.
     """
 
     gap: float
     gradient: float
+    differences: float
     batches: float
     value: float
 
@@ -134,6 +136,7 @@ class Path(ABC):
     #: Where and in what it computes; None: as the utilities are.
     device: ClassVar[torch.device | None] = None
     dtype: ClassVar[torch.dtype | None] = None
+    #: What it promises at temperatures of order 1.
     accuracy: ClassVar[Accuracy]
     #: How it answers, in words.
     how: str
@@ -141,6 +144,11 @@ class Path(ABC):
     @abstractmethod
     def __init__(self, structure: Structure, regularizer: Regularizer, options: Options):
         raise NotImplementedError
+
+    def accuracy_at(self, t: float) -> Accuracy:
+        """What it promises at temperature t."""
+        del t
+        return self.accuracy
 
     @abstractmethod
     def answer(self, batch: Batch) -> torch.Tensor:

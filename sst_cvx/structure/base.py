@@ -1,4 +1,7 @@
-"""A structure: a finite set X of arrays, declared through its convex hull."""
+"""A structure: a finite set X of arrays, declared through its convex hull.
+
+Over 300 lines on purpose: all that users subclass is one class, and the two kinds that it makes of itself stand below.
+"""
 
 from __future__ import annotations
 

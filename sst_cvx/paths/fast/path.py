@@ -16,7 +16,7 @@ class FastPath(Path):
 
     name = "fast"
     takes_masks = True
-    accuracy = Accuracy(gap=1e-9, gradient=1e-7, batches=1e-10, value=1e-9)
+    accuracy = Accuracy(gap=1e-9, gradient=1e-7, differences=1e-7, batches=1e-10, value=1e-9)
 
     def __init__(self, structure: Structure, regularizer: Regularizer, options: Options):
         function, self.how = find_fast_path(structure, regularizer)

@@ -25,7 +25,7 @@ class InteriorPointPath(Path):
 
     name = "interior_point"
     dtype = torch.float64
-    accuracy = Accuracy(gap=1e-8, gradient=1e-7, batches=1e-9, value=1e-9)
+    accuracy = Accuracy(gap=1e-8, gradient=1e-7, differences=1e-7, batches=1e-9, value=1e-9)
 
     def __init__(self, structure: Structure, regularizer: Regularizer, options: Options):
         if not isinstance(regularizer, SeparableRegularizer):

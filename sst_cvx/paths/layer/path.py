@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import cvxpy as cp
@@ -17,7 +18,7 @@ from sst_cvx.paths.guards import VIOLATION, GradientGuard, check_violation
 from sst_cvx.paths.layer.degenerate import degenerate_program
 from sst_cvx.paths.layer.diffcp_engine import DiffcpSolver
 from sst_cvx.paths.layer.moreau_engine import MoreauSolver
-from sst_cvx.regularizers import ExponentialFamilyEntropy, Regularizer
+from sst_cvx.regularizers import ExponentialFamilyEntropy, Regularizer, TsallisEntropy
 from sst_cvx.structure.base import Structure
 
 _RESOLUTION = 1e-6  # temperature over range of utilities below which a conic solver cannot see the regularizer
@@ -50,7 +51,7 @@ class LayerPath(Path):
     name = "layer"
     checks_hull = True  # auxiliary variables included
     device, dtype = torch.device("cpu"), torch.float64
-    accuracy = Accuracy(gap=1e-4, gradient=1e-4, batches=1e-6, value=1e-6)
+    accuracy = Accuracy(gap=1e-4, gradient=1e-5, differences=1e-4, batches=1e-6, value=1e-6)
 
     def __init__(self, structure: Structure, regularizer: Regularizer, options: Options):
         self.solver = make_solver(options.solver, options.solver_options)
@@ -60,6 +61,17 @@ class LayerPath(Path):
         with CVXPY_LOCK:
             self._compile(structure, regularizer)
         self._modulus = regularizer.strong_convexity(structure)
+        self._regularizer = regularizer
+
+    def accuracy_at(self, t: float) -> Accuracy:
+        """Exponential cones lose accuracy at low temperatures (the measured worst, rounded up).
+
+        The Jacobian of Tsallis entropies goes as x^(2 - alpha) at x = 0, so a value off by 1e-7 there has a gradient
+        off by its root.
+        """
+        value, gradient = (1e-6, 1e-5) if t >= 1 else (1e-4, 1e-3)
+        gradient = 1e-2 if isinstance(self._regularizer, TsallisEntropy) else gradient
+        return replace(self.accuracy, value=value, gradient=gradient, differences=max(gradient, 1e-4))
 
     def _compile(self, structure: Structure, regularizer: Regularizer) -> None:
         program = degenerate_program(structure, regularizer)
