@@ -298,6 +298,23 @@ def test_samples_and_probabilities_of_padded_matchings():
         family.log_prob(torch.zeros(2, 3, dtype=torch.float64))
 
 
+def test_divergence_between_padded_matchings():
+    """Finite exactly where the other has all elements, whatever stands in for rows and columns that are not there."""
+    structure = Matching(2, 3)
+    u, v = torch.randn(2, 2, 3, dtype=torch.float64)
+
+    def family(utilities, rows, columns):
+        mask = structure.length_mask(torch.tensor(rows), torch.tensor(columns))
+        return sst.ExponentialFamily(structure, utilities, mask=mask)
+
+    p, q = u[0, :2].log_softmax(-1), v[0].log_softmax(-1)[:2]
+    small = family(u, 1, 2)
+    torch.testing.assert_close(small.kl_divergence(family(v, 1, 3)), (p.exp() * (p - q)).sum())
+    assert family(u, 2, 2).kl_divergence(family(v, 2, 3)).isfinite()
+    for other in (family(v, 1, 1), family(v, 2, 3), family(v, 2, 2)):
+        assert small.kl_divergence(other) == torch.inf
+
+
 def test_a_batch_of_matchings_of_all_sizes():
     """Elements that are paired, and those that may be paired with any column, beside each other; whole rows or columns
     anywhere, and single items, forbidden."""

@@ -146,7 +146,11 @@ class ExponentialFamily(Distribution):
         return torch.where(self._exceeds(other), torch.inf, value.clamp(min=0.0)).to(self.u.dtype)
 
     def _exceeds(self, other: ExponentialFamily) -> torch.Tensor:
-        """Whether some element that is possible here is not there: by one argmax, exactly."""
+        """Whether some element that is possible here is not there: by one argmax, exactly.
+
+        Or two, where there are fillers: all elements have as many items then, and those of a mask that cuts off more
+        have fewer.
+        """
         if self.mask is None and other.mask is None:
             return torch.zeros((), dtype=torch.bool, device=self.u.device)
         shape = torch.broadcast_shapes(self.u.shape, other.u.shape)
@@ -154,10 +158,10 @@ class ExponentialFamily(Distribution):
         here, there = here.expand(shape), there.expand(shape)
         only = (here & ~there).double()
         exceeds = self._flat(self.structure.masked_argmax(only, here) * only > 0).any(-1)
-        fillers = [self.structure.fillers(allowed) for allowed in (here, there)]
-        if fillers[0] is None or fillers[1] is None:
+        if self.structure.fillers(here) is None:
             return exceeds
-        return exceeds | self._flat(fillers[0] != fillers[1]).any(-1)
+        sizes = [self._flat(self.structure.masked_argmax(torch.zeros_like(only), m)).sum(-1) for m in (here, there)]
+        return exceeds | (sizes[0] != sizes[1])
 
     def sample(self, sample_shape: Any = (), *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Exact samples: by the structure's own algorithm where it has one, else from the list of its elements.
