@@ -110,7 +110,9 @@ def truth(structure: sst.Structure, regularizer: sst.Regularizer, u: torch.Tenso
     if name == "ExponentialFamilyEntropy":
         return marginals(structure, u)
     if isinstance(structure, polytopes.Matching):
-        return sinkhorn(u)
+        if structure.n == structure.m and not structure.partial:
+            return sinkhorn(u)
+        return sst.SoftArgmax(structure, regularizer, path="interior_point")(u)  # shares nothing with the kernel
     if isinstance(structure, polytopes.Permutahedron):
         return isotonic(u, structure.weights, name)
     if isinstance(structure, polytopes.Hypercube):
