@@ -115,3 +115,18 @@ def test_second_derivatives_of_far_utilities_are_finite():
 def test_bad_sizes_are_refused():
     with pytest.raises(ValueError, match="k must"):
         polytopes.CorrelatedKSubset(4, 5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+def test_many_edges_into_one_vertex(scale):
+    """Parallel edges and wide levels: 5 ways to the middle, 7 on to the end, and 3 past it."""
+    tails, heads = [0] * 5 + [1] * 7 + [0] * 3, [1] * 5 + [2] * 7 + [2] * 3
+    structure = polytopes.Path(torch.tensor([tails, heads]), 0, 2)
+    u, vertices = scale * torch.randn(20, 15, dtype=torch.float64), structure.vertices()
+    assert len(vertices) == 5 * 7 + 3
+    scores = u @ vertices.T
+    torch.testing.assert_close(structure.log_partition(u), scores.logsumexp(-1))
+    torch.testing.assert_close((u * structure.argmax(u)).sum(-1), scores.amax(-1))
+    x = sst.SoftArgmax(structure, sst.ExponentialFamilyEntropy())(u)
+    torch.testing.assert_close(x, scores.softmax(-1) @ vertices, rtol=0, atol=1e-10)
+    torch.autograd.gradgradcheck(structure.log_partition, (u[:2] / scale).requires_grad_())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import cvxpy as cp
 import numpy as np
 import pytest
 import torch
@@ -296,6 +297,16 @@ def test_samples_and_probabilities_of_padded_matchings():
     torch.testing.assert_close(family.log_prob(x[:5]).exp(), (x[:5, 0] * u[0].softmax(-1)).sum(-1))
     with pytest.raises(ValueError, match="must be"):
         family.log_prob(torch.zeros(2, 3, dtype=torch.float64))
+
+
+def test_own_regularizers_of_padded_matchings():
+    """Twice the Euclidean one, which no path but the layer knows: half the temperature."""
+    structure, own = Matching(2, 3), sst.Regularizer(lambda x: cp.sum_squares(x))
+    mask = structure.length_mask(torch.tensor(1), torch.tensor(3))
+    u = torch.randn(2, 2, 3, dtype=torch.float64)
+    x = sst.SoftArgmax(structure, own)(u, 0.5, mask=mask)
+    expected = sst.SoftArgmax(structure, sst.Euclidean())(u, 1.0, mask=mask)
+    torch.testing.assert_close(x, expected, rtol=0, atol=1e-6)
 
 
 def test_divergence_between_padded_matchings():
