@@ -24,10 +24,9 @@ _NOTHING = -800.0  # a utility of entries that are 0 whatever the multipliers, i
 
 
 class Point(NamedTuple):
-    """Multipliers b ``(batch, m)`` of utilities times ``scale`` ``(batch,)``, and what follows from them."""
+    """Multipliers b ``(batch, m)``, and what follows from them."""
 
     b: torch.Tensor
-    scale: torch.Tensor
     x: torch.Tensor
     #: l ``(batch, n)``; of plain problems, which do not ask for it, anything.
     level: torch.Tensor
@@ -67,11 +66,11 @@ class Duals:
         if allowed is not None:
             row, column = allowed.any(-1), allowed.any(-2)
             u = torch.where(allowed, u, -torch.inf)
-        if every_row:  # a shift of a row or column that sums to 1 changes nothing
-            u = u - _finite(u.amax(-1, keepdim=True))
-        if every_column:
-            u = u - _finite(u.amax(-2, keepdim=True))
-        spread = _finite(u).abs().flatten(1).amax(1)
+        for side, every in ((-1, every_row), (-2, every_column)):
+            if every:  # a shift of a row or column that sums to 1 changes nothing
+                most = u.amax(side, keepdim=True)
+                u = u - (most if allowed is None else torch.where(torch.isinf(most), 0.0, most))
+        spread = (u if allowed is None else torch.where(allowed, u, 0.0)).abs().flatten(1).amax(1)
         if row is not None:
             u = torch.where(row[:, :, None], u, 0.0)
         return Duals(u, spread, row, column, every_row, every_column)
@@ -91,8 +90,12 @@ class Duals:
         """Whether it is about perfect matchings, and nothing is forbidden."""
         return self.every_column and self.row is None
 
-    def at(self, b: torch.Tensor, scale: torch.Tensor) -> Point:
-        z = self._less(b, scale)
+    def scaled(self, scale: torch.Tensor) -> Duals:
+        """The same with utilities times ``(batch,)``."""
+        return self if bool((scale == 1).all()) else replace(self, u=scale[:, None, None] * self.u)
+
+    def at(self, b: torch.Tensor) -> Point:
+        z = self.u - b[:, None]
         if self.plain:
             x, level = z.softmax(-1), z[:, :, 0]
         else:
@@ -100,11 +103,7 @@ class Duals:
             x = (z - (level if self.every_row else level.clamp(min=1.0))[:, :, None]).exp()
             x = x if self.row is None else x * self.row[:, :, None]
         column = x.sum(-2)
-        return Point(b, scale, x, level, column, self._error(b, column))
-
-    def _less(self, b: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        u = self.u if bool((scale == 1).all()) else scale[:, None, None] * self.u
-        return u - b[:, None]
+        return Point(b, x, level, column, self._error(b, column))
 
     def _error(self, b: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
         off = (column - 1).abs()
@@ -114,9 +113,9 @@ class Duals:
             off = torch.where(self.column, off, 0.0)
         return off.amax(-1)
 
-    def value(self, b: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    def value(self, b: torch.Tensor) -> torch.Tensor:
         """phi ``(batch,)``."""
-        return self.value_of(b, self._less(b, scale).logsumexp(-1))
+        return self.value_of(b, (self.u - b[:, None]).logsumexp(-1))
 
     def value_of(self, b: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         """phi where l is known."""
@@ -149,10 +148,6 @@ class Duals:
         if self.row is None or self.column is None:
             return rows, columns
         return rows & self.row, columns & self.column
-
-
-def _finite(x: torch.Tensor) -> torch.Tensor:
-    return torch.where(torch.isinf(x), 0.0, x)
 
 
 def laplacian(x: torch.Tensor) -> torch.Tensor:

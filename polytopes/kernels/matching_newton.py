@@ -59,31 +59,37 @@ def _newton(problem: Duals, steps: int) -> tuple[Solution, torch.Tensor, torch.T
     # Rounding of u - b limits what the column sums can reach at a large range of utilities.
     tolerance = 4 * torch.finfo(u.dtype).eps * (u.shape[-1] + problem.spread)
     scale = _FIRST_RANGE / problem.spread.clamp(min=_FIRST_RANGE)
-    point = problem.at(torch.zeros_like(u[:, 0]), scale)
+    now = problem.scaled(scale)
+    point = now.at(torch.zeros_like(u[:, 0]))
     x = torch.empty_like(u)
     rows, columns = problem.tight(point)
     for step in range(steps):
-        done = (point.scale == 1) & (point.error <= tolerance)
+        done = (scale == 1) & (point.error <= tolerance)
         finished = int(done.sum())
         if 2 * finished >= len(done) or step == steps - 1:  # store what is done, and go on with the others
             x[active] = point.x
-            rows[active], columns[active] = problem.tight(point)
+            if not problem.plain:
+                rows[active], columns[active] = problem.tight(point)
             if finished == len(done):
                 return (x, rows, columns), active[:0], point.error[:0]
             keep = ~done
             problem, point = problem.take(keep), point.take(keep)
-            active, tolerance, done = active[keep], tolerance[keep], done[keep]
-        b = torch.where(done[:, None], point.b, _step(problem, point, step))
-        grown = torch.where(point.error <= 0.1, (point.scale * _STAGE).clamp(max=1.0), point.scale)
-        point = problem.at(b * (grown / point.scale)[:, None], grown)
+            active, tolerance, scale, done = active[keep], tolerance[keep], scale[keep], done[keep]
+            now = problem.scaled(scale)
+        b = _step(now, point, step)
+        if finished:
+            b = torch.where(done[:, None], point.b, b)
+        if now is not problem:
+            grown = torch.where(point.error <= 0.1, (scale * _STAGE).clamp(max=1.0), scale)
+            b, scale, now = b * (grown / scale)[:, None], grown, problem.scaled(grown)
+        point = now.at(b)
     return (x, rows, columns), active, point.error
 
 
 def _step(problem: Duals, point: Point, step: int) -> torch.Tensor:
     """The next b: Newton's where it lowers phi (or is near the end), else Sinkhorn's."""
-    by_sinkhorn = problem.sinkhorn(point)
     if step < 3:
-        return by_sinkhorn
+        return problem.sinkhorn(point)
     if problem.plain:
         direction, failed = _solved(laplacian(point.x), point.column - 1)
         trial, good = _search(problem, point, _short(direction))
@@ -91,7 +97,7 @@ def _step(problem: Duals, point: Point, step: int) -> torch.Tensor:
         direction, failed = _bounded_direction(problem, point)
         trial, good = _composite_search(problem, point, _short(direction))
     usable = good & (failed == 0) & torch.isfinite(direction).all(-1)
-    return torch.where(usable[:, None], trial, by_sinkhorn)
+    return trial if bool(usable.all()) else torch.where(usable[:, None], trial, problem.sinkhorn(point))
 
 
 def _solved(L: torch.Tensor, excess: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,11 +116,11 @@ def _search(problem: Duals, point: Point, direction: torch.Tensor) -> tuple[torc
     trial, good = point.b + direction, point.error <= 1e-3
     if bool(good.all()):
         return trial, good
-    near, value, slope = good, problem.value(point.b, point.scale), ((1 - point.column) * direction).sum(-1)
+    near, value, slope = good, problem.value(point.b), ((1 - point.column) * direction).sum(-1)
     length = torch.ones_like(value)
     for _ in range(8):
         trial = point.b + length[:, None] * direction
-        good = near | (problem.value(trial, point.scale) <= value + 1e-4 * length * slope)
+        good = near | (problem.value(trial) <= value + 1e-4 * length * slope)
         if bool(good.all()):
             break
         length = torch.where(good, length, 0.5 * length)
@@ -158,8 +164,8 @@ def _composite_search(problem: Duals, point: Point, direction: torch.Tensor) -> 
     value, slope = problem.value_of(point.b, point.level), ((1 - point.column) * direction).sum(-1)
     length, good, found = torch.ones_like(value), torch.zeros_like(value, dtype=torch.bool), point.b
     for _ in range(8):
-        trial = problem.at(problem.inside(point.b + length[:, None] * direction), point.scale)
-        trial = problem.at(problem.sinkhorn(trial), point.scale)
+        trial = problem.at(problem.inside(point.b + length[:, None] * direction))
+        trial = problem.at(problem.sinkhorn(trial))
         fall = value - problem.value_of(trial.b, trial.level)
         lower = (fall >= -1e-4 * length * slope) & (fall > 1e-14 * (1 + value.abs()))
         fits = lower | (trial.error <= 0.5 * point.error)

@@ -87,7 +87,7 @@ BLOCKS = torch.block_diag(torch.ones(2, 2), torch.ones(2, 2)).bool()  # two comp
         (Matching(3, 5), Matching(3, 5).length_mask(torch.tensor([2, 3]), torch.tensor([4, 3]))),
         (Matching(2, 3), Matching(2, 3).length_mask(torch.tensor([1, 0]), torch.tensor([3, 3]))),
     ],
-    ids=repr,
+    ids=lambda part: repr(part) if isinstance(part, sst.Structure) else "all" if part is None else "masked",
 )
 def test_gradcheck_twice(structure, mask):
     soft = sst.SoftArgmax(structure, CATEGORICAL)
@@ -118,7 +118,7 @@ def test_forward_mode_and_vmap(structure):
         (Matching(12), torch.ones(12, 12).triu()),
         (Matching(3, 4), torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0], [0, 1, 0, 0]])),
     ],
-    ids=repr,
+    ids=lambda part: repr(part) if isinstance(part, sst.Structure) else "all" if part is None else "masked",
 )
 def test_items_in_no_matching_are_zero(structure, mask, monkeypatch):
     """Allowed, but then another row or column would have no partner: no finite multipliers make them 0."""
