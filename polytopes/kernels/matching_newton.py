@@ -56,8 +56,9 @@ def solve(problem: Duals) -> Solution:
 def _newton(problem: Duals, steps: int) -> tuple[Solution, torch.Tensor, torch.Tensor]:
     """What ``solve`` returns; which elements did not converge, and by how much their column sums are off."""
     u, active = problem.u, torch.arange(len(problem.u), device=problem.u.device)
-    # Rounding of u - b limits what the column sums can reach at a large range of utilities.
-    tolerance = 4 * torch.finfo(u.dtype).eps * (u.shape[-1] + problem.spread)
+    # Rounding of u - b, and of l where it is told from 1, limits what the column sums can reach.
+    roundings = 4 if problem.plain else 16
+    tolerance = roundings * torch.finfo(u.dtype).eps * (u.shape[-1] + problem.spread)
     scale = _FIRST_RANGE / problem.spread.clamp(min=_FIRST_RANGE)
     now = problem.scaled(scale)
     point = now.at(torch.zeros_like(u[:, 0]))
