@@ -127,5 +127,7 @@ class Sides:
 
     def inconsistent(self, w: torch.Tensor, dependent: torch.Tensor) -> torch.Tensor:
         """Where solutions ``(batch, columns)`` violate equalities that were left out because others imply them."""
+        if not dependent.shape[1]:
+            return torch.zeros(len(w), dtype=torch.bool, device=w.device)
         left = self._dependent.times(w[:, : self._dependent_columns]) - dependent
         return (left.abs() > tolerances.INCONSISTENT * (1 + dependent.abs())).any(1)
