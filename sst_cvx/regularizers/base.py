@@ -152,7 +152,7 @@ class SeparableRegularizer(Regularizer):
         """phi''(x_i); differentiable."""
         return gradient(lambda y: gradient(self.elementwise, y), x)
 
-    def compliance(self, x: torch.Tensor) -> torch.Tensor:
+    def inverse_curvature(self, x: torch.Tensor) -> torch.Tensor:
         """1 / phi''(x_i); differentiable."""
         return self.curvature(x).reciprocal()
 

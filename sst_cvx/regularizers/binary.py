@@ -29,7 +29,7 @@ class BinaryEntropy(SeparableRegularizer, certified=True):
     def curvature(self, x: torch.Tensor) -> torch.Tensor:
         return (x * (1 - x)).clamp(min=TINY).reciprocal()
 
-    def compliance(self, x: torch.Tensor) -> torch.Tensor:
+    def inverse_curvature(self, x: torch.Tensor) -> torch.Tensor:
         return x * (1 - x)
 
     def inverse_slope(self, s: torch.Tensor) -> torch.Tensor:

@@ -31,7 +31,7 @@ class CategoricalEntropy(SeparableRegularizer, certified=True):
     def curvature(self, x: torch.Tensor) -> torch.Tensor:
         return x.clamp(min=TINY).reciprocal()
 
-    def compliance(self, x: torch.Tensor) -> torch.Tensor:
+    def inverse_curvature(self, x: torch.Tensor) -> torch.Tensor:
         return x
 
     def inverse_slope(self, s: torch.Tensor) -> torch.Tensor:

@@ -42,7 +42,7 @@ class TsallisEntropy(SeparableRegularizer, certified=True):
     def curvature(self, x: torch.Tensor) -> torch.Tensor:
         return x.clamp(min=TINY).pow(self.alpha - 2)
 
-    def compliance(self, x: torch.Tensor) -> torch.Tensor:
+    def inverse_curvature(self, x: torch.Tensor) -> torch.Tensor:
         inside = x > 0
         return torch.where(inside, x, 1.0).pow(2 - self.alpha) * inside  # finite derivatives at x = 0
 

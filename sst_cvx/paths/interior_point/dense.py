@@ -1,7 +1,4 @@
-"""Linear algebra of one Newton step: a diagonal Hessian over shared rows, batched.
-
-    [ diag(1 / d)  M' ] [ dw ]   [ p ]
-    [ M            0  ] [ dy ] = [ q ]        M = [[A, 0], [G, I]] shared by the batch, d >= 0 of each element
+"""Newton systems by dense Cholesky factors.
 
 Either the Schur complement S = M diag(d) M' is factorised, of the size of the rows, or, where rows outnumber columns,
 K = diag(1 / d) + G' diag(1 / d_slack) G, of the size of the columns.
@@ -9,48 +6,21 @@ K = diag(1 / d) + G' diag(1 / d_slack) G, of the size of the columns.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 
+from sst_cvx.paths.interior_point import tolerances
+from sst_cvx.paths.interior_point.linear_algebra import Factor
 from sst_cvx.paths.interior_point.standard_form import StandardForm
 
-_RIDGE = 1e-14  # relative to the diagonal
-_HUGE = 1e100
-_FLOOR = 1e-14  # under the diagonal of the Schur complement of an active set, over t
 
-
-class Factor(Protocol):
-    """A factorised Newton system."""
-
-    def solve(self, p: torch.Tensor, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """dw and dy for right sides p ``(batch, columns)`` and q ``(batch, rows)``."""
-        ...
-
-
-class LinearAlgebra(Protocol):
-    """M and its Newton systems: ``Rows`` here, ``SparseRows`` for large extended formulations."""
-
-    equalities: int
-    slacks: int
-
-    def times(self, w: torch.Tensor) -> torch.Tensor: ...
-    def residual(self, right: torch.Tensor, w: torch.Tensor) -> torch.Tensor: ...
-    def force(self, linear: torch.Tensor, y: torch.Tensor) -> torch.Tensor: ...
-    def factor(self, d: torch.Tensor) -> Factor: ...
-    def factor_active(self, d: torch.Tensor, t: torch.Tensor) -> Factor: ...
-
-
-class Rows:
+class DenseRows:
     """M as dense tensors on one device."""
 
     def __init__(self, form: StandardForm, device: torch.device):
         self.core = torch.as_tensor(form.core.toarray(), dtype=torch.float64, device=device)
         self.core_t = self.core.T.contiguous()
-        self.equalities, self.slacks, self.columns = form.equalities, form.slacks, form.lower.size
-        structural = self.columns - self.slacks
-        by_rows = self.slacks + self.equalities
-        self.condensed = bool(self.slacks) and by_rows > 1.3 * structural + self.equalities
+        self.equalities, self.slacks = form.equalities, form.slacks
+        self.condensed = self.slacks > tolerances.CONDENSED * (form.columns - form.slacks)
 
     def residual(self, right: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         """right - M w, ``(batch, rows)``."""
@@ -60,7 +30,7 @@ class Rows:
         left[:, self.equalities :] -= w[:, -self.slacks :]
         return left
 
-    def force(self, linear: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def dual_residual(self, linear: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """linear - M' y, ``(batch, columns)``."""
         if not self.slacks:
             return torch.addmm(linear, y, self.core, alpha=-1)
@@ -86,7 +56,7 @@ class Rows:
     def factor_active(self, d: torch.Tensor, t: torch.Tensor) -> Factor:
         """Factorise where d has zeros (fixed columns) and 1e20 (free slacks), regularised for temperatures t
         ``(batch, 1)``: refinement is up to the caller."""
-        return SchurFactor(self, d, _FLOOR / t)
+        return SchurFactor(self, d, tolerances.FLOOR / t)
 
 
 class _Cholesky:
@@ -94,11 +64,11 @@ class _Cholesky:
 
     def __init__(self, matrix: torch.Tensor):
         diagonal = matrix.diagonal(dim1=1, dim2=2)
-        diagonal.mul_(1 + _RIDGE)
+        diagonal.mul_(1 + tolerances.RIDGE)
         self._factor, failed = torch.linalg.cholesky_ex(matrix)
-        ridge = _RIDGE
-        while bool(failed.any()) and ridge < 1e-3:
-            ridge *= 100
+        ridge = tolerances.RIDGE
+        while bool(failed.any()) and ridge < tolerances.LARGEST_RIDGE:
+            ridge *= tolerances.RIDGE_GROWTH
             bad = torch.nonzero(failed).flatten()
             diagonal[bad] *= 1 + ridge
             self._factor[bad], failed[bad] = torch.linalg.cholesky_ex(matrix[bad])
@@ -125,7 +95,7 @@ class _Scalar:
 class SchurFactor:
     """By S = M diag(d) M' + diag(floor). d may be 0 (a fixed column) or infinite in effect (1e20: a free slack)."""
 
-    def __init__(self, rows: Rows, d: torch.Tensor, floor: torch.Tensor | None = None):
+    def __init__(self, rows: DenseRows, d: torch.Tensor, floor: torch.Tensor | None = None):
         self._rows, self._d = rows, d
         structural = d[:, : d.shape[1] - rows.slacks]
         matrix = torch.matmul(rows.core * structural[:, None, :], rows.core_t)
@@ -138,19 +108,19 @@ class SchurFactor:
     def solve(self, p: torch.Tensor, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """dw and dy for right sides p ``(batch, columns)`` and q ``(batch, rows)``."""
         dy = self._matrix.solve(self._rows.times(self._d * p) - q)
-        return self._d * self._rows.force(p, dy), dy
+        return self._d * self._rows.dual_residual(p, dy), dy
 
 
 class CondensedFactor:
     """By K = diag(1 / d) + G' diag(1 / d_slack) G, and the Schur complement of the equalities in it."""
 
-    def __init__(self, rows: Rows, d: torch.Tensor):
+    def __init__(self, rows: DenseRows, d: torch.Tensor):
         self._rows = rows
         structural, slack = d[:, : -rows.slacks], d[:, -rows.slacks :]
         self._A, self._G = rows.core[: rows.equalities], rows.core[rows.equalities :]
-        self._weight = slack.reciprocal().clamp(max=_HUGE)
+        self._weight = slack.reciprocal().clamp(max=tolerances.LARGEST_RECIPROCAL)
         matrix = torch.matmul(self._G.T * self._weight[:, None, :], self._G)
-        matrix.diagonal(dim1=1, dim2=2).add_(structural.reciprocal().clamp(max=_HUGE))
+        matrix.diagonal(dim1=1, dim2=2).add_(structural.reciprocal().clamp(max=tolerances.LARGEST_RECIPROCAL))
         self._matrix = _Cholesky(matrix)
         if rows.equalities:
             self._spread = self._matrix.solve_many(self._A.T.expand(len(d), -1, -1))

@@ -8,12 +8,11 @@ from sst_cvx.errors import SolveError
 from sst_cvx.once import computed_once
 from sst_cvx.paths.base import Accuracy, Batch, Options, Path, Refused
 from sst_cvx.paths.guards import GradientGuard
+from sst_cvx.paths.interior_point import tolerances
 from sst_cvx.paths.interior_point.polytope import Polytope
 from sst_cvx.paths.layer.path import LayerPath
 from sst_cvx.regularizers import Regularizer, SeparableRegularizer
 from sst_cvx.structure.base import Structure
-
-_LAYER_RESOLUTION = 1e-4  # temperature over size of utilities below which the layer's answers have too few digits
 
 
 class InteriorPointPath(Path):
@@ -62,11 +61,12 @@ class InteriorPointPath(Path):
         """The answer with these rows by the layer."""
         rest = batch.take(rows)
         size = rest.u.detach().reshape(len(rest), -1).abs().amax(1)
-        cold = rest.temperatures.detach() < _LAYER_RESOLUTION * size
+        cold = rest.temperatures.detach() < tolerances.LAYER_RESOLUTION * size
         if bool(cold.any()):
             raise SolveError(
                 "the interior-point solver did not converge for {elements}, and the conic layer is not accurate at a "
-                f"temperature below {_LAYER_RESOLUTION:g} of the utilities: raise it, or scale the utilities.",
+                f"temperature below {tolerances.LAYER_RESOLUTION:g} of the utilities: raise it, or scale the "
+                "utilities.",
                 rows[cold].tolist(),
             )
         answer = self._layer(rest.to(torch.device("cpu"), torch.float64))

@@ -1,24 +1,31 @@
-"""Soft argmaxes over one polytope: its forms, and a solver for each device."""
+"""The walk: from a structure and a regularizer to X_t(u) and its derivative.
+
+standard_form   the hull as { w : M w = r, lower <= w <= upper }; sides: r and bounds at parameters
+model           that, and f, on one device; problem: a batch in its units
+interior        a solution to the root of machine precision
+polish          ... and to rounding, on the active set
+derivative      of the KKT system of that active set
+"""
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
+
 import torch
 
 from sst_cvx.errors import Elements
-from sst_cvx.once import constants
-from sst_cvx.paths.interior_point.derivative import PolytopeArgmax
-from sst_cvx.paths.interior_point.kkt import Polish
-from sst_cvx.paths.interior_point.parametric_form import ParametricForm, start_between
-from sst_cvx.paths.interior_point.solver import InteriorPoint, Problem
+from sst_cvx.once import CVXPY_LOCK, constants
+from sst_cvx.paths.interior_point import interior, tolerances
+from sst_cvx.paths.interior_point.derivative import differentiate
+from sst_cvx.paths.interior_point.model import Model
+from sst_cvx.paths.interior_point.polish import polish
+from sst_cvx.paths.interior_point.problem import Solution
 from sst_cvx.paths.interior_point.sparse import prefers_sparse
-from sst_cvx.paths.interior_point.standard_form import StandardForm, standard_form
+from sst_cvx.paths.interior_point.standard_form import StandardForm
 from sst_cvx.regularizers import SeparableRegularizer
 from sst_cvx.structure.base import Structure
 
-_LARGEST = 2500  # rows of a dense system
-_NO_ROOM = 1e-12  # between bounds that coincide
-_MEMORY = 2e7  # numbers in the matrices of one chunk of the batch
+_ANYWHERE = 0.5  # a coordinate at which derivatives of f are numbers
 
 
 class Polytope:
@@ -29,24 +36,30 @@ class Polytope:
     """
 
     def __init__(self, structure: Structure, regularizer: SeparableRegularizer):
-        self._parametric: ParametricForm | None = None
-        if structure.parameters:
-            affine = structure.declared_hull.affine
-            assert affine is not None  # what the path made sure of
-            self._parametric = ParametricForm(affine, regularizer.domain)
-            self._form = self._parametric.form
-        else:
-            self._form = standard_form(structure.declared_hull.at(), regularizer.domain)
+        hull, domain = structure.declared_hull, regularizer.domain
+        with constants():
+            if structure.parameters:
+                assert hull.affine is not None  # what the path made sure of
+                self.form = StandardForm.of_rows(hull.affine, domain)
+            else:
+                self.form = StandardForm.of_hull(hull.at(), domain)
         self._regularizer, self._shape = regularizer, structure.event_shape
-        self._solvers: dict[torch.device, _Solver] = {}
+        self._models: dict[torch.device, Model] = {}
 
     @property
     def too_large(self) -> str:
         """Why a dense factorisation is out of the question; empty if it is not."""
-        size = self._form.right.size
-        if size <= _LARGEST or prefers_sparse(self._form):
+        size, most = self.form.rows, tolerances.MOST_ROWS
+        if size <= most or prefers_sparse(self.form):
             return ""
-        return f"the hull has {size} rows, more than the {_LARGEST} that the interior-point path factorises"
+        return f"the hull has {size} rows, more than the {most} that the interior-point path factorises"
+
+    def _model(self, device: torch.device) -> Model:
+        if device not in self._models:
+            with CVXPY_LOCK, constants():
+                if device not in self._models:  # no other thread was faster
+                    self._models[device] = Model(self.form, self._regularizer, self._shape, device)
+        return self._models[device]
 
     def __call__(
         self, u: torch.Tensor, t: torch.Tensor, values: dict[str, torch.Tensor], elements: Elements
@@ -56,72 +69,65 @@ class Polytope:
 
         Differentiable in u (twice) and the parameters; in t through u, since X depends on u / t alone.
         """
-        if u.device not in self._solvers:
-            with constants():
-                self._solvers[u.device] = _Solver(self._form, self._regularizer, self._shape, u.device)
-        solver, batch = self._solvers[u.device], len(u)
-        constant, right, bounds = (
-            part.expand(batch, *part.shape) for part in (solver.constant, solver.right, solver.bounds)
-        )
-        dependent, broken = None, torch.zeros(batch, dtype=torch.bool, device=u.device)
-        if self._parametric is not None:
-            right, bounds, constant, dependent, broken = self._parametric.at(values, u.device)
-        if not self._form.curved:  # auxiliary columns of a hull with parameters are the layer's to decide
-            decided = self._parametric is None or not self._form.right.size
-            return constant + 0 * u, ~broken & decided
-        everything = self._form.curved == u.shape[1]
-        part = u if everything else u[:, solver.free]
-        x, w, accepted = PolytopeArgmax.apply(part, t.detach()[:, None], right, bounds, solver, elements)  # type: ignore[misc]
-        if self._parametric is not None and dependent is not None:
-            accepted = accepted & ~broken & ~self._parametric.inconsistent(w, dependent.detach())
-        return x if everything else constant.index_copy(1, solver.free, x), accepted
+        model = self._model(u.device)
+        sides = model.side_values(values, len(u))
+        if not model.event_columns:  # auxiliary columns of a hull with parameters are the layer's to decide
+            return sides.event + 0 * u, ~sides.broken & (not model.moves or not self.form.rows)
+        everything = model.event_columns == u.shape[1]
+        part = u if everything else u[:, model.free]
+        x, w, accepted = _SoftArgmax.apply(part, t.detach()[:, None], sides.right, sides.bounds, model, elements)  # type: ignore[misc]
+        if model.moves:
+            accepted = accepted & ~sides.broken & ~model.sides.inconsistent(w, sides.dependent.detach())
+        return x if everything else sides.event.index_copy(1, model.free, x), accepted
 
 
-class _Solver:
-    """What one device needs."""
+class _SoftArgmax(torch.autograd.Function):
+    """x(u, right sides, bounds), with all columns w and which elements are right; others have no gradient here."""
 
-    def __init__(
-        self, form: StandardForm, regularizer: SeparableRegularizer, shape: tuple[int, ...], device: torch.device
-    ):
-        def tensor(array: np.ndarray) -> torch.Tensor:
-            return torch.as_tensor(array, device=device)
-
-        self.free, self.constant = tensor(form.free), tensor(form.constant)
-        self.right, self.bounds = tensor(form.right), tensor(np.stack([form.lower, form.upper]))
-        self._start = None if form.start is None else tensor(form.start)
-        self.safe = torch.full((form.curved,), 0.5, dtype=torch.float64, device=device)
-        weights = regularizer.flat_weights(shape).to(device)[self.free]
-        self.weights = weights if regularizer.weights is not None else weights[:1]
-        self.regularizer, self._curved, self._columns = regularizer, form.curved, form.lower.size
-        self._fixed_sum = form.fixed_sum
-        self._interior = InteriorPoint(form, regularizer, device)
-        self.rows = self._interior.rows
-        self._polish = Polish(self.rows, self._interior.barriers, regularizer, form.curved)
-
-    def solve(
-        self, u: torch.Tensor, t: torch.Tensor, right: torch.Tensor, bounds: torch.Tensor
+    @staticmethod
+    def forward(
+        ctx: Any,
+        u: torch.Tensor,
+        t: torch.Tensor,
+        right: torch.Tensor,
+        bounds: torch.Tensor,
+        model: Model,
+        elements: Elements,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Columns, the sides they are fixed at, and which elements are right. In chunks that fit into memory."""
-        chunk = max(1, int(_MEMORY / (right.shape[1] * min(right.shape[1], 100) + bounds.shape[2])))
-        parts = [self._solve(*part) for part in zip(*(x.split(chunk) for x in (u, t, right, bounds)), strict=True)]
-        w, side, accepted = (torch.cat(columns) for columns in zip(*parts, strict=True))
-        return w, side, accepted
+        solution = solve(model, u, t, right, bounds)
+        x = solution.w[:, : model.event_columns].clone()
+        ctx.model, ctx.elements = model, elements
+        ctx.save_for_backward(x, t, solution.side, solution.accepted)
+        ctx.mark_non_differentiable(solution.w, solution.accepted)
+        return x, solution.w, solution.accepted
 
-    def _solve(
-        self, u: torch.Tensor, t: torch.Tensor, right: torch.Tensor, bounds: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        centred = u - u.mean(1, keepdim=True) if self._fixed_sum else u
-        scale = torch.maximum(centred.abs().amax(1, keepdim=True), t * self.weights.amin())
-        linear = torch.nn.functional.pad(centred / scale, (0, self._columns - self._curved))
-        temperature = (t / scale * self.weights).expand(-1, self._curved)
-        ends = self._interior.barriers.ends(bounds)
-        room = bounds[:, 1] - bounds[:, 0]
-        pinned = (room <= _NO_ROOM * (1 + bounds[:, 0].abs())) & torch.isfinite(room)
-        start = start_between(bounds) if self._start is None else self._start.expand(len(u), -1)
-        b = self._interior.barriers
-        if self._interior.may_pin and b.count:  # pinned columns do not move: their barriers keep a distance of 1
-            ends = torch.where(pinned[:, b.column], b.along(start) - 1, ends)
-        problem = Problem(linear, temperature, right, bounds, ends, t / scale * self.weights.amin(), pinned)
-        near, converged = self._interior.solve(problem, start)
-        solution = self._polish(problem, near)
-        return solution.w, solution.side, solution.accepted & converged & torch.isfinite(solution.w).all(1)
+    @staticmethod
+    def backward(ctx: Any, *cotangents: torch.Tensor) -> Any:
+        x, t, side, accepted = ctx.saved_tensors
+        right = accepted[:, None]  # of others, every column is fixed: no gradient
+        x, side, v = (torch.where(right, a, b) for a, b in ((x, _ANYWHERE), (side, -1.0), (cotangents[0], 0.0)))
+        found = differentiate(ctx.model, x, t, side, v, ctx.elements)
+        needs = ctx.needs_input_grad
+        return found.u, None, found.right if needs[2] else None, found.bounds if needs[3] else None, None, None
+
+
+def solve(model: Model, u: torch.Tensor, t: torch.Tensor, right: torch.Tensor, bounds: torch.Tensor) -> Solution:
+    """Interior point, then polish, in chunks that fit into memory.
+
+    Args:
+        u: utilities of the event columns, ``(batch, event_columns)``.
+        t: temperatures, ``(batch, 1)``.
+        right, bounds: ``(batch, rows)`` and ``(batch, 2, columns)``.
+    """
+    rows, columns = right.shape[1], bounds.shape[2]
+    chunk = max(1, int(tolerances.CHUNK / (rows * min(rows, 100) + columns)))
+    chunks = zip(*(part.split(chunk) for part in (u, t, right, bounds)), strict=True)
+    return Solution.joined([_solve(model, *part) for part in chunks])
+
+
+def _solve(model: Model, *batch: torch.Tensor) -> Solution:
+    problem, start = model.problem(*batch)
+    near, converged = interior.solve(model, problem, start)
+    solution = polish(model, problem, near)
+    solution.accepted &= converged & torch.isfinite(solution.w).all(1)
+    return solution

@@ -1,49 +1,77 @@
-"""A linear hull as the interior-point path wants it: { w : M w = r, lower <= w <= upper }, presolved.
+"""A linear hull as the interior-point path wants it: { w : M w = r, lower <= w <= upper }.
 
-Columns are the event's free coordinates, the auxiliary variables, and one slack per inequality row, in this order.
-Inequality rows come after the equalities, so M = [[A, 0], [G, I]].
+Columns are the event's coordinates that are free, the auxiliary variables, and one slack per inequality row, in this
+order. Inequality rows come after the equalities, so M = [[A, 0], [G, I]].
+
+Hulls with and without parameters are built alike, from rows A w = b and A w <= b: rows with one entry become bounds,
+columns with one value are eliminated, rows scaled to a largest entry of 1, equalities that depend on others left out.
+``Sides`` gives right sides and bounds, which may depend on parameters. Only numbers can be presolved: without
+parameters, implicit equalities are stated first, and rows dropped that the bounds or other rows imply.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 
-from sst_cvx.hull.linear import LinearHull, independent_rows
+from sst_cvx.hull.linear import AffineRows, LinearHull, independent_rows
 from sst_cvx.hull.presolve import presolve
+from sst_cvx.paths.interior_point import tolerances
+from sst_cvx.paths.interior_point.center import towards_center
+from sst_cvx.paths.interior_point.sides import Layout, Sides, SideValues
 
 
 @dataclass
 class StandardForm:
-    """The core [A; G], right sides and bounds; arrays in float64.
+    """M, and where right sides and bounds come from.
 
     Attributes:
-        core: rows without the slack columns, ``(equalities + inequalities, curved + auxiliary)``.
-        right: r, lower and upper: bounds of all columns, slacks included.
-        equalities: number of rows of A.
-        curved: number of event coordinates that are columns (those that are not fixed).
-        free: their places in the flat event, ``(curved,)``.
-        constant: the flat event, with the values of its fixed coordinates and 0 elsewhere.
-        start: columns of a point in the relative interior; None where bounds depend on parameters.
+        core: M without the slack columns, ``(rows, event_columns + auxiliary)``; the equalities come first.
+        layout: what became of the hull's rows and columns; its ``free`` are the places of the event columns.
+        ends: lower and upper bounds of all columns ``(2, columns)``; NaN where they depend on parameters.
+        start: columns of a point in the relative interior; None for hulls with parameters.
     """
 
+    source: AffineRows
+    domain: tuple[float, float]
+    layout: Layout
     core: sp.csr_array
-    right: np.ndarray
-    lower: np.ndarray
-    upper: np.ndarray
-    equalities: int
-    curved: int
-    free: np.ndarray
-    constant: np.ndarray
-    start: np.ndarray | None
+    ends: np.ndarray
+    start: np.ndarray | None = None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of M."""
+        return self.layout.kept.size
+
+    @property
+    def equalities(self) -> int:
+        """Number of rows of A."""
+        return self.layout.equalities
 
     @property
     def slacks(self) -> int:
         """Number of inequality rows."""
-        return self.right.size - self.equalities
+        return self.rows - self.equalities
+
+    @property
+    def columns(self) -> int:
+        """Number of columns of M."""
+        return self.ends.shape[1]
+
+    @property
+    def event_columns(self) -> int:
+        """Number of event coordinates that are columns (those that are not fixed)."""
+        return self.layout.free.size
+
+    @property
+    def auxiliary(self) -> int:
+        """Number of columns that are neither event coordinates nor slacks."""
+        return self.columns - self.event_columns - self.slacks
 
     @property
     def matrix(self) -> sp.csr_array:
@@ -54,104 +82,125 @@ class StandardForm:
     @property
     def fixed_sum(self) -> bool:
         """Whether the equalities fix the sum of the event's free coordinates: utilities may then be shifted."""
-        if not self.equalities or not self.curved:
+        if not self.equalities or not self.event_columns:
             return False
-        A = self.core[: self.equalities].T
-        target = (np.arange(self.core.shape[1]) < self.curved).astype(float)  # type: ignore[index]
+        A: Any = self.core[: self.equalities].T
+        target = (np.arange(A.shape[0]) < self.event_columns).astype(float)
         y = sp.linalg.lsqr(A, target, atol=1e-14, btol=1e-14)[0]
-        return bool(np.abs(A @ y - target).max() <= 1e-9)
+        return bool(np.abs(A @ y - target).max() <= tolerances.FIXED_SUM)
 
-    @property
-    def auxiliary(self) -> int:
-        """Number of columns that are neither event coordinates nor slacks."""
-        return self.lower.size - self.curved - self.slacks
+    def sides(self, device: torch.device) -> Sides:
+        """Right sides and bounds, evaluated on a device."""
+        return Sides(self.source, self.layout, self.domain, device)
+
+    @classmethod
+    def of_rows(cls, rows: AffineRows, domain: tuple[float, float]) -> StandardForm:
+        """Of a hull with parameters, whose event coordinates must also lie in ``domain``.
+
+        Rows that turn into equalities at some parameter values, or an empty hull, show as elements that do not
+        converge.
+        """
+        return _of_rows(rows, domain)
+
+    @classmethod
+    def of_hull(cls, hull: LinearHull, domain: tuple[float, float]) -> StandardForm:
+        """Of a hull without parameters.
+
+        Raises:
+            ValueError: no point of the relative interior was found (the hull is empty within the domain).
+        """
+        presolved = presolve(hull, domain)
+        if presolved.inside is None:
+            raise ValueError("the hull has no point within the regularizer's domain: check its constraints.")
+        return _presolved(_of_rows(_as_rows(presolved.hull), domain), presolved.inside)
 
 
-def standard_form(hull: LinearHull, domain: tuple[float, float]) -> StandardForm:
-    """Presolve a hull whose event coordinates must also lie in ``domain``.
+def _as_rows(hull: LinearHull) -> AffineRows:
+    """The same with its bounds as rows."""
+    identity: Any = sp.eye_array(hull.lower.size, format="csr")
+    equal, fixed = hull.row_lower == hull.row_upper, hull.lower == hull.upper
+    below, above = (np.flatnonzero(np.isfinite(ends) & ~fixed) for ends in (hull.lower, hull.upper))
+    equalities = sp.vstack([hull.rows[equal], identity[fixed]])
+    rest = sp.vstack([hull.rows[~equal], -identity[below], identity[above]])
+    parts = hull.row_upper[equal], hull.lower[fixed], hull.row_upper[~equal], -hull.lower[below], hull.upper[above]
+    right = np.concatenate(parts)
+    matrix, none = sp.csr_array(sp.vstack([equalities, rest])), sp.csr_array((right.size, 0))
+    return AffineRows(matrix, right, none, int(equal.sum() + fixed.sum()), hull.event, {})
 
-    Implicit equalities are stated and fixed columns eliminated, rows scaled to unit size, rows that the bounds imply
-    and repeated rows dropped, and so are equalities that depend on others.
 
-    Raises:
-        ValueError: no point of the relative interior was found (the hull is empty within the domain).
-    """
-    presolved = presolve(hull, domain)
-    hull = presolved.hull
-    if presolved.inside is None:
-        raise ValueError("the hull has no point within the regularizer's domain: check its constraints.")
+def _of_rows(rows: AffineRows, domain: tuple[float, float]) -> StandardForm:
+    """Rows and columns in order; of the right sides, whatever the parameters may be."""
+    A: Any = rows.matrix.copy()
+    A.eliminate_zeros()
+    rows = replace(rows, matrix=A)
+    equal = np.arange(rows.right.size) < rows.equalities
+    single = np.diff(A.indptr) == 1
+    first = np.minimum(A.indptr[:-1], max(A.nnz - 1, 0))
+    column, factor = A.indices[first], A.data[first]
+    everywhere = np.arange(A.shape[1])
+    fixed = np.isin(everywhere, column[single & equal])
+    in_rows = np.diff(sp.csc_array(A[np.flatnonzero(~single)]).indptr) > 0
+    free = np.flatnonzero(~fixed[rows.event])
+    auxiliary = np.flatnonzero(~np.isin(everywhere, rows.event) & ~fixed & in_rows)
+    order = np.concatenate([rows.event[free], auxiliary])
 
-    fixed = hull.lower == hull.upper
-    in_rows = np.diff(sp.csc_array(hull.rows).indptr) > 0
-    is_event = np.zeros(fixed.size, bool)
-    is_event[hull.event] = True
-    free = np.flatnonzero(~fixed[hull.event])
-    auxiliary = np.flatnonzero(~is_event & ~fixed & in_rows)
-    order = np.concatenate([hull.event[free], auxiliary])
-
-    rows, row_lower, row_upper = _substitute(hull, fixed, order)
-    equal = row_lower == row_upper
-    bounds = hull.lower[order], hull.upper[order]
-    equalities = np.flatnonzero(equal)
-    chosen = equalities[independent_rows(rows[equalities])]
-    A, b = rows[chosen], row_upper[chosen]
-    G, h = _not_implied(rows[np.flatnonzero(~equal)], row_upper[~equal], *bounds)
-    inside = presolved.inside[order]
-    form = StandardForm(
-        sp.csr_array(sp.vstack([A, G])),
-        np.concatenate([b, h]),
-        np.concatenate([bounds[0], np.zeros(h.size)]) + 0.0,  # no negative zeros
-        np.concatenate([bounds[1], np.full(h.size, np.inf)]),
-        b.size,
-        free.size,
-        free,
-        np.where(fixed[hull.event], hull.lower[hull.event], 0.0),
-        start=None,
+    core = A[:, order]
+    size = abs(core).max(axis=1).toarray().ravel() if order.size else np.zeros(equal.size)
+    scale = np.where(size > 0, 1 / np.where(size > 0, size, 1.0), 1.0)
+    core = sp.csr_array(sp.diags_array(scale) @ core)
+    equalities = np.flatnonzero(~single & equal & (size > 0))
+    chosen = equalities[independent_rows(core[equalities])]
+    kept = np.concatenate([chosen, np.flatnonzero(~single & ~equal & (size > 0))])
+    vacuous = np.flatnonzero(~single & (size == 0))
+    layout = Layout(
+        below=np.flatnonzero(single & (equal | (factor < 0))),
+        above=np.flatnonzero(single & (equal | (factor > 0))),
+        column=column,
+        factor=factor,
+        fixed=fixed,
+        order=order,
+        free=free,
+        scale=scale,
+        kept=kept,
+        equalities=chosen.size,
+        dependent=np.setdiff1d(equalities, chosen),
+        vacuous=vacuous,
+        vacuous_equal=equal[vacuous],
     )
-    form.start = _central(form, np.concatenate([inside, h - G @ inside]))
-    return form
+    form = StandardForm(rows, domain, layout, core[kept], np.zeros((2, 0)))
+    return replace(form, ends=_numbers(form).bounds[0].numpy())
 
 
-def _central(form: StandardForm, w: np.ndarray, iterations: int = 30) -> np.ndarray:
-    """Towards the analytic center, where the sum of log distances to the bounds is largest, by damped Newton steps.
-
-    Any point of the relative interior will do to start from; from this one the solver takes a third fewer iterations.
-    """
-    M: Any = form.matrix
-    for _ in range(iterations):
-        below, above = 1 / (w - form.lower), 1 / (form.upper - w)  # 0 where there is no bound
-        compliance = 1 / (below**2 + above**2 + 1e-8)
-        force = below - above
-        schur = (M @ sp.diags_array(compliance) @ M.T + 1e-13 * sp.eye_array(form.right.size)).tocsc()
-        y = sp.linalg.spsolve(schur, M @ (compliance * force)) if form.right.size else np.zeros(0)
-        step = compliance * (force - M.T @ y)
-        furthest = max(float(np.max(-step * below, initial=0.0)), float(np.max(step * above, initial=0.0)))
-        if not np.isfinite(furthest) or furthest < 1e-2:
-            break
-        w = w + step / max(1.0, furthest / 0.7)
-    return w
+def _numbers(form: StandardForm) -> SideValues:
+    """What is known without parameters."""
+    sides = form.sides(torch.device("cpu"))
+    return sides.at(sides.unknown())
 
 
-def _substitute(hull: LinearHull, fixed: np.ndarray, order: np.ndarray) -> tuple[sp.csr_array, np.ndarray, np.ndarray]:
-    """Rows over the columns ``order`` with fixed columns moved to the right, scaled to a largest entry of 1."""
-    moved = hull.rows @ np.where(fixed, hull.lower, 0.0) if fixed.any() else 0.0
-    rows: Any = hull.rows[:, order]
-    size = abs(rows).max(axis=1).toarray().ravel() if order.size and rows.shape[0] else np.zeros(rows.shape[0])
-    keep = np.flatnonzero(size > 0)
-    scale = 1 / size[keep]
-    rows = sp.csr_array(sp.diags_array(scale) @ rows[keep])
-    return rows, ((hull.row_lower - moved)[keep]) * scale, ((hull.row_upper - moved)[keep]) * scale
+def _presolved(form: StandardForm, inside: np.ndarray) -> StandardForm:
+    """Without what numbers show to be superfluous, from a point of the hull: a form to start inside."""
+    layout, right = form.layout, _numbers(form).right[0].numpy()
+    count, columns = layout.equalities, layout.order.size
+    G, h = form.core[count:], right[count:]
+    G.sort_indices()
+    needed = _not_implied(G, h, *form.ends[:, :columns])
+    w = inside[layout.order]
+    w = np.concatenate([w, h[needed] - G[needed] @ w])
+    nothing = np.zeros(0, int)  # rows that follow from others hold: there is a point inside
+    kept = np.concatenate([layout.kept[:count], layout.kept[count:][needed]])
+    layout = replace(layout, kept=kept, dependent=nothing, vacuous=nothing, vacuous_equal=nothing > 0)
+    core, ends = sp.csr_array(sp.vstack([form.core[:count], G[needed]])), form.ends[:, : w.size]
+    form = replace(form, layout=layout, core=core, ends=ends)
+    return replace(form, start=towards_center(form.matrix, ends, w))
 
 
-def _not_implied(
-    G: sp.csr_array, h: np.ndarray, lower: np.ndarray, upper: np.ndarray
-) -> tuple[sp.csr_array, np.ndarray]:
-    """Without rows that cannot be violated within the bounds, and without the weaker of two equal rows."""
+def _not_implied(G: sp.csr_array, h: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """Places of the rows G w <= h that can be violated within the bounds, without the weaker of two equal ones."""
     up, down = G.maximum(0), (-G).maximum(0)
     with np.errstate(invalid="ignore"):
         open_ended = up @ np.isinf(upper).astype(float) + down @ np.isinf(lower).astype(float) > 0
         most = up @ np.where(np.isinf(upper), 0.0, upper) - down @ np.where(np.isinf(lower), 0.0, lower)
-    rows = np.flatnonzero(open_ended | (most > h + 1e-12 * (1 + np.abs(h))))
+    rows = np.flatnonzero(open_ended | (most > h + tolerances.IMPLIED * (1 + np.abs(h))))
     rows = rows[np.argsort(h[rows], kind="stable")]
     seen: set[bytes] = set()
     keep = []
@@ -161,5 +210,4 @@ def _not_implied(
         if key not in seen:
             seen.add(key)
             keep.append(i)
-    kept = np.sort(np.array(keep, dtype=int))
-    return G[kept], h[kept]
+    return np.sort(np.array(keep, dtype=int))

@@ -1,0 +1,45 @@
+"""Sparse matrices in torch."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+
+def sparse_tensor(matrix: Any, device: torch.device) -> torch.Tensor:
+    """A matrix of SciPy's in CSR, float64."""
+    matrix = sp.csr_array(matrix, dtype=np.float64)
+    matrix.sum_duplicates()  # and sorts
+    indptr, indices = (torch.tensor(a, dtype=torch.int64, device=device) for a in (matrix.indptr, matrix.indices))
+    values = torch.tensor(matrix.data, device=device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch announces that these tensors are in beta
+        return torch.sparse_csr_tensor(indptr, indices, values, matrix.shape, check_invariants=True)  # type: ignore
+
+
+class SparseMatrix:
+    """A constant matrix S ``(m, n)`` for products with batches: S itself and its transpose on one device."""
+
+    def __init__(self, matrix: Any, device: torch.device):
+        self._pair = sparse_tensor(matrix, device), sparse_tensor(matrix.T, device)
+
+    def times(self, v: torch.Tensor) -> torch.Tensor:
+        """S v for each v of ``(batch, n)``, ``(batch, m)``; differentiable any number of times."""
+        return _Product.apply(v, *self._pair)  # type: ignore[return-value]
+
+
+class _Product(torch.autograd.Function):
+    """Linear, so its backward is the transpose, whose backward is it again."""
+
+    @staticmethod
+    def forward(ctx: Any, v: torch.Tensor, S: torch.Tensor, S_t: torch.Tensor) -> torch.Tensor:
+        ctx.pair = S_t, S
+        return (S @ v.T.contiguous()).T.contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: torch.Tensor) -> Any:
+        return _Product.apply(cotangents[0], *ctx.pair), None, None

@@ -1,0 +1,81 @@
+"""The typed object that every step of the walk reads."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from sst_cvx.paths.interior_point import tolerances
+from sst_cvx.paths.interior_point.barriers import Barriers
+from sst_cvx.paths.interior_point.center import between
+from sst_cvx.paths.interior_point.dense import DenseRows
+from sst_cvx.paths.interior_point.linear_algebra import LinearAlgebra
+from sst_cvx.paths.interior_point.problem import Problem
+from sst_cvx.paths.interior_point.sides import SideValues
+from sst_cvx.paths.interior_point.sparse import SparseRows, prefers_sparse
+from sst_cvx.paths.interior_point.standard_form import StandardForm
+from sst_cvx.regularizers import Euclidean, SeparableRegularizer
+
+
+class Model:
+    """min t f(x) - <u, x> over a hull in standard form, on one device: what all elements of all batches share.
+
+    Attributes:
+        f: the regularizer; its weights are part of the temperature here.
+        weights: those of the event columns, ``(event_columns,)``, or ``(1,)``.
+        rows: M, and linear algebra with it.
+        barriers: bounds with a barrier.
+        sides: right sides and bounds as functions of the hull's parameters.
+        free: places of the event columns in the flat event; event_columns: how many.
+        columns: of M; has_auxiliary: whether some are neither event columns nor slacks.
+        moves: whether bounds depend on parameters, so that columns may be pinned.
+        steep: whether phi' is infinite at an end of the domain; steep_everywhere: at both.
+        inverts: whether phi' can be inverted (and is not linear).
+    """
+
+    def __init__(
+        self, form: StandardForm, regularizer: SeparableRegularizer, shape: tuple[int, ...], device: torch.device
+    ):
+        def tensor(array: np.ndarray) -> torch.Tensor:
+            return torch.as_tensor(array, device=device)
+
+        self.f = regularizer
+        self.rows: LinearAlgebra = SparseRows(form, device) if prefers_sparse(form) else DenseRows(form, device)
+        self.barriers, self.sides = Barriers(form, regularizer, device), form.sides(device)
+        self.free, self.event_columns, self.columns = tensor(form.layout.free), form.event_columns, form.columns
+        self.has_auxiliary, self.moves = form.auxiliary > 0, form.start is None
+        weights = regularizer.flat_weights(shape).to(device)[self.free]
+        self.weights = weights if regularizer.weights is not None else weights[:1]
+        inverts = type(regularizer).inverse_slope is not SeparableRegularizer.inverse_slope
+        self.steep, self.steep_everywhere = any(regularizer.steep), inverts and all(regularizer.steep)
+        self.inverts = inverts and not isinstance(regularizer, Euclidean)
+        self._fixed_sum = form.fixed_sum
+        self._start = None if form.start is None else tensor(form.start)
+        self._constant = None if self.moves else self.sides.at(self.sides.unknown())
+
+    def side_values(self, values: dict[str, torch.Tensor], batch: int) -> SideValues:
+        """Right sides and bounds at parameters ``(batch, *shape)``: differentiable, twice."""
+        return self.sides.at(self.sides.theta(values)) if self._constant is None else self._constant.expand(batch)
+
+    def problem(
+        self, u: torch.Tensor, t: torch.Tensor, right: torch.Tensor, bounds: torch.Tensor
+    ) -> tuple[Problem, torch.Tensor]:
+        """Utilities ``(batch, event_columns)`` centred and scaled to a range of order 1; and a point to start from."""
+        centred = u - u.mean(1, keepdim=True) if self._fixed_sum else u
+        coldest = self.weights.amin()
+        scale = torch.maximum(centred.abs().amax(1, keepdim=True), t * coldest)
+        linear = torch.nn.functional.pad(centred / scale, (0, self.columns - self.event_columns))
+        temperature = (t / scale * self.weights).expand(-1, self.event_columns)
+        start = between(bounds) if self._start is None else self._start.expand(len(u), -1)
+        room, ends = bounds[:, 1] - bounds[:, 0], self.barriers.ends(bounds)
+        pinned = (room <= tolerances.NO_ROOM * (1 + bounds[:, 0].abs())) & torch.isfinite(room)
+        if self.moves and self.barriers.count:  # pinned columns do not move: their barriers keep a distance of 1
+            ends = torch.where(pinned[:, self.barriers.column], self.barriers.along(start) - 1, ends)
+        return Problem(linear, temperature, right, bounds, ends, t / scale * coldest, pinned), start
+
+    def shorter_step(
+        self, x: torch.Tensor, dx: torch.Tensor, slope: torch.Tensor, curvature: torch.Tensor
+    ) -> torch.Tensor:
+        """x moved by the shorter of the Newton steps in x and in phi'(x), which have the same sign."""
+        straight, curved = x + dx, self.f.inverse_slope(slope + curvature * dx)
+        return torch.where(dx < 0, torch.maximum(straight, curved), torch.minimum(straight, curved))
