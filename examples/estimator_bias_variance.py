@@ -27,6 +27,7 @@ import sst_cvx as sst
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator
 
 TEMPERATURES = (0.1, 0.3, 1.0, 3.0)
 SAMPLES = 4  # of every estimate
@@ -123,6 +124,13 @@ def plot(rows: list, path: Path) -> None:
                     axis.axhline(figures[0], color=color, linestyle="--", label=label)
         axes[0, column].set_title(name)
         axes[1, column].set_xlabel("temperature (I-MLE: step)")
+    temperatures = sorted({t for _, _, t, *_ in rows if t == t})
+    for axis in axes.flat:
+        axis.set_xticks(temperatures, [f"{t:g}" for t in temperatures])
+        axis.set_xticks([], minor=True)
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("")
     axes[0, 0].set_ylabel("|bias| / |gradient|")
     axes[1, 0].set_ylabel("standard deviation / |gradient|")
     axes[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))

@@ -1,6 +1,6 @@
 """Pictures of runs: training curves, and true beside inferred trees over a layout.
 
-python -m examples.graph_layout.plot runs/tree-0 runs/top-0 --out picture.png
+python -m examples.graph_layout.plot runs/tree-0 runs/top-0 --output picture.png
 """
 
 from __future__ import annotations

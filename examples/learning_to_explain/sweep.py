@@ -31,17 +31,10 @@ def sweep(tasks: Sequence[Settings], trials: int, storage: str, root: Path, quie
     """
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what ends a trial is raised, too
-    first = tasks[0]
+    first, state = tasks[0], optuna.trial.TrialState
     data = "+".join(f"{s.source}-{s.aspect}-{s.decorrelate}" for s in tasks)
     name = f"{data}-{first.network}-{first.relaxation}-k{first.k}-{first.steps}"
-    try:
-        study = optuna.create_study(
-            study_name=name, storage=storage, load_if_exists=True, sampler=optuna.samplers.RandomSampler()
-        )
-    except Exception as error:  # SQLAlchemy's, or of a missing database driver
-        reason = str(error).splitlines()[0]
-        raise RunError(f"--storage {storage} cannot be opened ({reason}): try sqlite:///sweep.db.") from None
+    study = _open(name, storage)
 
     def objective(trial: optuna.Trial) -> float:
         tried = {
@@ -60,7 +53,6 @@ def sweep(tasks: Sequence[Settings], trials: int, storage: str, root: Path, quie
     given = {"learning_rate": first.learning_rate, "temperature": first.temperature}
     if first.relaxation == "correlated":
         given["pair_start"] = first.pair_start
-    state = optuna.trial.TrialState
     alive = study.get_trials(states=(state.WAITING, state.RUNNING, state.COMPLETE))  # not those that Ctrl-C ended
     if not any(trial.system_attrs.get("fixed_params") == given for trial in alive):
         study.enqueue_trial(given)
@@ -73,3 +65,16 @@ def sweep(tasks: Sequence[Settings], trials: int, storage: str, root: Path, quie
         with resumable(lambda: f"{storage} holds {complete()} of {trials} trials: the same command goes on."):
             study.optimize(objective, callbacks=[enough])
     return study.best_params
+
+
+def _open(name: str, storage: str):
+    """The Optuna study of this name, new or as it stands."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what ends a trial is raised, too
+    sampler = optuna.samplers.RandomSampler()
+    try:
+        return optuna.create_study(study_name=name, storage=storage, load_if_exists=True, sampler=sampler)
+    except Exception as error:  # SQLAlchemy's, or of a missing database driver
+        reason = str(error).splitlines()[0]
+        raise RunError(f"--storage {storage} cannot be opened ({reason}): try sqlite:///sweep.db.") from None
