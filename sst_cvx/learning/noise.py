@@ -13,6 +13,9 @@ import torch
 from torch.distributions import Distribution, Independent, constraints, register_kl
 from torch.distributions.utils import broadcast_all
 
+from sst_cvx.learning.inputs import broadcast, check_shape
+from sst_cvx.learning.logistic_kl import excess_over_log, logistic_divergence
+
 _Parameter = torch.Tensor | float
 
 
@@ -58,7 +61,7 @@ class Logistic(Distribution):
         return (self.scale * torch.pi) ** 2 / 3
 
     def rsample(self, sample_shape: Any = ()) -> torch.Tensor:
-        return self.icdf(_open_uniform(self._extended_shape(sample_shape), self.loc))
+        return self.icdf(_open_uniform(self._extended_shape(check_shape("sample_shape", sample_shape)), self.loc))
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         if self._validate_args:
@@ -103,7 +106,7 @@ class NegativeExponential(Distribution):
         return self.rate**-2
 
     def rsample(self, sample_shape: Any = ()) -> torch.Tensor:
-        return self.icdf(_open_uniform(self._extended_shape(sample_shape), self.rate))
+        return self.icdf(_open_uniform(self._extended_shape(check_shape("sample_shape", sample_shape)), self.rate))
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         if self._validate_args:
@@ -122,25 +125,25 @@ class NegativeExponential(Distribution):
 
 @register_kl(NegativeExponential, NegativeExponential)
 def _kl_negative_exponential(p: NegativeExponential, q: NegativeExponential) -> torch.Tensor:
-    ratio = q.rate / p.rate
-    return ratio - 1 - ratio.log()
+    """r - 1 - log r with r = q.rate / p.rate.
+
+    Raises:
+        ValueError: batches that do not broadcast.
+    """
+    broadcast(p=p.batch_shape, q=q.batch_shape)
+    excess = (q.rate - p.rate) / p.rate
+    return excess_over_log(excess, q.rate.log() - p.rate.log())
 
 
 @register_kl(Logistic, Logistic)
 def _kl_logistic(p: Logistic, q: Logistic) -> torch.Tensor:
-    """d coth(d / 2) - 2 with d the difference of means over the scale; no closed form is known for unequal scales.
+    """Accurate for all scales, see ``logistic_kl``: about 10 microseconds an entry where scales differ.
 
     Raises:
-        NotImplementedError: unequal scales.
+        ValueError: batches that do not broadcast.
     """
-    if bool((p.scale != q.scale).any()):
-        raise NotImplementedError("the divergence of two Logistic needs equal scales: estimate it by samples.")
-    d = (p.loc - q.loc) / p.scale
-    near = d.abs() < 0.1  # the two terms cancel there: a series, to rounding
-    safe = torch.where(near, 1.0, d)
-    square = d * d
-    series = square / 6 * (1 - square / 60 * (1 - square / 42 * (1 - square / 40)))
-    return torch.where(near, series, safe / torch.tanh(safe / 2) - 2)
+    broadcast(p=p.batch_shape, q=q.batch_shape)
+    return logistic_divergence(p.loc, p.scale, q.loc, q.scale)
 
 
 def base_of(utilities: Distribution) -> Distribution:
@@ -154,14 +157,14 @@ def draw(utilities: Distribution, sample_shape: Any, generator: torch.Generator 
     """A reparameterised sample; with a generator by quantiles of uniforms, as torch's distributions take none.
 
     Raises:
-        TypeError: sample_shape is no shape. NotImplementedError: a generator, and a distribution without ``icdf``.
+        TypeError, ValueError: sample_shape is no shape. NotImplementedError: a generator, and a distribution without
+            ``icdf``.
     """
-    if isinstance(sample_shape, int):
-        raise TypeError(f"sample_shape must be a shape, such as ({sample_shape},), got {sample_shape}.")
+    sample_shape = check_shape("sample_shape", sample_shape)
     if generator is None:
         return utilities.rsample(sample_shape)
     base = base_of(utilities)
-    shape = torch.Size(sample_shape) + utilities.batch_shape + utilities.event_shape
+    shape = sample_shape + utilities.batch_shape + utilities.event_shape
     uniform = _open_uniform(shape, utilities.sample(torch.Size((0,))), generator)  # of its dtype, on its device
     try:
         return base.icdf(uniform)
