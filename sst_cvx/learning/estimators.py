@@ -12,11 +12,11 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch.distributions import Distribution
 
 from sst_cvx.arguments import check_finite, check_size
 from sst_cvx.learning.exponential_family import ExponentialFamily
 from sst_cvx.learning.noise import base_of, draw
+from sst_cvx.learning.support import refuse_moving_support
 from sst_cvx.learning.tricks import StochasticArgmax, StochasticSoftmax
 
 Loss = Callable[[torch.Tensor], torch.Tensor]
@@ -163,7 +163,7 @@ class PerturbedOptimizer:
 
 
 def _drawn(trick: Trick, samples: int, generator: torch.Generator | None) -> torch.Tensor:
-    """Utilities ``(samples, *batch, *event_shape)``."""
+    """Utilities ``(samples, *batch, *event_shape)``, for estimators that see no derivative but theirs."""
     if not isinstance(trick, StochasticArgmax | StochasticSoftmax):
         raise TypeError(f"trick must be a StochasticArgmax or StochasticSoftmax, got {type(trick).__name__}.")
     return draw(trick.utilities, (check_size("samples", samples, 1),), generator)
@@ -176,29 +176,15 @@ def _scored(
     if isinstance(trick, ExponentialFamily):
         x = trick.sample((check_size("samples", samples, 1),), generator=generator)
         return x, trick.log_prob_unchecked(x)
-    u = _drawn(trick, samples, generator).detach()
-    base = base_of(trick.utilities)
-    _refuse_moving_support(base)
+    drawn = _drawn(trick, samples, generator)
+    base, u = base_of(trick.utilities), drawn.detach()
+    if drawn.requires_grad:
+        refuse_moving_support(base, u)
     log_p = base.log_prob(u)
     if trick.mask is not None and log_p.shape == u.shape:  # forbidden items would only add noise
         log_p = torch.where(trick.mask.to(u.device), log_p, 0.0)
     shape = torch.Size((samples, *trick.batch_shape))
     return trick._hard(u), log_p.reshape(*shape, log_p.shape[len(shape) :].numel()).sum(-1)
-
-
-def _refuse_moving_support(utilities: Distribution) -> None:
-    """Score functions miss what the bounds of the support contribute to a gradient."""
-    try:
-        support = utilities.support
-    except NotImplementedError:
-        return
-    for bound in ("lower_bound", "upper_bound"):
-        value = getattr(support, bound, None)
-        if isinstance(value, torch.Tensor) and value.requires_grad:
-            raise ValueError(
-                f"the support of {type(utilities).__name__} depends on its parameters, where a score function is "
-                "biased: use Relaxed, StraightThrough or ImplicitMLE, or other utilities."
-            )
 
 
 def _losses(loss_fn: Loss, x: torch.Tensor, trick: Trick | ExponentialFamily) -> torch.Tensor:
