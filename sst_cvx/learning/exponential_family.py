@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.distributions import Distribution, constraints, register_kl
 
 from sst_cvx.arguments import check_finite, check_utilities, check_vertex_count
 from sst_cvx.autodiff import gradient
+from sst_cvx.learning.inputs import broadcast, check_expansion, check_shape, normal, without_autocast
 from sst_cvx.structure.base import Structure
 from sst_cvx.structure.masks import Mask, check_mask
 from sst_cvx.structure.membership import check_elements
 
 
-class ExponentialFamily:
-    """p(x) = exp(<u, x> - A(u)) over X, with A the log-partition.
+class ExponentialFamily(Distribution):
+    """p(x) = exp(<u, x> - A(u)) over X, with A the log-partition: a ``torch.distributions.Distribution``.
 
     Computed in float64, whatever the utilities are: A and <u, x> nearly cancel. Answers have their dtype.
 
@@ -22,31 +24,53 @@ class ExponentialFamily:
         structure: a set with a log-partition.
         u: utilities ``(*batch, *event_shape)``.
         mask: bool, broadcasts to u: False where an item is forbidden.
+        validate_args: False leaves out the check of ``log_prob`` that points are elements of X.
 
     Raises:
-        ValueError: the structure has no log-partition, or refuses it; utilities of a wrong shape or not finite; a mask
-            that does not broadcast. TypeError: no structure; utilities that are no floating tensor; a mask that is
-            not bool.
+        ValueError: the structure has no log-partition, or refuses it; hull parameters; utilities of a wrong shape or
+            not finite; a mask that does not broadcast. TypeError: no structure; utilities that are no floating tensor;
+            a mask that is not bool.
     """
 
+    arg_constraints = {}  # noqa: RUF012  # pyright: ignore
     has_rsample = False
 
-    def __init__(self, structure: Structure, u: torch.Tensor, *, mask: torch.Tensor | None = None):
+    def __init__(
+        self,
+        structure: Structure,
+        u: torch.Tensor,
+        *,
+        mask: torch.Tensor | None = None,
+        validate_args: bool | None = None,
+    ):
         if not isinstance(structure, Structure):
             raise TypeError(f"structure must be an sst.Structure, got {structure!r}.")
+        if structure.parameters:
+            raise ValueError("exponential families take structures without hull parameters.")
         if not structure.has_log_partition():
             reason = structure.log_partition_refusal or f"{structure!r} has no log_partition"
             raise ValueError(f"{reason}: there is no exponential family to compute with.")
-        self.batch_shape = check_utilities(u, structure.event_shape)
-        self.mask = None if mask is None else check_mask(structure, mask, u.shape).to(u.device)
+        batch_shape = check_utilities(u, structure.event_shape)
+        u = normal(u)
+        self.mask = None if mask is None else normal(check_mask(structure, mask, u.shape).to(u.device))
         check_finite(u if self.mask is None else torch.where(self.mask, u, 0.0), "utilities")
         self.structure, self.u = structure, u
-        self.event_shape = torch.Size(structure.event_shape)
+        super().__init__(batch_shape, torch.Size(structure.event_shape), validate_args)
 
-    def expand(self, batch_shape: Any) -> ExponentialFamily:
-        shape = torch.Size(batch_shape) + self.event_shape
+    @property
+    def support(self) -> constraints.Constraint:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """X, without forbidden items: ``support.check(x)`` is what ``log_prob`` checks."""
+        return _Elements(self.structure, self.mask, len(self.event_shape))
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> ExponentialFamily:
+        """The same for a larger batch.
+
+        Raises:
+            TypeError, ValueError: no shape; one that the batch does not expand to.
+        """
+        shape = check_expansion(self.batch_shape, batch_shape) + self.event_shape
         mask = None if self.mask is None else self.mask.expand(shape)
-        return ExponentialFamily(self.structure, self.u.expand(shape), mask=mask)
+        return ExponentialFamily(self.structure, self.u.expand(shape), mask=mask, validate_args=self._validate_args)
 
     def log_partition(self) -> torch.Tensor:
         """A(u), ``(*batch,)``."""
@@ -56,11 +80,14 @@ class ExponentialFamily:
         """<u, x> - A(u) for elements of X ``(*sample, *event_shape)``, ``sample`` and ``batch`` broadcast.
 
         Raises:
-            ValueError: x of a wrong shape, or not elements of X (of other sets than 0/1 arrays: outside conv(X)).
+            ValueError: x of a wrong shape, one that does not broadcast, or not elements of X (of other sets than 0/1
+                arrays: outside conv(X)).
         """
-        batch_shape = check_utilities(x, self.structure.event_shape, "x")
-        x = x.expand(torch.broadcast_shapes(batch_shape, self.batch_shape) + self.event_shape)
-        check_elements(self.structure, x, self.mask)
+        batch_shape = broadcast(x=check_utilities(x, self.structure.event_shape, "x"), utilities=self.batch_shape)
+        x = normal(x)
+        if self._validate_args:
+            with without_autocast(x.device):
+                check_elements(self.structure, x.expand(batch_shape + self.event_shape), self.mask)
         return self.log_prob_unchecked(x)
 
     def log_prob_unchecked(self, x: torch.Tensor) -> torch.Tensor:
@@ -72,21 +99,47 @@ class ExponentialFamily:
         """Marginals, grad A(u)."""
         return self._mean().to(self.u.dtype)
 
+    @property
+    def mode(self) -> torch.Tensor:
+        """A most probable element, the argmax of u."""
+        u = self.u.detach().double()
+        x = self.structure.argmax(u) if self.mask is None else self.structure.masked_argmax(u, self.mask)
+        return x.to(self.u.dtype)
+
+    @property
+    def variance(self) -> torch.Tensor:
+        """Of each entry, the diagonal of the Hessian of A: mean (1 - mean) of 0/1 arrays, else by a second derivative
+        an entry."""
+        if self.structure.binary:
+            mean = self._mean()
+            return (mean * (1 - mean)).clamp(min=0.0).to(self.u.dtype)
+
+        def entry(i: int) -> torch.Tensor:
+            def mean_of(u: torch.Tensor) -> torch.Tensor:
+                return self._flat(gradient(self._log_partition_at, u))[..., i]
+
+            return self._flat(gradient(mean_of, self.u.double()))[..., i]
+
+        entries = torch.stack([entry(i) for i in range(self.event_shape.numel())], -1)
+        return entries.clamp(min=0.0).reshape(self.u.shape).to(self.u.dtype)
+
     def entropy(self) -> torch.Tensor:
         """A(u) - <u, grad A(u)>, ``(*batch,)``."""
         value = self._log_partition_at(self.u.double()) - self._dot(self._mean())
         return value.clamp(min=0.0).to(self.u.dtype)
 
     def kl_divergence(self, other: ExponentialFamily) -> torch.Tensor:
-        """KL(self, other) = A(v) - A(u) - <grad A(u), v - u> for the other's utilities v, ``(*batch,)``.
+        """KL(self, other) = A(v) - A(u) - <grad A(u), v - u> for the other's utilities v, over the broadcast batch;
+        also by ``torch.distributions.kl_divergence``.
 
         Infinite where the other forbids an item that is possible here.
 
         Raises:
-            ValueError: not over the same ``Structure`` object, or batches that do not broadcast.
+            ValueError: not over equal structures, or batches that do not broadcast.
         """
-        if not isinstance(other, ExponentialFamily) or other.structure is not self.structure:
+        if not isinstance(other, ExponentialFamily) or self.structure != other.structure:
             raise ValueError(f"other must be an ExponentialFamily over the same structure, {self.structure!r}.")
+        broadcast(self=self.batch_shape, other=other.batch_shape)
         p, q = (f._log_partition_at(f.u.double()) for f in (self, other))
         mean = self._mean()
         value = (q - other._dot(mean)) - (p - self._dot(mean))
@@ -110,17 +163,18 @@ class ExponentialFamily:
         """Exact samples: by the structure's own algorithm where it has one, else from the list of its elements.
 
         Raises:
-            NotImplementedError: neither is at hand. SolveError: a mask that no element of X avoids.
+            TypeError, ValueError: sample_shape is no shape. NotImplementedError: neither is at hand.
+            SolveError: a mask that no element of X avoids.
         """
-        shape = torch.Size(sample_shape)
+        shape = check_shape("sample_shape", sample_shape)
         exact = getattr(self.structure, "sample", None)
         if exact is None:
             return self._sample_from_list(shape, generator)
-        u = self.u.detach().expand(shape + self.u.shape)
+        u = self.u.detach().double().expand(shape + self.u.shape)
         if self.mask is None:
-            return exact(u, generator)
+            return exact(u, generator).to(self.u.dtype)
         masked = Mask(self.structure, u, self.mask)
-        return masked.removed(exact(masked.lowered(u), generator))
+        return masked.removed(exact(masked.lowered(u), generator)).to(self.u.dtype)
 
     def _sample_from_list(self, shape: torch.Size, generator: torch.Generator | None) -> torch.Tensor:
         vertices = self.structure.vertices().to(self.u.device)
@@ -159,3 +213,41 @@ class ExponentialFamily:
 
     def __repr__(self) -> str:
         return f"ExponentialFamily({self.structure!r}, batch_shape={tuple(self.batch_shape)})"
+
+
+@register_kl(ExponentialFamily, ExponentialFamily)
+def _kl_exponential_families(p: ExponentialFamily, q: ExponentialFamily) -> torch.Tensor:
+    return p.kl_divergence(q)
+
+
+class _Elements(constraints.Constraint):
+    """Elements of X (of other sets than 0/1 arrays: points of conv(X)) without forbidden items."""
+
+    is_discrete = True
+
+    def __init__(self, structure: Structure, mask: torch.Tensor | None, event_dim: int):
+        self._structure, self._mask, self._event_dim = structure, mask, event_dim
+        super().__init__()
+
+    @property
+    def event_dim(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._event_dim
+
+    def check(self, value: torch.Tensor) -> torch.Tensor:
+        """Whether ``(*batch, *event_shape)`` are elements, ``(*batch,)``: all at once, or one by one if not all are."""
+        shape = value.shape if self._mask is None else torch.broadcast_shapes(value.shape, self._mask.shape)
+        batch_shape = check_utilities(value.expand(shape), self._structure.event_shape, "x")
+        flat = value.expand(shape).reshape(batch_shape.numel(), *self._structure.event_shape)
+        mask = None if self._mask is None else self._mask.expand(shape).reshape(flat.shape)
+        if self._all(flat, mask):
+            return torch.ones(batch_shape, dtype=torch.bool, device=value.device)
+        each = [self._all(x, None if mask is None else mask[i]) for i, x in enumerate(flat)]
+        return torch.tensor(each, dtype=torch.bool, device=value.device).reshape(batch_shape)
+
+    def _all(self, x: torch.Tensor, mask: torch.Tensor | None) -> bool:
+        try:
+            with without_autocast(x.device):
+                check_elements(self._structure, x, mask)
+        except ValueError:
+            return False
+        return True
