@@ -1,4 +1,4 @@
-"""KL of two logistic distributions, value and derivatives, against quadrature in 30 digits; of negative exponentials."""
+"""KL of logistic distributions, value and derivatives, against quadrature in 30 digits; of negative exponentials."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_value_and_derivatives_are_those_of_thirty_digits(a):
 
 
 def test_extremes_are_those_of_the_asymptotes():
-    """a -> 0: g(b) - 2 - log a; a -> infinity: 2 log(2) a - 2 - log a + pi^2 / (6 a) (...); infinite past the largest."""
+    """a -> 0: g(b) - 2 - log a; a -> infinity: a g(b / a); infinite past the largest number."""
     assert parts(1e-300, 0.0)[0] == pytest.approx(2 * math.log(2) - 2 + 300 * math.log(10), rel=1e-14)
     assert parts(5e-324, 3.0)[0] == pytest.approx(3 + 2 * math.log1p(math.exp(-3)) - 2 - math.log(5e-324), rel=1e-14)
     assert parts(1e300, 0.0)[:2] == pytest.approx((2 * math.log(2) * 1e300, 2 * math.log(2)), rel=1e-14)
