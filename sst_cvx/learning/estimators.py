@@ -166,6 +166,12 @@ def _drawn(trick: Trick, samples: int, generator: torch.Generator | None) -> tor
     """Utilities ``(samples, *batch, *event_shape)``, for estimators that see no derivative but theirs."""
     if not isinstance(trick, StochasticArgmax | StochasticSoftmax):
         raise TypeError(f"trick must be a StochasticArgmax or StochasticSoftmax, got {type(trick).__name__}.")
+    learning = [name for name, value in trick.parameters.items() if value.requires_grad]
+    if learning and torch.is_grad_enabled():
+        raise ValueError(
+            f"this estimator differentiates by utilities alone, and hull parameters {learning} require a gradient: use "
+            "Relaxed or StraightThrough, or detach them."
+        )
     return draw(trick.utilities, (check_size("samples", samples, 1),), generator)
 
 

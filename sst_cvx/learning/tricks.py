@@ -5,32 +5,31 @@ All noise is drawn here, and straight-through is here, once.
 
 from __future__ import annotations
 
-from typing import Any
-from weakref import WeakKeyDictionary
+from typing import Any, NoReturn
 
 import torch
-from torch.distributions import Distribution, Gumbel
+from torch.distributions import Distribution, register_kl
 
-from sst_cvx.arguments import check_temperature
-from sst_cvx.errors import SolveError
-from sst_cvx.learning.noise import base_of, draw
+from sst_cvx.arguments import check_temperature, check_utilities
+from sst_cvx.learning.gumbel_max import log_probabilities
+from sst_cvx.learning.inputs import broadcast, check_expansion, check_parameters, normal, without_autocast
+from sst_cvx.learning.noise import draw
 from sst_cvx.soft_argmax import SoftArgmax
 from sst_cvx.structure.base import Structure
 from sst_cvx.structure.masks import check_mask
 from sst_cvx.structure.membership import check_elements
 
 _Shape = Any  # what torch.Size takes
-_one_hot: WeakKeyDictionary[Structure, bool] = WeakKeyDictionary()  # found out once a structure
 
 
 class _Trick:
     """What both tricks share: shapes, as of a torch distribution over the structure's event."""
 
-    def __init__(self, structure: Structure, utilities: Distribution, mask: torch.Tensor | None):
+    def __init__(
+        self, structure: Structure, utilities: Distribution, mask: torch.Tensor | None, parameters: dict[str, Any]
+    ):
         if not isinstance(structure, Structure):
             raise TypeError(f"structure must be an sst.Structure, got {structure!r}.")
-        if structure.parameters:
-            raise ValueError("the tricks take structures without hull parameters.")
         if not isinstance(utilities, Distribution):
             raise TypeError(
                 f"utilities must be a torch distribution, got {type(utilities).__name__}: e.g. Gumbel(u, 1)."
@@ -47,27 +46,27 @@ class _Trick:
             )
         if len(utilities.event_shape) > len(event):
             raise ValueError("utilities must be independent across batch elements: too many event dimensions.")
-        if mask is not None:
-            check_mask(structure, mask, shape)
-        self.structure, self.utilities, self.mask = structure, utilities, mask
+        self.structure, self.utilities, self.mask = structure, utilities, normal(mask)
         self.batch_shape, self.event_shape = shape[:split], event
+        self.parameters = check_parameters(structure, parameters, self.batch_shape)
+        if self.mask is not None:
+            check_mask(structure, self.mask, shape)
 
     def _hard(self, u: torch.Tensor) -> torch.Tensor:
         u = u.detach()
-        return self.structure.argmax(u) if self.mask is None else self.structure.masked_argmax(u, self.mask)
+        if self.mask is None:
+            return self.structure.argmax(u, **self.parameters)
+        return self.structure.masked_argmax(u, self.mask)
 
     def _expanded(self, batch_shape: _Shape) -> tuple[Distribution, torch.Tensor | None]:
-        """Utilities and mask for a larger batch."""
-        batch = torch.Size(batch_shape)
+        """Utilities and mask for a larger batch; parameters and temperatures broadcast to it as they are.
+
+        Raises:
+            TypeError, ValueError: no shape; one that the batch does not expand to.
+        """
+        batch = check_expansion(self.batch_shape, batch_shape)
         rest = batch + self.event_shape
         kept = rest[: len(rest) - len(self.utilities.event_shape)]
-        try:
-            torch.empty(self.batch_shape).expand(batch)
-        except RuntimeError:
-            raise ValueError(
-                f"a batch of shape {tuple(self.batch_shape)} does not expand to {tuple(batch)}: expand takes the new "
-                "batch shape, without the event."
-            ) from None
         mask = None if self.mask is None else self.mask.expand(self.batch_shape + self.event_shape).expand(rest)
         return self.utilities.expand(kept), mask
 
@@ -81,15 +80,18 @@ class StochasticArgmax(_Trick):
         structure: the set X.
         utilities: a reparameterisable torch distribution of shape ``(*batch, *event_shape)``.
         mask: bool, broadcasts to the utilities: False where an item is forbidden.
+        parameters: the hull's parameters by name, each of its own shape, with or without leading batch dimensions.
 
     Raises:
-        TypeError, ValueError: no distribution of this shape, or one without ``rsample``.
+        TypeError, ValueError: no distribution of this shape, or one without ``rsample``; missing or unknown parameters.
     """
 
     has_rsample = False
 
-    def __init__(self, structure: Structure, utilities: Distribution, *, mask: torch.Tensor | None = None):
-        super().__init__(structure, utilities, mask)
+    def __init__(
+        self, structure: Structure, utilities: Distribution, *, mask: torch.Tensor | None = None, **parameters: Any
+    ):
+        super().__init__(structure, utilities, mask, parameters)
 
     def sample(self, sample_shape: _Shape = (), *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Elements of X, ``(*sample_shape, *batch_shape, *event_shape)``; not differentiable."""
@@ -98,18 +100,21 @@ class StochasticArgmax(_Trick):
 
     def expand(self, batch_shape: _Shape) -> StochasticArgmax:
         utilities, mask = self._expanded(batch_shape)
-        return StochasticArgmax(self.structure, utilities, mask=mask)
+        return StochasticArgmax(self.structure, utilities, mask=mask, **self.parameters)
 
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
-        """log of the probability of elements ``(*batch, *event_shape)``; one-hot X and Gumbel utilities of one scale.
+        """log of the probability of elements ``(*sample, *event_shape)``, ``sample`` and ``batch`` broadcast; one-hot X
+        and Gumbel utilities of one scale.
 
         Raises:
-            NotImplementedError: no closed form is known. ValueError: not elements of X.
+            NotImplementedError: no closed form is known. ValueError: not elements of X, or batches that do not
+                broadcast.
         """
         log_p = self._log_probabilities()
-        shape = torch.broadcast_shapes(x.shape, log_p.shape) if isinstance(x, torch.Tensor) else None
-        x = x if shape is None else x.expand(shape)
-        check_elements(self.structure, x, self.mask)
+        shape = broadcast(x=check_utilities(x, self.structure.event_shape, "x"), utilities=self.batch_shape)
+        x = normal(x).expand(shape + self.event_shape)
+        with without_autocast(x.device):
+            check_elements(self.structure, x, self.mask)
         return torch.where(x != 0, x * log_p, 0.0).sum(-1)
 
     def entropy(self) -> torch.Tensor:
@@ -117,24 +122,25 @@ class StochasticArgmax(_Trick):
         log_p = self._log_probabilities()
         return -(log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(-1)
 
+    @property
+    def mean(self) -> torch.Tensor:
+        """Probabilities of the items, where ``log_prob`` has a closed form."""
+        return self._log_probabilities().exp()
+
+    @property
+    def mode(self) -> torch.Tensor:
+        """The most probable element, where ``log_prob`` has a closed form."""
+        log_p = self._log_probabilities()
+        return torch.zeros_like(log_p).scatter(-1, log_p.argmax(-1, keepdim=True), 1.0)
+
+    @property
+    def variance(self) -> torch.Tensor:
+        """p (1 - p) of each item, where ``log_prob`` has a closed form."""
+        p = self.mean
+        return p * (1 - p)
+
     def _log_probabilities(self) -> torch.Tensor:
-        base = base_of(self.utilities)
-        if type(base) is not Gumbel or not _is_one_hot(self.structure):
-            raise NotImplementedError(
-                "probabilities of an argmax are known in closed form for one-hot sets and Gumbel utilities only: "
-                "sst.ExponentialFamily has log_prob for every structure with a log-partition."
-            )
-        scale = base.scale[..., :1]
-        if bool((base.scale != scale).any()):
-            raise NotImplementedError("the Gumbel utilities of one element need one common scale for a closed form.")
-        logits = base.loc / scale
-        if self.mask is not None:
-            mask = self.mask.expand(logits.shape).to(logits.device)
-            if not bool(mask.any(-1).all()):
-                elements = [tuple(i) for i in torch.nonzero(~mask.any(-1)).tolist()]
-                raise SolveError("every item of {elements} is forbidden: allow one at least.", elements)
-            logits = logits.masked_fill(~mask, -torch.inf)
-        return logits.log_softmax(-1)
+        return log_probabilities(self.structure, self.utilities, self.mask)
 
     def __repr__(self) -> str:
         return f"StochasticArgmax({self.structure!r}, {self.utilities})"
@@ -150,6 +156,7 @@ class StochasticSoftmax(_Trick):
         utilities: a reparameterisable torch distribution of shape ``(*batch, *event_shape)``.
         temperature: positive number, or tensor that broadcasts to the batch shape.
         mask: bool, broadcasts to the utilities: False where an item is forbidden.
+        parameters: the hull's parameters by name, as of ``StochasticArgmax``; ``rsample`` is differentiable in them.
 
     Raises:
         TypeError, ValueError: as ``StochasticArgmax``; a temperature that is not positive.
@@ -164,12 +171,13 @@ class StochasticSoftmax(_Trick):
         temperature: float | torch.Tensor,
         *,
         mask: torch.Tensor | None = None,
+        **parameters: Any,
     ):
         if not isinstance(soft_argmax, SoftArgmax):
             raise TypeError(f"soft_argmax must be an sst.SoftArgmax, got {type(soft_argmax).__name__}.")
-        super().__init__(soft_argmax.structure, utilities, mask)
-        check_temperature(temperature, torch.empty(0), self.batch_shape, len(self.event_shape))
-        self.soft_argmax, self.temperature = soft_argmax, temperature
+        super().__init__(soft_argmax.structure, utilities, mask, parameters)
+        self.soft_argmax, self.temperature = soft_argmax, normal(temperature)
+        check_temperature(self.temperature, torch.empty(0, device="cpu"), self.batch_shape, len(self.event_shape))
 
     def rsample(
         self,
@@ -199,15 +207,40 @@ class StochasticSoftmax(_Trick):
         return self._soft(u), self._hard(u)
 
     def _soft(self, u: torch.Tensor) -> torch.Tensor:
-        return self.soft_argmax(u, self.temperature, mask=self.mask)
+        return self.soft_argmax(u, self.temperature, mask=self.mask, **self.parameters)
 
     def expand(self, batch_shape: _Shape) -> StochasticSoftmax:
         utilities, mask = self._expanded(batch_shape)
-        return StochasticSoftmax(self.soft_argmax, utilities, self.temperature, mask=mask)
+        return StochasticSoftmax(self.soft_argmax, utilities, self.temperature, mask=mask, **self.parameters)
 
     def hard(self) -> StochasticArgmax:
         """The discrete random variable that this one relaxes."""
-        return StochasticArgmax(self.structure, self.utilities, mask=self.mask)
+        return StochasticArgmax(self.structure, self.utilities, mask=self.mask, **self.parameters)
+
+    def log_prob(self, x: torch.Tensor) -> NoReturn:
+        """Not known: raises NotImplementedError, as ``entropy``, ``mean``, ``mode`` and ``variance`` do."""
+        self._refuse("log_prob", "log_prob(x)")
+
+    def entropy(self) -> NoReturn:
+        self._refuse("entropy", "entropy()")
+
+    @property
+    def mean(self) -> NoReturn:
+        self._refuse("mean", "mean")
+
+    @property
+    def mode(self) -> NoReturn:
+        self._refuse("mode", "mode")
+
+    @property
+    def variance(self) -> NoReturn:
+        self._refuse("variance", "variance")
+
+    def _refuse(self, what: str, instead: str) -> NoReturn:
+        raise NotImplementedError(
+            f"the {what} of a StochasticSoftmax has no closed form: hard().{instead} is that of the discrete random "
+            f"variable which it relaxes; estimate moments from rsample((n,)); {_KL}"
+        )
 
     def __repr__(self) -> str:
         return f"StochasticSoftmax({self.soft_argmax!r}, {self.utilities}, temperature={self.temperature})"
@@ -223,22 +256,26 @@ class _StraightThrough(torch.autograd.Function):
         return gradients[0], None
 
 
-def _is_one_hot(structure: Structure) -> bool:
-    """Whether X is the set of unit vectors: 0/1 vectors of sum 1, each of them an answer of argmax."""
-    if structure not in _one_hot:
-        _one_hot[structure] = _finds_unit_vectors(structure)
-    return _one_hot[structure]
+_KL = "as a KL term take that of the utilities, kl_divergence(p.utilities, q.utilities) (paper, section 3)."
 
 
-def _finds_unit_vectors(structure: Structure) -> bool:
-    if len(structure.event_shape) != 1 or not structure.binary:
-        return False
-    n = structure.event_shape[0]
-    one = torch.ones(n, dtype=torch.float64)
-    if not bool((structure.argmax(torch.stack([one, -one])).sum(1) == 1).all()):
-        return False
-    for some in torch.arange(n).split(256):  # not all at once: n^2 numbers
-        units = torch.nn.functional.one_hot(some, n).double()
-        if not torch.equal(structure.argmax(units), units):
-            return False
-    return True
+@register_kl(_Trick, _Trick)
+def _kl_tricks(p: _Trick, q: _Trick) -> torch.Tensor:
+    """Of two ``StochasticArgmax`` over equal sets where both have closed forms, ``(*batch,)``.
+
+    Raises:
+        NotImplementedError: else. ValueError: batches that do not broadcast.
+    """
+    if not (isinstance(p, StochasticArgmax) and isinstance(q, StochasticArgmax)):
+        raise NotImplementedError(
+            "the divergence of relaxed variables has no closed form: hard() gives the discrete ones, whose divergence "
+            f"is known for one-hot sets and Gumbel utilities; {_KL}"
+        )
+    if p.structure != q.structure:
+        raise ValueError(f"the structures must be equal, got {p.structure!r} and {q.structure!r}.")
+    broadcast(p=p.batch_shape, q=q.batch_shape)
+    try:
+        log_p, log_q = p._log_probabilities(), q._log_probabilities()
+    except NotImplementedError as error:
+        raise NotImplementedError(f"{error} Or {_KL}") from None
+    return torch.where(log_p > -torch.inf, log_p.exp() * (log_p - log_q), 0.0).sum(-1)
