@@ -137,7 +137,7 @@ def _kl_negative_exponential(p: NegativeExponential, q: NegativeExponential) -> 
 
 @register_kl(Logistic, Logistic)
 def _kl_logistic(p: Logistic, q: Logistic) -> torch.Tensor:
-    """Accurate for all scales, see ``logistic_kl``: about 10 microseconds an entry where scales differ.
+    """Accurate for all scales, see ``logistic_kl``: tens of microseconds an entry where scales differ.
 
     Raises:
         ValueError: batches that do not broadcast.
