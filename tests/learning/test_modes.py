@@ -68,13 +68,7 @@ def default_device():
         yield
 
 
-@pytest.mark.parametrize(
-    "masked",
-    [
-        False,
-        pytest.param(True, marks=pytest.mark.xfail(strict=True, reason="Mask.lowered moves t to the default device")),
-    ],
-)
+@pytest.mark.parametrize("masked", [False, True])
 def test_a_default_device_changes_nothing(masked):
     logits = torch.randn(2, 5, requires_grad=True)
     structure, soft = polytopes.KSubset(5, 2), sst.SoftArgmax(polytopes.KSubset(5, 2), sst.BinaryEntropy())
