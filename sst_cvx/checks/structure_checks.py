@@ -11,6 +11,7 @@ import torch
 from sst_cvx.checks.report import Check, NotApplicable, Worst, at
 from sst_cvx.hull.violation import violation_by_cvxpy
 from sst_cvx.structure.base import Structure
+from sst_cvx.structure.kinds import seem_binary
 
 _MOST_VERTICES = 20_000  # enumerated in full up to here
 
@@ -169,7 +170,7 @@ class _StructureChecks:
         """What a class says of itself."""
         if not self.structure.known_binary:
             raise NotApplicable("not declared by known_binary")
-        return 0.0 if self.structure.seems_binary() else 1.0, 0.5
+        return 0.0 if seem_binary(self.structure.argmax, self.structure.event_shape) else 1.0, 0.5
 
     def log_partition(self) -> tuple[float, float, str]:
         """Against log-sum-exp over all vertices, at several scales."""

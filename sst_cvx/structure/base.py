@@ -27,6 +27,7 @@ from sst_cvx.structure.declaration import (
     renumber,
 )
 from sst_cvx.structure.faces import Faces
+from sst_cvx.structure.kinds import are_unit_vectors, seem_binary
 from sst_cvx.structure.masks import Mask, expand_mask
 
 _CHUNK = 20_000_000  # probabilities in memory at once, of samples from a list
@@ -265,15 +266,12 @@ class Structure:
     @computed_once
     def binary(self) -> bool:
         """Whether the elements of X are 0/1 arrays."""
-        return self.known_binary or self.seems_binary()
+        return self.known_binary or seem_binary(self.argmax, self.event_shape)
 
-    def seems_binary(self) -> bool:
-        """Whether the elements of X furthest in many directions are 0/1 arrays."""
-        size = self.variable.size
-        axes, generator = torch.eye(size, dtype=torch.float64, device="cpu"), torch.Generator().manual_seed(0)
-        some = torch.randn(64, size, dtype=torch.float64, generator=generator, device="cpu")
-        x = self.argmax(torch.cat([axes, -axes, some]).reshape(-1, *self.event_shape))
-        return bool((x.abs().minimum((x - 1).abs()) <= 1e-6).all())
+    @computed_once
+    def one_hot(self) -> bool:
+        """Whether X is the set of unit vectors."""
+        return len(self.event_shape) == 1 and self.binary and are_unit_vectors(self.argmax, self.event_shape[0])
 
     def face(self, allowed: np.ndarray) -> Structure:
         """The structure with the items that a flat mask forbids (but for fillers) fixed at 0, a declaration of its own.

@@ -44,14 +44,14 @@ def order_parameters(constraints: list[Any], listed: Sequence[cp.Parameter]) -> 
         )
     ordered = list(listed) if listed else list(found.values())
     names = [p.name() for p in ordered]
-    taken = {"self", "u", "x", "temperature", "mask"}
+    taken = {"self", "u", "x", "y", "temperature", "mask", "structure", "utilities", "soft_argmax", "generator"}
     if len(set(names)) < len(names) or taken & set(names) or not all(name.isidentifier() for name in names):
         raise ValueError(f"hull parameters {names} need distinct names, valid in Python and none of {sorted(taken)}.")
     return ordered
 
 
 def expand_parameter(p: cp.Parameter, value: object, batch_shape: torch.Size) -> torch.Tensor:
-    tensor = value if isinstance(value, torch.Tensor) else torch.as_tensor(value, device="cpu")
+    tensor = value if isinstance(value, torch.Tensor) else torch.as_tensor(value, dtype=torch.float64, device="cpu")
     tensor = tensor.to("cpu", torch.float64)
     split = tensor.dim() - len(p.shape)
     event, batch = tuple(tensor.shape[max(split, 0) :]), tensor.shape[: max(split, 0)]

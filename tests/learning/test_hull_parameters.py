@@ -250,3 +250,18 @@ def test_estimators_differentiate_in_parameters_or_say_that_they_do_not():
             estimator(loss_fn, trick, samples=2)
         value = estimator(loss_fn, fixed, samples=2)
         assert torch.autograd.grad(value.sum(), logits)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["u", "y", "mask", "temperature", "structure", "utilities", "soft_argmax", "generator"])
+def test_names_of_arguments_are_taken(name):
+    x, p = cp.Variable(2), cp.Parameter(nonneg=True, name=name)
+    with pytest.raises(ValueError, match="need distinct names"):
+        sst.Structure(x, [x >= 0, cp.sum(x) <= p])
+
+
+def test_a_python_number_keeps_its_digits():
+    structure, third = knapsack(), 1.3
+    soft = sst.SoftArgmax(structure, sst.Euclidean())
+    u = torch.randn(4, dtype=torch.float64) + 2
+    assert torch.equal(soft(u, capacity=third), soft(u, capacity=torch.tensor(third, dtype=torch.float64)))
+    assert torch.equal(structure.argmax(u, capacity=third), structure.argmax(u, capacity=tensor(third).detach()))
