@@ -80,17 +80,18 @@ class ViolationOfAffineRows:
 
     def __init__(self, rows: AffineRows):
         keep = _over_event_alone(rows.matrix, rows.event)
-        dense = rows.matrix[keep][:, rows.event].toarray()
-        scale = 1 / np.maximum(np.abs(dense).max(axis=1, initial=0.0), 1e-300)
+        matrix = sp.csr_array(rows.matrix[keep][:, rows.event])
+        scale = 1 / np.maximum(abs(matrix).max(axis=1).toarray().ravel(), 1e-300)
         self._affine, self._equal = rows, keep < rows.equalities
-        self._rows, self._right = dense * scale[:, None], rows.right[keep] * scale
+        self._rows: Any = sp.diags_array(scale) @ matrix
+        self._right = rows.right[keep] * scale
         self._sensitivity: Any = sp.diags_array(scale) @ rows.sensitivity[keep]
 
     def __call__(self, x: torch.Tensor, values: dict[str, torch.Tensor]) -> torch.Tensor:
         """Of points ``(batch, size)`` at parameters ``(batch, *shape)``."""
         theta = self._affine.theta({name: v.detach() for name, v in values.items()}).numpy()
         right = self._right + (self._sensitivity @ theta.T).T
-        excess = x.detach().to("cpu", torch.float64).numpy() @ self._rows.T - right
+        excess = (self._rows @ x.detach().to("cpu", torch.float64).numpy().T).T - right
         excess = np.where(self._equal, np.abs(excess), excess) / (1 + np.abs(right))
         return torch.from_numpy(excess.max(axis=1, initial=-np.inf)).to(x.device)
 

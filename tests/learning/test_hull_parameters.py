@@ -252,7 +252,10 @@ def test_estimators_differentiate_in_parameters_or_say_that_they_do_not():
         assert torch.autograd.grad(value.sum(), logits)[0].isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["u", "y", "mask", "temperature", "structure", "utilities", "soft_argmax", "generator"])
+TAKEN = ["u", "x", "y", "mask", "temperature", "structure", "utilities", "soft_argmax", "generator"]
+
+
+@pytest.mark.parametrize("name", TAKEN)
 def test_names_of_arguments_are_taken(name):
     x, p = cp.Variable(2), cp.Parameter(nonneg=True, name=name)
     with pytest.raises(ValueError, match="need distinct names"):

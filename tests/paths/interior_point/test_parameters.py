@@ -136,20 +136,18 @@ def test_many_bounds_in_closed_form():
 
 
 MEMORY = """
-import cvxpy as cp, torch, sst_cvx as sst
-from sst_cvx.paths.base import Batch, Options
-from sst_cvx.paths.interior_point.path import InteriorPointPath
+import torch, sst_cvx as sst
 from tests.paths.interior_point.test_parameters import capped
 
 def peak():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
 
 torch.set_num_threads(1)
-InteriorPointPath(capped(3), sst.Euclidean(), Options())  # libraries
+sst.SoftArgmax(capped(3), sst.Euclidean())  # libraries
 before = peak()
-path = InteriorPointPath(capped(6000), sst.Euclidean(), Options())
+soft = sst.SoftArgmax(capped(6000), sst.Euclidean())
 u, upper = torch.randn(2, 6000).double().requires_grad_(), torch.rand(2, 6000).double().requires_grad_()
-path(Batch(u, 1.0, {"upper": upper, "budget": torch.full((2,), 10.0).double()}, None)).sum().backward()
+soft(u, 1.0, upper=upper, budget=10.0).sum().backward()
 print(peak() - before)
 """
 
