@@ -53,6 +53,7 @@ def run(script: str, *options: str, cwd: pathlib.Path = ROOT) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_which_measurements(tmp_path):
     picture = tmp_path / "[5] of 30" / "picture.png"  # brackets are no markup
     printed = run("which_measurements", "--output", str(picture))
@@ -61,6 +62,7 @@ def test_which_measurements(tmp_path):
     assert picture.stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_own_structure(tmp_path):
     """Every set is certified, and knowing it beats a per-option baseline by 5 points on held-out decisions."""
     rows = re.findall(r"(\w+) +\D (\d+) checks \D +([\d.]+) +\D +([\d.]+) ", run("own_structure", cwd=tmp_path))
@@ -70,6 +72,7 @@ def test_own_structure(tmp_path):
         assert float(ours) > float(baseline) + 5
 
 
+@pytest.mark.slow
 def test_estimator_bias_variance(tmp_path):
     """At these temperatures relaxations are the least noisy, and the score function with a baseline unbiased."""
     picture = tmp_path / "picture.png"
@@ -266,6 +269,7 @@ def interrupted(script: str, *options: str, sign: str) -> str:
     return said.strip()
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_where_to_go_on(tmp_path):
     assert interrupted("own_structure", "--quick", sign="certifying") == "Stopped."
     options = ("--preset", "tiny", "--steps", "100000", "--folder", str(tmp_path / "run"))

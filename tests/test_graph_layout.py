@@ -160,7 +160,8 @@ def test_unfinished_runs_have_no_picture(tmp_path):
         plot.draw([tmp_path], tmp_path / "picture.png")
 
 
-@pytest.mark.parametrize("name", [pytest.param("independent", marks=pytest.mark.slow), "tree"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["independent", "tree"])
 def test_two_processes_are_one(name, tmp_path):
     """The same losses as one process with the joined batch, and the same model at the end."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
