@@ -12,6 +12,8 @@ After Paulus, Choi, Tarlow, Krause, Maddison, "Gradient Estimation with Stochast
 
 from sst_cvx.checks import Check, CheckFailed, Report, check, checks
 from sst_cvx.errors import SolveError
+from sst_cvx.faults import synchronize
+from sst_cvx.host import guard
 from sst_cvx.learning.estimators import ImplicitMLE, PerturbedOptimizer, Relaxed, ScoreFunction, StraightThrough
 from sst_cvx.learning.exponential_family import ExponentialFamily
 from sst_cvx.learning.fenchel_young import FenchelYoungLoss
@@ -65,5 +67,7 @@ __all__ = [
     "check",
     "checks",
     "fast_path",
+    "guard",
     "length_mask",
+    "synchronize",
 ]

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from sst_cvx.host import may_ask
+
 
 def check_utilities(u: Any, event_shape: tuple[int, ...], name: str = "utilities") -> torch.Size:
     """Batch shape of utilities ``u``: ``(*batch, *event_shape)``.
@@ -19,11 +21,6 @@ def check_utilities(u: Any, event_shape: tuple[int, ...], name: str = "utilities
     """
     if not isinstance(u, torch.Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(u).__name__}: use torch.as_tensor(...).")
-    if torch._C._functorch.is_batchedtensor(u):  # pyright: ignore[reportAttributeAccessIssue]
-        raise NotImplementedError(
-            f"{name} are inside torch.func.vmap, under which input and answer cannot be checked: call on the whole "
-            "tensor instead, any leading dimensions are the batch."
-        )
     if not u.is_floating_point():
         raise TypeError(f"{name} must be a floating-point tensor, got {u.dtype}: convert with .float() or .double().")
     split = u.dim() - len(event_shape)
@@ -62,7 +59,8 @@ def check_temperature(
     Accepts a positive number, or a positive tensor of shape ``()`` or one that broadcasts to ``batch_shape``.
 
     Raises:
-        TypeError: not a number or tensor. ValueError: not positive and finite, or a shape that does not broadcast.
+        TypeError: not a number or tensor. ValueError: not positive and finite (of tensors: where the host may be
+            asked), or a shape that does not broadcast.
     """
     if isinstance(temperature, (bool, np.bool_)) or not isinstance(temperature, (int, float, np.number, torch.Tensor)):
         raise TypeError(f"temperature must be a positive number or tensor, got {type(temperature).__name__}.")
@@ -73,7 +71,7 @@ def check_temperature(
         return t, t
     if temperature.is_complex() or temperature.dtype == torch.bool:
         raise TypeError(f"temperature must be real, got {temperature.dtype}.")
-    if not bool((torch.isfinite(temperature) & (temperature > 0)).all()):
+    if may_ask(temperature) and not bool((torch.isfinite(temperature) & (temperature > 0)).all()):
         raise ValueError("temperature must be positive and finite everywhere; for t = 0 use structure.argmax(u).")
     try:
         fits = torch.broadcast_shapes(temperature.shape, batch_shape) == batch_shape

@@ -12,6 +12,8 @@ from torch.autograd import forward_ad
 def gradient(function: Callable[[torch.Tensor], torch.Tensor], u: torch.Tensor) -> torch.Tensor:
     """d sum(function(u)) / d u, also under ``torch.no_grad`` and ``torch.inference_mode``; itself differentiable where
     u is and grad mode is on."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return torch.func.grad(lambda v: function(v).sum())(u)
     differentiable = torch.is_grad_enabled() and u.requires_grad
     with torch.inference_mode(False), torch.enable_grad():
         v = u if differentiable else (u.clone() if u.is_inference() else u.detach()).requires_grad_()
@@ -19,15 +21,23 @@ def gradient(function: Callable[[torch.Tensor], torch.Tensor], u: torch.Tensor) 
     return x + u * 0 if differentiable and not x.requires_grad else x  # of a linear function: constant
 
 
-class Function(torch.autograd.Function):
+class Function:
     """A ``torch.autograd.Function`` with ``setup_context``, for ``torch.func``, whose calls elsewhere cost less.
 
-    With ``setup_context``, ``apply`` inspects the signature of ``forward`` each time (some 50 us). Outside the
-    transforms of ``torch.func``, this one calls ``forward`` alone where no derivative is asked for, and else a twin of
-    the older kind. Arguments are positional.
+    Subclasses give ``forward``, ``setup_context``, ``backward``, and where they have them ``jvp`` and ``vmap``, as
+    static methods, and are called by ``apply`` with positional arguments. Three classes of torch's are made of one:
+
+    - under the transforms of ``torch.func``, the one as it stands. Its ``apply`` inspects the signature of ``forward``
+      each time (some 50 us), so that
+    - elsewhere, one of the older kind takes its place, or ``forward`` alone where no derivative is asked for;
+    - a compiler, which takes neither ``jvp`` nor ``vmap``, sees the older kind without them.
     """
 
-    _twin: type[torch.autograd.Function]
+    _transformed: type[torch.autograd.Function]
+    _eager: type[torch.autograd.Function]
+    _traced: type[torch.autograd.Function]
+    forward: Callable[..., Any]
+    setup_context: Callable[..., Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -37,16 +47,25 @@ class Function(torch.autograd.Function):
             cls.setup_context(ctx, inputs, output)
             return output
 
-        methods = {name: cls.__dict__[name] for name in ("backward", "jvp") if name in cls.__dict__}
-        cls._twin = type(cls.__name__, (torch.autograd.Function,), {"forward": staticmethod(forward), **methods})
+        own = {name: cls.__dict__[name] for name in _METHODS if name in cls.__dict__}
+        older = {"forward": staticmethod(forward), "backward": own["backward"]}
+        forwards = {"jvp": own["jvp"]} if "jvp" in own else {}
+        cls._transformed = type(cls.__name__, (torch.autograd.Function,), own)
+        cls._eager = type(cls.__name__, (torch.autograd.Function,), older | forwards)
+        cls._traced = type(cls.__name__, (torch.autograd.Function,), older)
 
     @classmethod
     def apply(cls, *inputs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return cls._traced.apply(*inputs)
         if torch._C._are_functorch_transforms_active():
-            return super().apply(*inputs)
+            return cls._transformed.apply(*inputs)
         if forward_ad._current_level >= 0 or (torch.is_grad_enabled() and any(map(_requires_grad, inputs))):
-            return cls._twin.apply(*inputs)
+            return cls._eager.apply(*inputs)
         return cls.forward(*inputs)
+
+
+_METHODS = ("forward", "setup_context", "backward", "jvp", "vmap", "generate_vmap_rule")
 
 
 def _requires_grad(x: Any) -> bool:

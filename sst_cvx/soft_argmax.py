@@ -8,6 +8,8 @@ import torch
 
 from sst_cvx.arguments import check_temperature, check_utilities
 from sst_cvx.errors import Elements, SolveError
+from sst_cvx.faults import Faults, raise_pending
+from sst_cvx.host import check_mode, guard, leaves_traces, may_ask
 from sst_cvx.once import constants, without_autocast
 from sst_cvx.paths import PATHS, Path
 from sst_cvx.paths.base import Accuracy, Batch, Options, Refused
@@ -36,6 +38,8 @@ class SoftArgmax(torch.nn.Module):
             ``SolverInterface``. Other paths have no engine, but elements that the interior-point solver gives up go
             to the layer.
         solver_options: settings of that engine.
+        guard: how failures are told: "raise" (at once, asking the host), "nan" (on the device: NaN, and the error at
+            the next call or by ``sst.synchronize()``), None: by circumstance, see ``sst.guard``.
 
     Attributes:
         path: the path that answers.
@@ -58,6 +62,7 @@ class SoftArgmax(torch.nn.Module):
         path: str = "auto",
         solver: Any = None,
         solver_options: dict[str, Any] | None = None,
+        guard: str | None = None,
     ):
         super().__init__()
         if not isinstance(structure, Structure):
@@ -67,6 +72,7 @@ class SoftArgmax(torch.nn.Module):
             raise ValueError(f"path must be one of {NAMES}, got {path!r}.")
         make_solver(solver, solver_options)  # a wrong name is an error on every path
         self.structure, self.regularizer = structure, regularizer
+        self.guard = check_mode(guard)
         self._options = Options(path != "auto", solver, solver_options)
         with constants():
             check_regularizer(regularizer, structure)
@@ -99,7 +105,7 @@ class SoftArgmax(torch.nn.Module):
 
     def _like(self, structure: Structure, path: str) -> SoftArgmax:
         engine = {"solver": self._options.solver, "solver_options": self._options.solver_options}
-        return SoftArgmax(structure, self.regularizer, path=path, **engine)
+        return SoftArgmax(structure, self.regularizer, path=path, guard=self.guard, **engine)
 
     def forward(
         self, u: torch.Tensor, temperature: float | torch.Tensor = 1.0, *, mask: Any = None, **parameters: torch.Tensor
@@ -117,24 +123,40 @@ class SoftArgmax(torch.nn.Module):
             TypeError, ValueError: arguments of a wrong type, shape or range, naming the argument.
             SolveError: a failed solve, or an answer outside the hull, naming the batch elements.
         """
+        if self.guard is not None:
+            with guard(self.guard):
+                return self._checked(u, temperature, mask, parameters)
+        return self._checked(u, temperature, mask, parameters)
+
+    def _checked(
+        self, u: torch.Tensor, temperature: Any, mask: Any, parameters: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
         batch_shape = check_utilities(u, self.structure.event_shape)
         with without_autocast(u.device.type):
             batch = self._batch(u, temperature, mask, parameters, batch_shape)
             if not u.numel():
                 return u * 0
             x = self._answer(batch)
+            if batch.faults is not None:
+                x = batch.faults.spoil(x, batch.without_mask().u)
+                batch.faults.leave(x, repr(self))
             return x if x.shape == u.shape and x.dtype == u.dtype else x.reshape(u.shape).to(u.dtype)
 
     def _batch(self, u: torch.Tensor, temperature: Any, mask: Any, parameters: Any, shape: torch.Size) -> Batch:
         """What was asked, checked and flattened."""
         u = u if u.dtype in VIOLATION else u.float()
+        faults = None if may_ask(u) else Faults(Elements(shape))
+        if faults is not None and leaves_traces(u):
+            raise_pending()
         t, _ = check_temperature(temperature, u, shape, self._event_dim)
         if isinstance(t, torch.Tensor):
             t = t.expand(shape).reshape(-1)
+            if faults is not None:
+                faults.add(~(torch.isfinite(t) & (t > 0)), "temperatures must be positive, but are not for {elements}.")
         values = self.structure.flat_parameters(parameters, shape)
         masked = None if mask is None else self.structure.check_mask(mask, u.shape, u.device).flat()
         flat = u if len(shape) == 1 else u.reshape(-1, *self.structure.event_shape)
-        return Batch(flat, t, values, masked, Elements(shape))
+        return Batch(flat, t, values, masked, Elements(shape), faults)
 
     def _answer(self, batch: Batch) -> torch.Tensor:
         """Guarded points, of the device and dtype of the batch."""
@@ -147,8 +169,8 @@ class SoftArgmax(torch.nn.Module):
                 batch = batch.to(path.device or u.device, path.dtype or u.dtype)
             x = path(batch)
             if not path.checks_hull:
-                check_hull(self.structure, x, batch.parameters, self._who)
-            x = x if mask is None else mask.removed(x)
+                check_hull(self.structure, x, batch.parameters, self._who, batch.faults)
+            x = x if mask is None else mask.removed(x, batch.faults)
         except SolveError as error:
             raise batch.elements.rename(error) from error.__cause__
         return x if x.dtype == u.dtype and x.device == u.device else x.to(u.device, u.dtype)

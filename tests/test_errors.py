@@ -41,10 +41,6 @@ class TestUtilities:
         with pytest.raises(TypeError, match=r"floating-point tensor, got torch\.int64"):
             soft(torch.zeros(6, dtype=torch.long))
 
-    def test_vmap(self, soft):
-        with pytest.raises(NotImplementedError, match="any leading dimensions are the batch"):
-            torch.func.vmap(soft)(torch.zeros(2, 6))
-
     def test_overflow(self):
         with pytest.raises(ValueError, match=r"utilities / temperature overflows torch\.float32"):
             sst.SoftArgmax(SUBSET, sst.Euclidean())(torch.full((6,), 3e38), 0.1)

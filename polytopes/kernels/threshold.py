@@ -149,8 +149,8 @@ def _project_by_sorting(u: torch.Tensor, total: int) -> torch.Tensor:
     s = (u - _kth_largest(u, total)).clamp(-2.0, 2.0).double()
     ends, order = torch.cat([s, s - 1.0], dim=-1).sort(dim=-1, descending=True)
     inside = (1.0 - 2.0 * (order >= u.shape[-1])).cumsum(-1, dtype=s.dtype)  # entries between 0 and 1 below an end
-    mass = torch.zeros_like(ends)  # at the ends
-    torch.cumsum(inside[..., :-1] * (ends[..., :-1] - ends[..., 1:]), -1, out=mass[..., 1:])
+    mass = (inside[..., :-1] * (ends[..., :-1] - ends[..., 1:])).cumsum(-1)  # at the ends, but for the first: 0
+    mass = torch.nn.functional.pad(mass, (1, 0))
     last = (mass < total).sum(-1, keepdim=True) - 1
     left = total - mass.gather(-1, last)
     nu = ends.gather(-1, last) - left / inside.gather(-1, last).clamp(min=1.0)

@@ -10,6 +10,7 @@ import torch
 
 from sst_cvx.arguments import check_finite, surely_finite
 from sst_cvx.errors import Elements, SolveError
+from sst_cvx.faults import Faults
 from sst_cvx.regularizers import Regularizer
 from sst_cvx.structure.base import Structure
 from sst_cvx.structure.masks import Mask
@@ -57,6 +58,7 @@ class Batch:
         parameters: of the hull, by name, ``(count, *shape)``, float64 on the CPU.
         mask: of the same flat batch.
         elements: what the rows are called in errors, forward and backward.
+        faults: collects what fails, where the host must not be asked; else None.
     """
 
     u: torch.Tensor
@@ -64,6 +66,7 @@ class Batch:
     parameters: dict[str, torch.Tensor]
     mask: Mask | None
     elements: Elements = field(default_factory=lambda: Elements(torch.Size()))
+    faults: Faults | None = None
 
     def __len__(self) -> int:
         return len(self.u)
@@ -107,6 +110,9 @@ class Batch:
         """u / t for other utilities of this shape, finite."""
         t = self.t.reshape(-1, *[1] * (u.dim() - 1)) if isinstance(self.t, torch.Tensor) else self.t
         scaled = u / t
+        if self.faults is not None:
+            self.faults.add_not_finite(scaled, "utilities / temperature must be finite, but are not for {elements}.")
+            return scaled
         if not surely_finite(scaled):
             self.check_finite(u)
             if not bool(torch.isfinite(scaled).all()):

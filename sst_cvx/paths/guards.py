@@ -9,6 +9,7 @@ import torch
 
 from sst_cvx.arguments import check_temperature, check_utilities
 from sst_cvx.errors import Elements, SolveError
+from sst_cvx.faults import Faults
 from sst_cvx.regularizers import Regularizer
 from sst_cvx.structure.base import Structure
 
@@ -19,17 +20,24 @@ GAP = VIOLATION
 
 
 def check_hull(
-    structure: Structure, x: torch.Tensor, parameters: dict[str, torch.Tensor], who: Callable[[], str]
+    structure: Structure,
+    x: torch.Tensor,
+    parameters: dict[str, torch.Tensor],
+    who: Callable[[], str],
+    faults: Faults | None = None,
 ) -> None:
-    """Raise SolveError, by rows, where points ``(count, *event_shape)`` are outside the hull or not finite.
+    """Raise SolveError, by rows, where points ``(count, *event_shape)`` are outside the hull or not finite; or tell
+    ``faults``.
 
     Rows of the hull with auxiliary variables cannot be checked from x alone.
     """
     flat, tolerance = x.detach() if x.dim() == 2 else x.detach().reshape(len(x), -1), VIOLATION[x.dtype]
-    if structure.surely_within(flat, tolerance):
+    if faults is None and structure.surely_within(flat, tolerance):
         return
     violation = structure.violation(flat, parameters) if parameters else structure.violation(flat)
-    if not bool((violation <= tolerance).all()):
+    if faults is not None:
+        faults.add(~(violation <= tolerance), "a point outside the hull was found for {elements}.")
+    elif not bool((violation <= tolerance).all()):
         check_violation(violation.cpu().numpy(), tolerance, who())
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from sst_cvx.errors import SolveError
+from sst_cvx.faults import Faults
 
 _EMPTY = "no element of the set avoids the forbidden items of {elements}: allow more items, or drop these elements."
 _CARRIED = 1e-4  # weight on forbidden items from which a set is empty: it is at least 1 then, and rounding otherwise
@@ -87,27 +88,29 @@ class Mask:
         bottom = -(2 * flat.abs().sum(-1) + t * (1000 + flat.shape[-1])).to(u.dtype)
         return torch.where(self.kept, u, bottom.reshape(*bottom.shape, *[1] * (u.dim() - bottom.dim())))
 
-    def checked(self, x: torch.Tensor) -> torch.Tensor:
+    def checked(self, x: torch.Tensor, faults: Faults | None = None) -> torch.Tensor:
         """Points as they are.
 
         Raises:
-            SolveError: forbidden items carry weight, because no element does without them.
+            SolveError: forbidden items carry weight, because no element does without them; or these go to ``faults``.
         """
         weight = self._by_element(torch.where(self.kept, 0.0, x.detach())).abs().amax(-1)
-        self.refuse(weight > _CARRIED)
+        self.refuse(weight > _CARRIED, faults)
         return x
 
-    def removed(self, x: torch.Tensor) -> torch.Tensor:
+    def removed(self, x: torch.Tensor, faults: Faults | None = None) -> torch.Tensor:
         """Points, checked, with all but allowed items at exactly 0."""
-        return torch.where(self.allowed, self.checked(x), 0.0)
+        return torch.where(self.allowed, self.checked(x, faults), 0.0)
 
     def least(self, lowered: torch.Tensor) -> torch.Tensor:
         """Less than the log-weight of any element without forbidden items, ``(*batch,)``."""
         return -self._by_element(torch.where(self.kept, lowered.detach(), 0.0)).abs().sum(-1) - 1
 
-    def refuse(self, empty: torch.Tensor) -> None:
-        """Raise SolveError where ``empty``, ``(*batch,)``."""
-        if bool(empty.any()):
+    def refuse(self, empty: torch.Tensor, faults: Faults | None = None) -> None:
+        """Raise SolveError where ``empty``, ``(*batch,)``, or tell ``faults``."""
+        if faults is not None:
+            faults.add(empty.reshape(-1), _EMPTY)
+        elif bool(empty.any()):
             error = empty_error(torch.nonzero(empty.reshape(-1)).flatten().tolist())
             raise error if self.batch_dim == 1 else error.in_batch(self.batch_shape)  # a flat batch is named later
 

@@ -1,0 +1,106 @@
+"""Failures where the host is not asked: NaN now, and an error that names them later."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sst_cvx.errors import Elements
+from sst_cvx.host import leaves_traces
+
+
+class Faults:
+    """Which elements of one call failed, and why; nothing is read on the host.
+
+    Args:
+        elements: what the rows are called in the error that follows.
+    """
+
+    def __init__(self, elements: Elements):
+        self._elements = elements
+        self._parts: list[tuple[str, torch.Tensor]] = []
+
+    def add(self, wrong: torch.Tensor, reason: str) -> None:
+        """Rows that failed, bool ``(count,)``; the reason may contain ``{elements}``."""
+        self._parts.append((reason, torch.where(wrong, torch.nan, 0.0)))
+
+    def add_not_finite(self, x: torch.Tensor, reason: str) -> None:
+        """Rows of x ``(count, ...)`` with an entry that is not finite: 0 times it is not 0."""
+        zero = x.detach() * 0
+        self._parts.append((reason, zero if x.dim() == 1 else zero.flatten(1).sum(1)))
+
+    def spoil(self, x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        """Points x ``(count, *event)`` for utilities u: failed rows NaN, as are their derivatives by both; others as
+        they are."""
+        if not self._parts:
+            return x
+        total = sum(part.to(x.dtype) for _, part in self._parts)
+        total = total.reshape(-1, *[1] * (x.dim() - 1))  # type: ignore[union-attr]
+        return x * (1 + total) + u * total
+
+    def leave(self, x: torch.Tensor, who: str) -> None:
+        """Where errors may follow: keep what failed, for ``raise_pending``."""
+        if self._parts and leaves_traces(x):
+            failed = torch.stack([part.to(x.dtype).isnan() for _, part in self._parts])
+            _pending.queue.append(_Pending.of(failed, [reason for reason, _ in self._parts], self._elements, who))
+
+
+@dataclass
+class _Pending:
+    """Flags of one call ``(reasons, count)``, on their way to the host."""
+
+    flags: torch.Tensor
+    event: Any
+    reasons: list[str]
+    elements: Elements
+    who: str
+
+    @staticmethod
+    def of(failed: torch.Tensor, reasons: list[str], elements: Elements, who: str) -> _Pending:
+        if not failed.is_cuda:
+            return _Pending(failed, None, reasons, elements, who)
+        flags = torch.empty(failed.shape, dtype=torch.bool, pin_memory=True)
+        flags.copy_(failed, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        return _Pending(flags, event, reasons, elements, who)
+
+    def arrived(self) -> bool:
+        return self.flags.is_cpu and (self.event is None or self.event.query())
+
+    def check(self) -> None:
+        """Raise SolveError if anything failed."""
+        if self.event is not None:
+            self.event.synchronize()
+        flags = self.flags.numpy(force=True)  # no operation of torch: nothing that a dispatch mode would see
+        for reason, rows in zip(self.reasons, flags, strict=True):
+            if rows.any():
+                raise self.elements.error(f"{self.who}: {reason} Their answers were NaN.", rows.nonzero()[0].tolist())
+
+
+class _Queue(threading.local):
+    def __init__(self) -> None:
+        self.queue: deque[_Pending] = deque()
+
+
+_pending = _Queue()
+
+
+def raise_pending() -> None:
+    """Raise SolveError if an earlier call in this thread failed, as far as is known without waiting."""
+    while _pending.queue and _pending.queue[0].arrived():
+        _pending.queue.popleft().check()
+
+
+def synchronize() -> None:
+    """Wait for the device, and raise what went wrong in calls of this thread that did not ask the host.
+
+    Raises:
+        SolveError: an element failed, and its answer was NaN; it names the elements.
+    """
+    while _pending.queue:
+        _pending.queue.popleft().check()
