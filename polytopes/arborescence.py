@@ -44,6 +44,7 @@ class Arborescence(sst.Structure, final=True):
     """
 
     known_binary = True
+    argmax_on_device = True
     known_bounded = True
     prefers_active_set = True
 

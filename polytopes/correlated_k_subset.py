@@ -33,6 +33,7 @@ class CorrelatedKSubset(sst.Structure, final=True):
     """
 
     known_binary = True
+    argmax_on_device = True
     prefers_active_set = True  # as fast at n = 5, 10 to 30 times faster from n = 20 on
     known_bounded = True  # the trellis of 350 items and k = 10 has 15,000 edges: canonicalised on demand
 

@@ -25,6 +25,7 @@ class Hypercube(sst.Structure, final=True):
     """
 
     known_binary = True
+    argmax_on_device = True
 
     def __init__(self, n: int):
         self.n = check_size("n", n, 1)

@@ -31,6 +31,7 @@ class KSubset(sst.Structure, final=True):
     """
 
     known_binary = True
+    argmax_on_device = True
 
     def __init__(self, n: int, k: int):
         self.n, self.k = check_size("n", n, 1), check_size("k", k, 0, n)

@@ -50,6 +50,7 @@ class MatroidBases(sst.Structure, final=True):
     """
 
     known_binary = True
+    argmax_on_device = True
     prefers_active_set = True
 
     def __init__(self, n: int, rank: RankOracle, *, _family: Family | None = None):

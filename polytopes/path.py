@@ -34,6 +34,7 @@ class Path(sst.Structure, final=True):
     """
 
     known_binary = True
+    argmax_on_device = True
 
     @property
     def prefers_active_set(self) -> bool:

@@ -33,6 +33,7 @@ class Segment(sst.Structure, final=True):
     """
 
     known_binary = True
+    argmax_on_device = True
     prefers_active_set = True
 
     def __init__(self, n: int, min_length: int = 1, max_length: int | None = None):

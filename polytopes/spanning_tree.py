@@ -42,6 +42,7 @@ class SpanningTree(sst.Structure, final=True):
     """
 
     known_binary = True
+    argmax_on_device = True
     known_bounded = True  # Martin's formulation of 100 vertices has a million variables: only on demand
     prefers_active_set = True
 

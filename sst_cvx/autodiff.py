@@ -12,13 +12,18 @@ from torch.autograd import forward_ad
 def gradient(function: Callable[[torch.Tensor], torch.Tensor], u: torch.Tensor) -> torch.Tensor:
     """d sum(function(u)) / d u, also under ``torch.no_grad`` and ``torch.inference_mode``; itself differentiable where
     u is and grad mode is on."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if is_transformed():
         return torch.func.grad(lambda v: function(v).sum())(u)
     differentiable = torch.is_grad_enabled() and u.requires_grad
     with torch.inference_mode(False), torch.enable_grad():
         v = u if differentiable else (u.clone() if u.is_inference() else u.detach()).requires_grad_()
         (x,) = torch.autograd.grad(function(v).sum(), v, create_graph=differentiable)
     return x + u * 0 if differentiable and not x.requires_grad else x  # of a linear function: constant
+
+
+def is_transformed() -> bool:
+    """Whether a compiler traces, or ``torch.func`` transforms."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 class Function:

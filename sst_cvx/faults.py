@@ -42,11 +42,32 @@ class Faults:
         total = total.reshape(-1, *[1] * (x.dim() - 1))  # type: ignore[union-attr]
         return x * (1 + total) + u * total
 
-    def leave(self, x: torch.Tensor, who: str) -> None:
-        """Where errors may follow: keep what failed, for ``raise_pending``."""
+    def leave(self, x: torch.Tensor, who: object) -> None:
+        """Where errors may follow: keep what failed, for ``raise_pending``, and who answered."""
         if self._parts and leaves_traces(x):
             failed = torch.stack([part.to(x.dtype).isnan() for _, part in self._parts])
             _pending.queue.append(_Pending.of(failed, [reason for reason, _ in self._parts], self._elements, who))
+
+
+def not_finite(x: torch.Tensor, batch_dim: int) -> torch.Tensor:
+    """Which elements of x ``(*batch, *event)`` have an entry that is not finite, ``(*batch, 1, ...)``."""
+    event = tuple(range(batch_dim, x.dim()))
+    zero = x.detach() * 0
+    return (zero.sum(event, keepdim=True) if event else zero).isnan()
+
+
+def tell(wrong: torch.Tensor, batch_shape: torch.Size, who: object, reason: str) -> None:
+    """Of elements ``(*batch, ...)`` that are NaN already, let the error follow."""
+    if leaves_traces(wrong):
+        raise_pending()
+        failed = wrong.reshape(1, batch_shape.numel(), -1).any(-1)
+        _pending.queue.append(_Pending.of(failed, [reason], Elements(batch_shape), who))
+
+
+def spoiled(x: torch.Tensor, wrong: torch.Tensor, who: object, reason: str) -> torch.Tensor:
+    """Values ``(*batch, ...)``, NaN with NaN for a derivative where ``wrong``, ``(*batch,)``; the error follows."""
+    tell(wrong, wrong.shape, who, reason)
+    return x * torch.where(wrong, torch.nan, 1.0).reshape(*wrong.shape, *[1] * (x.dim() - wrong.dim())).to(x.dtype)
 
 
 @dataclass
@@ -57,10 +78,10 @@ class _Pending:
     event: Any
     reasons: list[str]
     elements: Elements
-    who: str
+    who: object
 
     @staticmethod
-    def of(failed: torch.Tensor, reasons: list[str], elements: Elements, who: str) -> _Pending:
+    def of(failed: torch.Tensor, reasons: list[str], elements: Elements, who: object) -> _Pending:
         if not failed.is_cuda:
             return _Pending(failed, None, reasons, elements, who)
         flags = torch.empty(failed.shape, dtype=torch.bool, pin_memory=True)

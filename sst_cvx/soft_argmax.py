@@ -6,14 +6,13 @@ from typing import Any
 
 import torch
 
-from sst_cvx.arguments import check_temperature, check_utilities
-from sst_cvx.errors import Elements, SolveError
-from sst_cvx.faults import Faults, raise_pending
-from sst_cvx.host import check_mode, guard, leaves_traces, may_ask
+from sst_cvx.arguments import check_utilities
+from sst_cvx.errors import SolveError
+from sst_cvx.host import check_mode, guard
 from sst_cvx.once import constants, without_autocast
 from sst_cvx.paths import PATHS, Path
 from sst_cvx.paths.base import Accuracy, Batch, Options, Refused
-from sst_cvx.paths.guards import VIOLATION, check_hull, frank_wolfe_gap
+from sst_cvx.paths.guards import check_hull, frank_wolfe_gap
 from sst_cvx.paths.layer.path import make_solver
 from sst_cvx.regularizers import Regularizer
 from sst_cvx.regularizers.admission import check_regularizer
@@ -77,7 +76,6 @@ class SoftArgmax(torch.nn.Module):
         with constants():
             check_regularizer(regularizer, structure)
             self._choose(path)
-        self._event_dim = len(structure.event_shape)
         self._faces = Faces(self._of_face)
 
     def _choose(self, path: str) -> None:
@@ -133,30 +131,11 @@ class SoftArgmax(torch.nn.Module):
     ) -> torch.Tensor:
         batch_shape = check_utilities(u, self.structure.event_shape)
         with without_autocast(u.device.type):
-            batch = self._batch(u, temperature, mask, parameters, batch_shape)
+            batch = Batch.of(self.structure, u, temperature, mask, parameters, batch_shape)
             if not u.numel():
                 return u * 0
-            x = self._answer(batch)
-            if batch.faults is not None:
-                x = batch.faults.spoil(x, batch.without_mask().u)
-                batch.faults.leave(x, repr(self))
+            x = batch.spoiled(self._answer(batch), self)
             return x if x.shape == u.shape and x.dtype == u.dtype else x.reshape(u.shape).to(u.dtype)
-
-    def _batch(self, u: torch.Tensor, temperature: Any, mask: Any, parameters: Any, shape: torch.Size) -> Batch:
-        """What was asked, checked and flattened."""
-        u = u if u.dtype in VIOLATION else u.float()
-        faults = None if may_ask(u) else Faults(Elements(shape))
-        if faults is not None and leaves_traces(u):
-            raise_pending()
-        t, _ = check_temperature(temperature, u, shape, self._event_dim)
-        if isinstance(t, torch.Tensor):
-            t = t.expand(shape).reshape(-1)
-            if faults is not None:
-                faults.add(~(torch.isfinite(t) & (t > 0)), "temperatures must be positive, but are not for {elements}.")
-        values = self.structure.flat_parameters(parameters, shape)
-        masked = None if mask is None else self.structure.check_mask(mask, u.shape, u.device).flat()
-        flat = u if len(shape) == 1 else u.reshape(-1, *self.structure.event_shape)
-        return Batch(flat, t, values, masked, Elements(shape), faults)
 
     def _answer(self, batch: Batch) -> torch.Tensor:
         """Guarded points, of the device and dtype of the batch."""

@@ -14,6 +14,8 @@ from collections.abc import Callable
 import torch
 
 from sst_cvx.arguments import check_finite, check_size
+from sst_cvx.autodiff import is_transformed
+from sst_cvx.host import may_ask
 from sst_cvx.learning.exponential_family import ExponentialFamily
 from sst_cvx.learning.noise import base_of, draw
 from sst_cvx.learning.support import refuse_moving_support
@@ -63,7 +65,8 @@ class ScoreFunction:
         decay: of the moving average.
 
     Attributes:
-        average: the moving average, None before the first call; set it to resume a run.
+        average: the moving average, None before the first call; set it to resume a run. A tensor where the host is not
+            asked.
     """
 
     def __init__(self, baseline: str | Callable[[], torch.Tensor] | None = None, decay: float = 0.9):
@@ -73,7 +76,7 @@ class ScoreFunction:
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1), got {decay}.")
         self._baseline, self._decay = baseline, decay
-        self.average: float | None = None
+        self.average: float | torch.Tensor | None = None
 
     def __call__(
         self,
@@ -107,9 +110,12 @@ class ScoreFunction:
         if self._baseline == "batch":
             return _others(loss.reshape(len(loss), -1), 1, "batch elements").reshape(loss.shape)
         if self._baseline == "moving_average":
-            before, now = self.average, float(loss.mean())
-            if math.isfinite(now):  # not so of an empty batch
-                self.average = now if before is None else self._decay * before + (1 - self._decay) * now
+            before, now = self.average, loss.mean()
+            if may_ask(loss):
+                now = float(now)
+                if not math.isfinite(now):  # of an empty batch
+                    return 0.0 if before is None else before
+            self.average = now if before is None else self._decay * before + (1 - self._decay) * now
             return 0.0 if before is None else before
         return 0.0
 
@@ -132,10 +138,15 @@ class ImplicitMLE:
         u = _drawn(trick, samples, generator)
         # The loss is differentiated here, sample by sample: the step must not depend on what the caller reduces by.
         with torch.enable_grad():
-            x = trick._hard(u).requires_grad_()
-            loss = _losses(loss_fn, x * 1, trick)
-            (g,) = torch.autograd.grad(loss.sum() + (0 * x).sum(), x, retain_graph=True)
-        check_finite(g, "the gradient of loss_fn")
+            x = trick._hard(u)
+            if is_transformed():
+                loss = _losses(loss_fn, x, trick)
+                g = torch.func.grad(lambda v: _losses(loss_fn, v, trick).sum() + (0 * v).sum())(x)
+            else:
+                loss = _losses(loss_fn, x.requires_grad_() * 1, trick)
+                (g,) = torch.autograd.grad(loss.sum() + (0 * x).sum(), x, retain_graph=True)
+        if may_ask(g):
+            check_finite(g, "the gradient of loss_fn")
         ahead = trick._hard(u - self._step * g)
         slope = (x.detach() - ahead) / self._step
         return (loss + _silent((slope * u).reshape(*loss.shape, trick.event_shape.numel()).sum(-1))).mean(0)

@@ -9,10 +9,12 @@ from torch.distributions import Distribution, constraints, register_kl
 
 from sst_cvx.arguments import check_finite, check_utilities, check_vertex_count
 from sst_cvx.autodiff import gradient
+from sst_cvx.faults import not_finite, spoiled
+from sst_cvx.host import may_ask
 from sst_cvx.learning.inputs import broadcast, check_expansion, check_shape, normal
 from sst_cvx.once import without_autocast
 from sst_cvx.structure.base import Structure
-from sst_cvx.structure.membership import check_elements
+from sst_cvx.structure.membership import NO_ELEMENT, check_elements
 
 
 class ExponentialFamily(Distribution):
@@ -53,9 +55,17 @@ class ExponentialFamily(Distribution):
         batch_shape = check_utilities(u, structure.event_shape)
         u = normal(u)
         self.mask = None if mask is None else normal(structure.check_mask(mask, u.shape, u.device).allowed)
-        check_finite(u if self.mask is None else torch.where(self.mask, u, 0.0), "utilities")
-        self.structure, self.u = structure, u
+        self.structure, self.u = structure, self._finite(u, batch_shape)
         super().__init__(batch_shape, torch.Size(structure.event_shape), validate_args)
+
+    def _finite(self, u: torch.Tensor, batch_shape: torch.Size) -> torch.Tensor:
+        """Utilities, checked; where the host must not be asked, elements with one that is not finite are NaN."""
+        seen = u if self.mask is None else torch.where(self.mask, u, 0.0)
+        if may_ask(u):
+            check_finite(seen, "utilities")
+            return u
+        wrong = not_finite(seen, len(batch_shape)).reshape(batch_shape)
+        return spoiled(u, wrong, "ExponentialFamily", "utilities must be finite, but are not for {elements}.")
 
     @property
     def support(self) -> constraints.Constraint:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -84,11 +94,12 @@ class ExponentialFamily(Distribution):
                 arrays: outside conv(X)).
         """
         batch_shape = broadcast(x=check_utilities(x, self.structure.event_shape, "x"), utilities=self.batch_shape)
-        x = normal(x)
+        x, wrong = normal(x), None
         if self._validate_args:
             with without_autocast(x.device.type):
-                check_elements(self.structure, x.expand(batch_shape + self.event_shape), self.mask)
-        return self.log_prob_unchecked(x)
+                wrong = check_elements(self.structure, x.expand(batch_shape + self.event_shape), self.mask)
+        value = self.log_prob_unchecked(x)
+        return value if wrong is None else spoiled(value, wrong, "log_prob", NO_ELEMENT)
 
     def log_prob_unchecked(self, x: torch.Tensor) -> torch.Tensor:
         """``log_prob`` of what is known to be an element of X, such as a sample."""
@@ -190,12 +201,16 @@ class ExponentialFamily(Distribution):
             masked = self.structure.check_mask(self.mask, u.shape, u.device)
             scores = torch.where(self.mask, u, 0.0).reshape(-1, points.shape[1]) @ points.T
             forbidden = (~masked.kept).double().reshape(-1, points.shape[1]) @ points.T > 0
-            masked.refuse(forbidden.all(-1).reshape(self.batch_shape))
+            if may_ask(u):
+                masked.refuse(forbidden.all(-1).reshape(self.batch_shape))
             scores = scores.masked_fill(forbidden, -torch.inf)
         if not scores.numel() or not shape.numel():
             return self.u.new_zeros(shape + self.u.shape)
-        which = torch.multinomial(scores.softmax(-1), shape.numel(), replacement=True, generator=generator)
-        x = points[which.T].reshape(shape + self.u.shape).to(self.u.dtype)
+        share = scores.softmax(-1)
+        failed = share[:, :1].isnan()  # where the host was not asked: nothing is possible, or not finite
+        share = torch.where(failed, 1.0, share)
+        which = torch.multinomial(share, shape.numel(), replacement=True, generator=generator)
+        x = torch.where(failed, torch.nan, points[which.T]).reshape(shape + self.u.shape).to(self.u.dtype)
         return x if self.mask is None else torch.where(self.mask, x, 0.0)
 
     def _log_partition_at(self, u: torch.Tensor) -> torch.Tensor:

@@ -16,14 +16,16 @@ from typing import Any
 import torch
 
 from sst_cvx.arguments import check_temperature, check_utilities
+from sst_cvx.autodiff import is_transformed
 from sst_cvx.errors import name_elements
+from sst_cvx.faults import spoiled
 from sst_cvx.learning.exponential_family import ExponentialFamily
 from sst_cvx.learning.inputs import check_parameters, normal
 from sst_cvx.once import without_autocast
 from sst_cvx.regularizers import ExponentialFamilyEntropy
 from sst_cvx.soft_argmax import SoftArgmax
 from sst_cvx.structure.base import Structure
-from sst_cvx.structure.membership import check_inside
+from sst_cvx.structure.membership import NO_ELEMENT, check_inside
 
 _REDUCTIONS = {"none": lambda x: x, "mean": torch.mean, "sum": torch.sum}
 
@@ -82,7 +84,7 @@ class FenchelYoungLoss(torch.nn.Module):
         hull = check_parameters(structure, parameters, batch_shape)
         u, y, mask = normal(u), normal(y.detach()).to(u.device), normal(mask)
         with without_autocast(u.device.type):
-            _check_targets(structure, y.to(_coarser(y.dtype, u.dtype)), mask, hull)
+            wrong = _check_targets(structure, y.to(_coarser(y.dtype, u.dtype)), mask, hull)
         wide = u.double()
         t, t_event = check_temperature(normal(temperature), wide, batch_shape, len(structure.event_shape))
         mask = None if mask is None else mask.to(u.device)
@@ -93,6 +95,8 @@ class FenchelYoungLoss(torch.nn.Module):
             loss = loss + (loss.detach().clamp(min=0.0) - loss.detach())  # but for rounding it is not negative
         else:
             loss = self._by_solution(inside, t, y.double(), mask, hull, batch_shape)
+        if wrong is not None:
+            loss = spoiled(loss, wrong, "targets", NO_ELEMENT)
         return _REDUCTIONS[self.reduction](loss).to(u.dtype)
 
     def _by_solution(
@@ -108,11 +112,38 @@ class FenchelYoungLoss(torch.nn.Module):
         fixed, event, wide = x.detach(), u.dim() - len(batch_shape), torch.as_tensor(t, dtype=u.dtype, device=u.device)
         # f(X_t(u)) moves along <grad f, dx> = <u, dx> / t, without the infinite slopes of entropies at 0.
         f_x = f.value(fixed, event) + _dot(u.detach(), x - fixed, len(batch_shape)) / wide.detach()
-        loss = _Loss.apply(u, wide.expand(batch_shape), y, f.value(y.clamp(*f.domain), event), [x, f_x])  # pyright: ignore
+        f_y, each = f.value(y.clamp(*f.domain), event), wide.expand(batch_shape)
+        if is_transformed():
+            return self._by_parts(u, each, y, f_y, mask, hull, x, f_x)
+        loss = _Loss.apply(u, each, y, f_y, [x, f_x])  # pyright: ignore
         learning = [value for value in hull.values() if value.requires_grad]
         if learning and x.requires_grad:
             slope = u.detach() - wide.detach().reshape(*wide.shape, *[1] * event) * f.gradient(fixed, event)
             loss = loss + _ByParameters.apply([x], slope, batch_shape, *learning)  # pyright: ignore
+        return loss
+
+    def _by_parts(
+        self,
+        u: torch.Tensor,
+        t: torch.Tensor,
+        y: torch.Tensor,
+        f_y: torch.Tensor,
+        mask: torch.Tensor | None,
+        hull: dict[str, torch.Tensor],
+        x: torch.Tensor,
+        f_x: torch.Tensor,
+    ) -> torch.Tensor:
+        """The same of tensors alone, for compilers and ``torch.func``: first derivatives by constants x and f(x),
+        second ones by products of two differences that are 0."""
+        fixed, f_fixed, batch_dim = x.detach(), f_x.detach(), t.dim()
+        loss = _dot(u, fixed - y, batch_dim) + t * (f_y - f_fixed)
+        if not torch.compiler.is_compiling():
+            loss = loss + 0.5 * (_dot(u - u.detach(), x - fixed, batch_dim) - (t - t.detach()) * (f_x - f_fixed))
+        if hull:
+            f, event = self.soft_argmax.regularizer, u.dim() - batch_dim
+            slope = u.detach() - t.detach().reshape(*t.shape, *[1] * event) * f.gradient(fixed, event)
+            moved = self.soft_argmax(u.detach(), t.detach(), mask=mask, **hull)
+            loss = loss + _dot(slope, moved - moved.detach(), batch_dim)
         return loss
 
     def extra_repr(self) -> str:
@@ -175,11 +206,11 @@ class _Once(torch.autograd.Function):
 
 def _check_targets(
     structure: Structure, y: torch.Tensor, mask: torch.Tensor | None, hull: dict[str, torch.Tensor]
-) -> None:
-    """As ``check_inside``, and for hulls with parameters the rows that it does not see."""
-    check_inside(structure, y, mask, "y")
-    if not hull or not y.numel():
-        return
+) -> torch.Tensor | None:
+    """As ``check_inside``, and for hulls with parameters the rows that it does not see, if the host may be asked."""
+    wrong = check_inside(structure, y, mask, "y")
+    if not hull or not y.numel() or wrong is not None:
+        return wrong
     points = y.to("cpu", torch.float64).reshape(-1, structure.variable.size)
     batch_shape = y.shape[: y.dim() - len(structure.event_shape)]
     values = {name: v.detach() for name, v in structure.flat_parameters(hull, batch_shape).items()}
@@ -189,6 +220,7 @@ def _check_targets(
     if outside:
         names = name_elements([tuple(i) for i in outside])
         raise ValueError(f"y must be in conv(X) of {structure!r} at these parameters: not so for {names}.")
+    return None
 
 
 def _coarser(a: torch.dtype, b: torch.dtype) -> torch.dtype:

@@ -7,6 +7,8 @@ import torch
 from torch.distributions import Distribution, Gumbel
 
 from sst_cvx.errors import SolveError
+from sst_cvx.faults import spoiled
+from sst_cvx.host import may_ask
 from sst_cvx.learning.noise import base_of
 from sst_cvx.structure.base import Structure
 
@@ -24,13 +26,20 @@ def log_probabilities(structure: Structure, utilities: Distribution, mask: torch
             "sst.ExponentialFamily has them for every structure with a log-partition; or estimate from samples."
         )
     scale = base.scale[..., :1]
-    if bool((base.scale != scale).any()):
-        raise NotImplementedError("the Gumbel utilities of one element need one common scale for a closed form.")
     logits = base.loc / scale
+    if may_ask(logits):
+        if bool((base.scale != scale).any()):
+            raise NotImplementedError("the Gumbel utilities of one element need one common scale for a closed form.")
+    else:
+        differ = (base.scale != scale).any(-1)
+        logits = spoiled(
+            logits, differ, "Gumbel utilities", "scales of one element must be equal: not so for {elements}."
+        )
     if mask is not None:
         mask = mask.expand(logits.shape).to(logits.device)
-        if not bool(mask.any(-1).all()):
-            elements = [tuple(i) for i in torch.nonzero(~mask.any(-1)).tolist()]
+        empty = ~mask.any(-1)
+        if may_ask(logits) and bool(empty.any()):
+            elements = [tuple(i) for i in torch.nonzero(empty).tolist()]
             raise SolveError("every item of {elements} is forbidden: allow one at least.", elements)
-        logits = logits.masked_fill(~mask, -torch.inf)
+        logits = logits.masked_fill(~mask, -torch.inf)  # NaN where all are
     return logits.log_softmax(-1)

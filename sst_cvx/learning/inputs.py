@@ -53,7 +53,7 @@ def broadcast(**shapes: torch.Size) -> torch.Size:
 
 def normal(x: _Value) -> _Value:
     """As it is, but a copy of a tensor that was made under inference mode, which autograd could not save."""
-    if isinstance(x, torch.Tensor) and x.is_inference():
+    if isinstance(x, torch.Tensor) and not torch.compiler.is_compiling() and x.is_inference():
         with torch.inference_mode(False):
             return cast(_Value, x.clone())
     return x

@@ -26,6 +26,9 @@ import numpy as np
 import torch
 from scipy.special import zeta
 
+from sst_cvx.autodiff import Function
+from sst_cvx.host import may_ask
+
 _CHUNK = 2**18  # nodes times elements evaluated at once: what stays in a cache
 _Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # a value, and its derivatives by a and b
 
@@ -41,7 +44,7 @@ def logistic_divergence(
     excess = ((scale_p - scale_q) / scale_q).detach()  # a - 1, with all its digits
     finite = torch.isfinite(a) & torch.isfinite(b)
     a, b, excess = (torch.where(finite, x, other) for x, other in ((a, 1.0), (b, 0.0), (excess, 0.0)))
-    value, has_log = _Divergence.apply(a, b, excess)  # pyright: ignore
+    value, has_log, *_ = _Divergence.apply(a, b, excess)
     logs = torch.where(has_log, torch.zeros_like(a), scale_p.log() - scale_q.log())
     return torch.where(finite, value - logs, torch.inf).to(dtype)
 
@@ -58,26 +61,29 @@ def excess_over_log(x: torch.Tensor, log: torch.Tensor) -> torch.Tensor:
     return torch.where(near, s * (x_near - 2 * square * series), x - log)
 
 
-class _Divergence(torch.autograd.Function):
-    """KL where that is known at once (equal or near parameters: marked True), else h - 2.
-
-    Derivatives are found with the value, in one pass without a graph: nodes times elements would not fit in memory.
+class _Divergence(Function):
+    """KL where that is known at once (equal or near parameters: marked True), else h - 2; and as constants its
+    derivatives by a and b: found with the value, without a graph, as nodes times elements would not fit in memory.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor, excess: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(a: torch.Tensor, b: torch.Tensor, excess: torch.Tensor) -> tuple[torch.Tensor, ...]:
         flat = a.reshape(-1), b.reshape(-1), excess.reshape(-1)
         regime = _regimes(*flat, closed=True)
-        parts = _by_regime(*flat, regime, _CHUNK)
-        has_log = (regime <= _NEAR).reshape(a.shape)
-        ctx.save_for_backward(a, b, excess, has_log, *(x.reshape(a.shape) for x in parts[1:]))
-        ctx.mark_non_differentiable(has_log)
-        return parts[0].reshape(a.shape), has_log
+        value, *slopes = (x.reshape(a.shape) for x in _by_regime(*flat, regime, _CHUNK))
+        return value, (regime <= _NEAR).reshape(a.shape), *slopes
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.save_for_backward(*inputs, *output[1:])
+        ctx.mark_non_differentiable(*output[1:])
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
         a, b, excess, has_log, by_a, by_b = ctx.saved_tensors
-        if torch.is_grad_enabled():  # of the derivatives: by autograd through the sums
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # of the derivatives: by autograd of the sums
             flat = a.reshape(-1), b.reshape(-1), excess.reshape(-1)
             regime = _regimes(*flat, closed=False)
             _, by_a, by_b = (x.reshape(a.shape) for x in _by_regime(*flat, regime, 0))
@@ -98,9 +104,16 @@ def _regimes(a: torch.Tensor, b: torch.Tensor, excess: torch.Tensor, closed: boo
 def _by_regime(
     a: torch.Tensor, b: torch.Tensor, excess: torch.Tensor, regime: torch.Tensor, chunk: int
 ) -> tuple[torch.Tensor, ...]:
-    """Parts of flat elements, each by its formula; in one go if ``chunk`` is 0."""
+    """Parts of flat elements, each by its formula; in one go if ``chunk`` is 0. Where the host must not be asked, all
+    formulas are evaluated for all elements."""
     found = [torch.zeros_like(a) for _ in range(3)]
     for number, (formula, nodes) in enumerate(_FORMULAS):
+        if not may_ask(a):
+            chosen = regime == number
+            safe = (torch.where(chosen, x, neutral) for x, neutral in ((a, 1.0), (b, 0.0), (excess, 0.0)))
+            parts = formula(*safe, *(torch.from_numpy(x).to(a.device) for x in nodes))
+            found = [torch.where(chosen, part, whole) for whole, part in zip(found, parts, strict=True)]
+            continue
         chosen = torch.nonzero(regime == number).flatten()
         for which in chosen.split(max(1, chunk // len(nodes[0])) if chunk else max(1, len(chosen))):
             parts = formula(a[which], b[which], excess[which], *(torch.from_numpy(x).to(a.device) for x in nodes))

@@ -7,6 +7,7 @@ through the transforms. What cannot be shown to stay is refused.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from typing import Any, cast
@@ -40,7 +41,9 @@ def refuse_moving_support(utilities: Distribution, u: torch.Tensor) -> None:
     """
     instead = "use Relaxed, StraightThrough or ImplicitMLE, or other utilities."
     try:
-        with torch.enable_grad(), u.device:  # where bounds given as numbers go
+        # Bounds given as numbers go where u is; dynamo knows no devices as contexts.
+        where = contextlib.nullcontext() if torch.compiler.is_compiling() else u.device
+        with torch.enable_grad(), where:
             _support(utilities, u)
     except _Moves as moves:
         raise ValueError(

@@ -11,13 +11,15 @@ import torch
 from torch.distributions import Distribution, register_kl
 
 from sst_cvx.arguments import check_temperature, check_utilities
+from sst_cvx.autodiff import Function
+from sst_cvx.faults import spoiled
 from sst_cvx.learning.gumbel_max import log_probabilities
 from sst_cvx.learning.inputs import broadcast, check_expansion, check_parameters, normal
 from sst_cvx.learning.noise import draw
 from sst_cvx.once import without_autocast
 from sst_cvx.soft_argmax import SoftArgmax
 from sst_cvx.structure.base import Structure
-from sst_cvx.structure.membership import check_elements
+from sst_cvx.structure.membership import NO_ELEMENT, check_elements
 
 _Shape = Any  # what torch.Size takes
 
@@ -114,8 +116,9 @@ class StochasticArgmax(_Trick):
         shape = broadcast(x=check_utilities(x, self.structure.event_shape, "x"), utilities=self.batch_shape)
         x = normal(x).expand(shape + self.event_shape)
         with without_autocast(x.device.type):
-            check_elements(self.structure, x, self.mask)
-        return torch.where(x != 0, x * log_p, 0.0).sum(-1)
+            wrong = check_elements(self.structure, x, self.mask)
+        value = torch.where(x != 0, x * log_p, 0.0).sum(-1)
+        return value if wrong is None else spoiled(value, wrong, "log_prob", NO_ELEMENT)
 
     def entropy(self) -> torch.Tensor:
         """Entropy ``(*batch,)``, where ``log_prob`` has a closed form."""
@@ -192,7 +195,7 @@ class StochasticSoftmax(_Trick):
         """
         u = draw(self.utilities, sample_shape, generator)
         soft = self._soft(u)
-        return _StraightThrough.apply(soft, self._hard(u)) if straight_through else soft  # pyright: ignore
+        return _StraightThrough.apply(soft, self._hard(u)) if straight_through else soft
 
     def sample(self, sample_shape: _Shape = (), *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Elements of X, as ``StochasticArgmax.sample``; those of ``rsample`` for the same state of the generator."""
@@ -246,10 +249,16 @@ class StochasticSoftmax(_Trick):
         return f"StochasticSoftmax({self.soft_argmax!r}, {self.utilities}, temperature={self.temperature})"
 
 
-class _StraightThrough(torch.autograd.Function):
+class _StraightThrough(Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, soft: torch.Tensor, hard: torch.Tensor) -> torch.Tensor:
+    def forward(soft: torch.Tensor, hard: torch.Tensor) -> torch.Tensor:
         return hard.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
+        pass
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from sst_cvx.arguments import check_finite, surely_finite
+from sst_cvx.arguments import check_finite, check_temperature, surely_finite
 from sst_cvx.errors import Elements, SolveError
-from sst_cvx.faults import Faults
+from sst_cvx.faults import Faults, raise_pending
+from sst_cvx.host import leaves_traces, may_ask
 from sst_cvx.regularizers import Regularizer
 from sst_cvx.structure.base import Structure
 from sst_cvx.structure.masks import Mask
@@ -67,6 +68,37 @@ class Batch:
     mask: Mask | None
     elements: Elements = field(default_factory=lambda: Elements(torch.Size()))
     faults: Faults | None = None
+
+    @staticmethod
+    def of(
+        structure: Structure, u: torch.Tensor, temperature: Any, mask: Any, parameters: Any, shape: torch.Size
+    ) -> Batch:
+        """What was asked for utilities ``(*shape, *event_shape)``, checked and flattened.
+
+        Raises:
+            TypeError, ValueError: as ``SoftArgmax``.
+        """
+        u = u if u.dtype in (torch.float64, torch.float32) else u.float()
+        faults = None if may_ask(u) else Faults(Elements(shape))
+        if faults is not None and leaves_traces(u):
+            raise_pending()
+        t, _ = check_temperature(temperature, u, shape, len(structure.event_shape))
+        if isinstance(t, torch.Tensor):
+            t = t.expand(shape).reshape(-1)
+            if faults is not None:
+                faults.add(~(torch.isfinite(t) & (t > 0)), "temperatures must be positive, but are not for {elements}.")
+        values = structure.flat_parameters(parameters, shape)
+        masked = None if mask is None else structure.check_mask(mask, u.shape, u.device).flat()
+        flat = u if len(shape) == 1 else u.reshape(-1, *structure.event_shape)
+        return Batch(flat, t, values, masked, Elements(shape), faults)
+
+    def spoiled(self, x: torch.Tensor, who: object) -> torch.Tensor:
+        """Answers as they are; where the host was not asked, NaN for what failed, and the error follows."""
+        if self.faults is None:
+            return x
+        x = self.faults.spoil(x, self.without_mask().u)
+        self.faults.leave(x, who)
+        return x
 
     def __len__(self) -> int:
         return len(self.u)

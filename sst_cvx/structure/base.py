@@ -14,9 +14,11 @@ import torch
 
 from sst_cvx.arguments import check_finite, check_size, check_utilities, check_vertex_count
 from sst_cvx.errors import Elements, SolveError
+from sst_cvx.host import may_ask
 from sst_cvx.hull.compiled import CompiledHull
 from sst_cvx.hull.unknown import UnknownHull
 from sst_cvx.once import computed_once, constants, state_without_computed
+from sst_cvx.structure import operator
 from sst_cvx.structure.calls import checked
 from sst_cvx.structure.declaration import (
     ParameterValues,
@@ -64,6 +66,9 @@ class Structure:
     known_bounded = False
     #: A class of 0/1 arrays may say so: it is then not found out by many calls of argmax.
     known_binary = False
+    #: A class whose own argmax is a program of tensors on any device, without a read on the host, may say so: others
+    #: are asked through an operator by compilers and ``vmap``.
+    argmax_on_device = False
     #: A class whose argmax is cheap beside its hull (an extended formulation) may say so, or by a property from which
     #: size on: "auto" then takes the active-set path before the interior-point path.
     prefers_active_set: bool | property = False
@@ -100,6 +105,7 @@ class Structure:
         check_declaration(variable, self.constraints)
         self.parameters = order_parameters(self.constraints, parameters)
         self.event_shape: tuple[int, ...] = tuple(variable.shape)
+        self.handle = operator.handle_of(self)
         #: What is known of conv(X): the declared hull, or what the argmax tells.
         self.hull: CompiledHull | UnknownHull
         if constraints is None:
@@ -215,7 +221,7 @@ class Structure:
         if self.parameters:
             raise ValueError("mask does not go with hull parameters: make an upper bound of the variable a parameter.")
         allowed = expand_mask(mask, shape, device or own)
-        if not self.binary:
+        if not (self.known_binary or torch.compiler.is_compiling() or self.binary):
             raise ValueError(f"mask needs a set of 0/1 arrays, where 0 means absence: {self!r} has other entries.")
         fillers = self.fillers(allowed)
         return Mask(allowed, allowed if fillers is None else allowed | fillers, len(shape) - len(self.event_shape))
@@ -232,6 +238,8 @@ class Structure:
         batch_shape = check_utilities(u, self.event_shape)
         masked = self.check_mask(mask, u.shape, u.device)
         wide = u.detach().to(torch.promote_types(u.dtype, torch.float32))  # 16 bits hold no utilities that low
+        if not may_ask(wide) and not self.argmax_on_device:
+            return operator.argmax(self, wide, masked.allowed, {}).to(u.dtype)
         if self.overrides("argmax"):
             return masked.removed(self.argmax(masked.lowered(wide))).to(u.dtype)
         elements = Elements(batch_shape)
@@ -256,8 +264,7 @@ class Structure:
         masked = self.check_mask(mask, u.shape, u.device)
         lowered = masked.lowered(u.double())
         values = self.log_partition(lowered)
-        masked.refuse(values < masked.least(lowered))
-        return values.to(u.dtype)
+        return masked.unless_empty(values, values < masked.least(lowered)).to(u.dtype)
 
     @computed_once
     def _faces(self) -> Faces[Structure]:
@@ -380,11 +387,12 @@ class Structure:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what was compiled, which is made anew where it is loaded."""
-        return state_without_computed(self)
+        return {name: value for name, value in state_without_computed(self).items() if name != "handle"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """CVXPY knows variables by numbers, which may be taken here: they get new ones."""
         self.__dict__.update(state)
+        self.handle = operator.handle_of(self)
         renumber(self.variable, self.constraints)
 
     def __repr__(self) -> str:

@@ -9,7 +9,10 @@ from typing import Any
 import torch
 
 from sst_cvx.arguments import check_finite, check_utilities
+from sst_cvx.faults import not_finite, tell
+from sst_cvx.host import may_ask
 from sst_cvx.once import without_autocast
+from sst_cvx.structure import operator
 
 
 def checked(method: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
@@ -21,18 +24,30 @@ def checked(method: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
 
     Raises (after):
         TypeError, ValueError: an answer of another type or shape.
+
+    Where the host must not be asked, elements that are not finite, or without an answer, are NaN; an argmax that is no
+    program of tensors (``argmax_on_device``) is asked through an operator.
     """
     name = method.__name__
 
     @functools.wraps(method)
     def call(self: Any, u: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        check_utilities(u, self.event_shape)
+        batch_shape = check_utilities(u, self.event_shape)
         with torch.no_grad(), without_autocast(u.device.type):
             wide = u.detach()
             wide = wide if wide.dtype in (torch.float64, torch.float32) else wide.float()  # sums overflow in 16 bits
-            check_finite(wide, "utilities")
-            x = method(self, wide, *args, **kwargs)
-            _check_answer(x, wide, name)
+            if may_ask(wide):
+                check_finite(wide, "utilities")
+                x = method(self, wide, *args, **kwargs)
+                _check_answer(x, wide, name)
+            elif name == "argmax" and not self.argmax_on_device:
+                x = operator.argmax(self, wide, None, self.flat_parameters(kwargs, batch_shape))
+                tell(x.isnan(), batch_shape, f"{self!r}.argmax", "no argmax was found for {elements}.")
+            else:
+                wrong = not_finite(wide, len(batch_shape))
+                x = method(self, torch.where(wrong, 0.0, wide), *args, **kwargs)
+                x = torch.where(wrong, torch.nan, x)
+                tell(wrong, batch_shape, f"{self!r}.{name}", "utilities must be finite, but are not for {elements}.")
         return x if x.dtype == u.dtype else x.to(u.dtype)
 
     return call

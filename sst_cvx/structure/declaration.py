@@ -11,6 +11,7 @@ import torch
 from cvxpy.lin_ops.lin_utils import get_id
 
 from sst_cvx.arguments import check_finite
+from sst_cvx.host import may_ask
 
 ParameterValues = dict[str, torch.Tensor]
 
@@ -64,11 +65,16 @@ def expand_parameter(p: cp.Parameter, value: object, batch_shape: torch.Size) ->
             f"parameter {p.name()} has shape {tuple(tensor.shape)}; it must be {tuple(p.shape)}, optionally with "
             f"leading dimensions that broadcast to the batch {tuple(batch_shape)}."
         )
+    if may_ask(tensor):
+        _check_values(p, tensor)
+    return tensor.expand((*batch_shape, *p.shape)).reshape(batch_shape.numel(), *p.shape)
+
+
+def _check_values(p: cp.Parameter, tensor: torch.Tensor) -> None:
     check_finite(tensor, f"parameter {p.name()}")
     numbers = tensor.detach().numpy().reshape(-1, *p.shape)
     if not all(np.allclose(p.project(v), v, atol=1e-9) for v in numbers):
         raise ValueError(f"parameter {p.name()} violates its CVXPY attributes (sign, symmetry, ...).")
-    return tensor.expand((*batch_shape, *p.shape)).reshape(batch_shape.numel(), *p.shape)
 
 
 def per_element(values: dict[str, torch.Tensor], batch: int) -> list[dict[str, np.ndarray]]:

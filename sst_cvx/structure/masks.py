@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from sst_cvx.errors import SolveError
-from sst_cvx.faults import Faults
+from sst_cvx.faults import Faults, spoiled
+from sst_cvx.host import may_ask
 
 _EMPTY = "no element of the set avoids the forbidden items of {elements}: allow more items, or drop these elements."
 _CARRIED = 1e-4  # weight on forbidden items from which a set is empty: it is at least 1 then, and rounding otherwise
@@ -42,7 +43,7 @@ def expand_mask(mask: object, shape: torch.Size, device: torch.device) -> torch.
     if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool:
         what = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__
         raise TypeError(f"mask must be a bool tensor, True where an item is allowed, got {what}.")
-    if mask.is_inference() and not torch.is_inference_mode_enabled():
+    if not torch.compiler.is_compiling() and mask.is_inference() and not torch.is_inference_mode_enabled():
         mask = mask.clone()  # autograd saves no inference tensors
     try:
         return mask.to(device).expand(shape)
@@ -88,29 +89,40 @@ class Mask:
         bottom = -(2 * flat.abs().sum(-1) + t * (1000 + flat.shape[-1])).to(u.dtype)
         return torch.where(self.kept, u, bottom.reshape(*bottom.shape, *[1] * (u.dim() - bottom.dim())))
 
-    def checked(self, x: torch.Tensor, faults: Faults | None = None) -> torch.Tensor:
-        """Points as they are.
+    def removed(self, x: torch.Tensor, faults: Faults | None = None) -> torch.Tensor:
+        """Points with all but allowed items at exactly 0; NaN, where the host must not be asked, in place of an error.
 
         Raises:
-            SolveError: forbidden items carry weight, because no element does without them; or these go to ``faults``.
+            SolveError: forbidden items carry weight, because no element does without them.
         """
-        weight = self._by_element(torch.where(self.kept, 0.0, x.detach())).abs().amax(-1)
-        self.refuse(weight > _CARRIED, faults)
-        return x
+        return torch.where(self.allowed, self.unless_empty(x, self._carry(x), faults), 0.0)
 
-    def removed(self, x: torch.Tensor, faults: Faults | None = None) -> torch.Tensor:
-        """Points, checked, with all but allowed items at exactly 0."""
-        return torch.where(self.allowed, self.checked(x, faults), 0.0)
+    def _carry(self, x: torch.Tensor) -> torch.Tensor:
+        """Whether forbidden items carry weight, ``(*batch,)``."""
+        return self._by_element(torch.where(self.kept, 0.0, x.detach())).abs().amax(-1) > _CARRIED
 
     def least(self, lowered: torch.Tensor) -> torch.Tensor:
         """Less than the log-weight of any element without forbidden items, ``(*batch,)``."""
         return -self._by_element(torch.where(self.kept, lowered.detach(), 0.0)).abs().sum(-1) - 1
 
-    def refuse(self, empty: torch.Tensor, faults: Faults | None = None) -> None:
-        """Raise SolveError where ``empty``, ``(*batch,)``, or tell ``faults``."""
+    def unless_empty(self, x: torch.Tensor, empty: torch.Tensor, faults: Faults | None = None) -> torch.Tensor:
+        """Values ``(*batch, ...)`` as they are; NaN, with NaN for a gradient, where ``empty``, ``(*batch,)``, if the
+        host must not be asked. ``faults``, if given, are told instead.
+
+        Raises:
+            SolveError: else.
+        """
         if faults is not None:
             faults.add(empty.reshape(-1), _EMPTY)
-        elif bool(empty.any()):
+        elif may_ask(empty):
+            self.refuse(empty)
+        else:
+            x = spoiled(x, empty, "mask", _EMPTY)
+        return x
+
+    def refuse(self, empty: torch.Tensor) -> None:
+        """Raise SolveError where ``empty``, ``(*batch,)``."""
+        if bool(empty.any()):
             error = empty_error(torch.nonzero(empty.reshape(-1)).flatten().tolist())
             raise error if self.batch_dim == 1 else error.in_batch(self.batch_shape)  # a flat batch is named later
 
