@@ -14,11 +14,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from polytopes.kernels.log_weights import ABSENT
+from sst_cvx.autodiff import Function
 
 
 @dataclass(frozen=True)
@@ -170,20 +172,24 @@ def _log_sum(terms: torch.Tensor) -> torch.Tensor:
     return terms.logsumexp(0)
 
 
-class _Values(torch.autograd.Function):
+class _Values(Function):
     """Log-sums at all vertices, float64, and the share of every edge in its head's sum."""
 
     @staticmethod
-    def forward(ctx, padded: torch.Tensor, graph: PathGraph, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(padded: torch.Tensor, graph: PathGraph, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         share = torch.zeros_like(padded, dtype=dtype)
-        values = graph._values(padded, best=False, share=share)
-        ctx.save_for_backward(share)
-        ctx.graph, ctx.dtype = graph, padded.dtype
-        ctx.set_materialize_grads(False)
-        return values, share
+        return graph._values(padded, best=False, share=share), share
 
     @staticmethod
-    def backward(ctx, of_values: torch.Tensor | None, of_share: torch.Tensor | None):  # pyright: ignore
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        padded, ctx.graph, _ = inputs
+        ctx.dtype = padded.dtype
+        ctx.save_for_backward(output[1])
+        ctx.save_for_forward(output[1])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, of_values: torch.Tensor | None, of_share: torch.Tensor | None) -> tuple:
         graph, (share,) = ctx.graph, ctx.saved_tensors
         source = share.new_zeros(graph.vertices + 1, share.shape[1]) if of_values is None else of_values.to(share.dtype)
         if of_share is None:
@@ -194,25 +200,64 @@ class _Values(torch.autograd.Function):
         x = share * _take(_Linear.apply(share, source, graph, True), graph._heads) + entry
         return x.to(ctx.dtype), None, None
 
+    @staticmethod
+    def jvp(ctx: Any, tangent: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        graph, (share,) = ctx.graph, ctx.saved_tensors
+        score = tangent.to(share.dtype)
+        source = share.new_zeros(graph.vertices + 1, share.shape[1]).index_add(0, graph._heads, share * score)
+        values = _Linear.apply(share, source, graph, False)
+        return values.double(), share * (_take(values, graph._tails) + score - _take(values, graph._heads))
 
-class _Linear(torch.autograd.Function):
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, padded: torch.Tensor, graph: PathGraph, dtype: torch.dtype) -> tuple:
+        flat = padded.movedim(in_dims[0], 1)
+        values, share = _Values.apply(flat.flatten(1), graph, dtype)
+        return (values.unflatten(1, flat.shape[1:]), share.unflatten(1, flat.shape[1:])), (1, 1)
+
+
+class _Linear(Function):
     """x_v = source_v + sum over edges into v (``up``: out of v) of weight times x at the other end."""
 
     @staticmethod
-    def forward(ctx, weight: torch.Tensor, source: torch.Tensor, graph: PathGraph, up: bool) -> torch.Tensor:
+    def forward(weight: torch.Tensor, source: torch.Tensor, graph: PathGraph, up: bool) -> torch.Tensor:
         x = source.clone()
         for vertices, edges, others in (graph._up if up else graph._down).groups:
             x.index_add_(0, vertices, (_take(weight, edges).mul_(_take(x, others))).sum(0))
-        ctx.save_for_backward(weight, x)
-        ctx.graph, ctx.up = graph, up
         return x
 
     @staticmethod
-    def backward(ctx, grad: torch.Tensor):  # pyright: ignore
+    def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
+        weight, _, ctx.graph, ctx.up = inputs
+        ctx.save_for_backward(weight, output)
+        ctx.save_for_forward(weight, output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple:  # type: ignore[override]
         graph, up, (weight, x) = ctx.graph, ctx.up, ctx.saved_tensors
         adjoint = _Linear.apply(weight, grad, graph, not up)
         to, other = (graph._tails, graph._heads) if up else (graph._heads, graph._tails)
         return _take(adjoint, to) * _take(x, other), adjoint, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, of_weight: torch.Tensor | None, of_source: torch.Tensor | None, *_: Any) -> torch.Tensor:
+        graph, up, (weight, x) = ctx.graph, ctx.up, ctx.saved_tensors
+        source = torch.zeros_like(x) if of_source is None else of_source
+        if of_weight is not None:
+            to, other = (graph._tails, graph._heads) if up else (graph._heads, graph._tails)
+            source = source.index_add(0, to, of_weight * _take(x, other))
+        return _Linear.apply(weight, source, graph, up)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple, weight: torch.Tensor, source: torch.Tensor, graph: PathGraph, up: bool
+    ) -> tuple:
+        size = info.batch_size
+        both = [
+            x.movedim(d, 1) if d is not None else x[:, None].expand(-1, size, *x.shape[1:])
+            for x, d in zip((weight, source), in_dims[:2], strict=True)
+        ]
+        x = _Linear.apply(*(part.flatten(1) for part in both), graph, up)
+        return x.unflatten(1, both[1].shape[1:]), 1
 
 
 def _levels(tails: np.ndarray, heads: np.ndarray, vertices: int) -> list[np.ndarray]:
