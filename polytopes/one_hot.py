@@ -12,7 +12,7 @@ import cvxpy as cp
 import torch
 
 import sst_cvx as sst
-from polytopes.kernels.log_weights import widened
+from polytopes.kernels.log_weights import draw_one, widened
 from polytopes.kernels.threshold import threshold_map
 from sst_cvx.arguments import check_size
 from sst_cvx.once import constants
@@ -48,8 +48,8 @@ class OneHot(sst.Structure, final=True):
 
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """An item drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""
-        share = u.double().softmax(-1).reshape(-1, self.n)
-        item = torch.multinomial(share, 1, generator=generator).reshape(*u.shape[:-1], 1)
+        score = u.double().log_softmax(-1).reshape(-1, self.n)
+        item = draw_one(score, generator).reshape(*u.shape[:-1], 1)
         return torch.zeros_like(u).scatter(-1, item, 1.0)
 
     def _key(self) -> Hashable:

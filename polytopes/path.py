@@ -88,3 +88,10 @@ def incidence(edge_index: torch.Tensor, n: int) -> np.ndarray:
     np.add.at(balance, (tails, np.arange(len(tails))), 1)
     np.add.at(balance, (heads, np.arange(len(tails))), -1)
     return balance
+
+
+@sst.fast_path(Path, sst.ExponentialFamilyEntropy)
+def exponential_family(structure: Path, regularizer: sst.ExponentialFamilyEntropy, u: torch.Tensor) -> torch.Tensor:
+    """The gradient of ``log_partition``, by its own recursion: no autograd inside, which programs that are exported do
+    not take."""
+    return structure._graph.marginals(u)

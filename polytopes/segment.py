@@ -17,8 +17,10 @@ import torch
 
 import sst_cvx as sst
 from polytopes.kernels.box import box_violation
-from polytopes.kernels.log_weights import widened
+from polytopes.kernels.log_weights import draw_one, widened
 from sst_cvx.arguments import check_size, check_vertex_count
+from sst_cvx.autodiff import gradient
+from sst_cvx.host import may_ask
 from sst_cvx.once import constants
 
 Operation = Callable[..., torch.Tensor]
@@ -62,8 +64,7 @@ class Segment(sst.Structure, final=True):
         """A run drawn with probability proportional to exp <u, x>, exact: same shape, dtype and device as ``u``."""
 
         def draw(scores: torch.Tensor) -> torch.Tensor:
-            weights = scores.softmax(-1).reshape(-1, scores.shape[-1])
-            return torch.multinomial(weights, 1, generator=generator).reshape(scores.shape[:-1])
+            return draw_one(scores.log_softmax(-1).reshape(-1, scores.shape[-1]), generator).reshape(scores.shape[:-1])
 
         return self._run(u, _log_sum, draw)
 
@@ -84,6 +85,16 @@ class Segment(sst.Structure, final=True):
         """log of the sum over runs of exp of their sums; differentiable twice."""
         before, after = self._sums(u)
         return (self._windows(before, _log_sum) + after).logsumexp(-1).to(u.dtype)
+
+    def marginals(self, u: torch.Tensor) -> torch.Tensor:
+        """The gradient of ``log_partition``, without autograd: chances of a start so far, less those of an end."""
+        before, after = self._sums(u)
+        start = (before + self._windows(after.flip(-1), _log_sum).flip(-1)).softmax(-1)
+        end = (self._windows(before, _log_sum) + after).softmax(-1)
+        later = self.min_length - 1
+        started = torch.nn.functional.pad(start.cumsum(-1), (0, later), value=1.0)
+        ended = torch.nn.functional.pad(end.cumsum(-1), (self.min_length, 0))[..., : self.n]
+        return (started - ended).clamp(0.0, 1.0).to(u.dtype)
 
     def _sums(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What a run's score is the sum of, by its start and by its end; float64, as differences lose digits."""
@@ -118,6 +129,11 @@ class Segment(sst.Structure, final=True):
 
     def __repr__(self) -> str:
         return f"Segment(n={self.n}, min_length={self.min_length}, max_length={self.max_length})"
+
+
+@sst.fast_path(Segment, sst.ExponentialFamilyEntropy)
+def exponential_family(structure: Segment, regularizer: sst.ExponentialFamilyEntropy, u: torch.Tensor) -> torch.Tensor:
+    return gradient(structure.log_partition, u) if may_ask(u) else structure.marginals(u)
 
 
 def _between(starts: torch.Tensor, ends: torch.Tensor, n: int) -> torch.Tensor:

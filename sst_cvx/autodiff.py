@@ -61,7 +61,7 @@ class Function:
 
     @classmethod
     def apply(cls, *inputs: Any) -> Any:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             return cls._traced.apply(*inputs)
         if torch._C._are_functorch_transforms_active():
             return cls._transformed.apply(*inputs)

@@ -14,11 +14,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-from polytopes.kernels.log_weights import ABSENT
+from polytopes.kernels.log_weights import ABSENT, draw_one
+from sst_cvx.autodiff import Function
+from sst_cvx.host import may_ask
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class PathGraph:
         self._dead = torch.from_numpy(np.flatnonzero(dead))
         tails, heads = (np.where(dead, vertices, np.append(ends, vertices)) for ends in (tails, heads))
         self._tails, self._heads = torch.from_numpy(tails), torch.from_numpy(heads)
+        self._longest = len(order) - 1  # edges of any path are at most as many
         self._incoming = torch.from_numpy(_incoming(heads, vertices))
         self._down, self._up = _sweep(tails, heads, order, vertices), _sweep(heads, tails, order[::-1], vertices)
 
@@ -83,8 +87,21 @@ class PathGraph:
         """
         dtype = dtype or scores.dtype
         graph, padded = self._prepared(scores)
-        values, _ = _Values.apply(padded, graph, dtype)  # pyright: ignore
+        traced = torch.compiler.is_dynamo_compiling()
+        values, _ = graph._traced_values(padded, dtype) if traced else _Values.apply(padded, graph, dtype)
         return values[self.target].to(dtype).reshape(scores.shape[:-1])
+
+    def marginals(self, scores: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """The gradient of ``log_sum``, shape of the scores; any derivative, and no autograd inside."""
+        dtype = dtype or scores.dtype
+        graph, padded = self._prepared(scores)
+        traced = torch.compiler.is_dynamo_compiling()
+        _, share = graph._traced_values(padded, dtype) if traced else _Values.apply(padded, graph, dtype)
+        end = share.new_zeros(self.vertices + 1, share.shape[1])
+        end[self.target] = 1.0
+        flow = graph._traced_linear(share, end) if traced else _Linear.apply(share, end, graph, True)
+        x = share * _take(flow, graph._heads)
+        return x[:-1].T.reshape(scores.shape).to(dtype)
 
     def best(self, scores: torch.Tensor) -> torch.Tensor:
         """A path of largest score as a 0/1 array, ``(*batch, edges)`` to the same shape."""
@@ -97,8 +114,7 @@ class PathGraph:
         graph, padded = self._prepared(scores.detach())
 
         def draw(entries: torch.Tensor) -> torch.Tensor:
-            weights = (entries - entries.amax(0)).exp()
-            return torch.multinomial(weights.T, 1, generator=generator).T
+            return draw_one((entries - entries.amax(0)).T, generator).T
 
         return graph._trace(graph._values(padded, best=False), padded, draw).T.reshape(scores.shape)
 
@@ -122,7 +138,7 @@ class PathGraph:
         """This graph on the scores' device; the scores ``(edges + 1, batch)``, padded, with no way along dead edges."""
         graph = self.on(scores.device)
         flat = scores.reshape(scores.shape[:-1].numel(), self.edges).T
-        return graph, torch.nn.functional.pad(flat, (0, 0, 0, 1)).index_fill_(0, graph._dead, ABSENT)
+        return graph, torch.nn.functional.pad(flat, (0, 0, 0, 1)).index_fill(0, graph._dead, ABSENT)
 
     def _values(self, padded: torch.Tensor, best: bool, share: torch.Tensor | None = None) -> torch.Tensor:
         """Values of all vertices and of the padding, ``(vertices + 1, batch)``, float64, from the source on."""
@@ -139,18 +155,39 @@ class PathGraph:
             share[-1] = 0.0
         return values
 
+    def _traced_values(self, padded: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-sums and shares as ``_Values``, for a compiler that differentiates by itself: nothing in place."""
+        values = padded.new_full((self.vertices + 1, padded.shape[1]), ABSENT, dtype=torch.float64)
+        values[self.source] = 0.0
+        share = torch.zeros_like(padded, dtype=dtype)
+        for vertices, edges, tails in self._down.groups:
+            terms = _take(values, tails) + _take(padded, edges)
+            value = terms.logsumexp(0)
+            values = values.index_copy(0, vertices, value)
+            share = share.index_copy(0, edges.flatten(), (terms - value).exp().to(dtype).flatten(0, 1))
+        return values, torch.nn.functional.pad(share[:-1], (0, 0, 0, 1))
+
+    def _traced_linear(self, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """``_Linear``, up, for a compiler."""
+        for vertices, edges, others in self._up.groups:
+            x = x.index_add(0, vertices, (_take(weight, edges) * _take(x, others)).sum(0))
+        return x
+
     def _trace(
         self, values: torch.Tensor, padded: torch.Tensor, choose: Callable[[torch.Tensor], torch.Tensor]
     ) -> torch.Tensor:
         """From the target back, by the incoming edge that ``choose`` takes among values of tails plus scores."""
         x = torch.zeros_like(padded)
         here = torch.full((1, padded.shape[1]), self.target, device=padded.device)
-        while bool((here != self.source).any()):
+        asked = may_ask(padded)
+        for _ in range(self._longest):
             edges = self._incoming[:, here[0]]
             tails = self._tails[edges]
             edge = edges.gather(0, choose(values.gather(0, tails) + padded.gather(0, edges)))
             x.scatter_(0, edge, 1.0)
             here = torch.where(edge == self.edges, here, self._tails[edge])  # padding: at the source already
+            if asked and not bool((here != self.source).any()):
+                break
         return x[:-1]
 
     def __deepcopy__(self, memo: dict) -> PathGraph:
@@ -170,49 +207,87 @@ def _log_sum(terms: torch.Tensor) -> torch.Tensor:
     return terms.logsumexp(0)
 
 
-class _Values(torch.autograd.Function):
+class _Values(Function):
     """Log-sums at all vertices, float64, and the share of every edge in its head's sum."""
 
     @staticmethod
-    def forward(ctx, padded: torch.Tensor, graph: PathGraph, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(padded: torch.Tensor, graph: PathGraph, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         share = torch.zeros_like(padded, dtype=dtype)
-        values = graph._values(padded, best=False, share=share)
-        ctx.save_for_backward(share)
-        ctx.graph, ctx.dtype = graph, padded.dtype
-        ctx.set_materialize_grads(False)
-        return values, share
+        return graph._values(padded, best=False, share=share), share
 
     @staticmethod
-    def backward(ctx, of_values: torch.Tensor | None, of_share: torch.Tensor | None):  # pyright: ignore
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        padded, ctx.graph, _ = inputs
+        ctx.dtype = padded.dtype
+        ctx.save_for_backward(output[1])
+        ctx.save_for_forward(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, of_values: torch.Tensor, of_share: torch.Tensor) -> tuple:  # type: ignore[override]
         graph, (share,) = ctx.graph, ctx.saved_tensors
-        source = share.new_zeros(graph.vertices + 1, share.shape[1]) if of_values is None else of_values.to(share.dtype)
-        if of_share is None:
-            x = share * _take(_Linear.apply(share, source, graph, True), graph._heads)
-            return x.to(ctx.dtype), None, None
         entry = share * of_share  # d share = share (d value(tail) + d score - d value(head))
-        source = source.index_add(0, graph._tails, entry).index_add(0, graph._heads, -entry)
+        source = of_values.to(share.dtype).index_add(0, graph._tails, entry).index_add(0, graph._heads, -entry)
         x = share * _take(_Linear.apply(share, source, graph, True), graph._heads) + entry
         return x.to(ctx.dtype), None, None
 
+    @staticmethod
+    def jvp(ctx: Any, tangent: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        graph, (share,) = ctx.graph, ctx.saved_tensors
+        score = tangent.to(share.dtype)
+        source = share.new_zeros(graph.vertices + 1, share.shape[1]).index_add(0, graph._heads, share * score)
+        values = _Linear.apply(share, source, graph, False)
+        return values.double(), share * (_take(values, graph._tails) + score - _take(values, graph._heads))
 
-class _Linear(torch.autograd.Function):
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, padded: torch.Tensor, graph: PathGraph, dtype: torch.dtype) -> tuple:
+        flat = padded.movedim(in_dims[0], 1)
+        values, share = _Values.apply(flat.flatten(1), graph, dtype)
+        return (values.unflatten(1, flat.shape[1:]), share.unflatten(1, flat.shape[1:])), (1, 1)
+
+
+class _Linear(Function):
     """x_v = source_v + sum over edges into v (``up``: out of v) of weight times x at the other end."""
 
     @staticmethod
-    def forward(ctx, weight: torch.Tensor, source: torch.Tensor, graph: PathGraph, up: bool) -> torch.Tensor:
+    def forward(weight: torch.Tensor, source: torch.Tensor, graph: PathGraph, up: bool) -> torch.Tensor:
         x = source.clone()
         for vertices, edges, others in (graph._up if up else graph._down).groups:
             x.index_add_(0, vertices, (_take(weight, edges).mul_(_take(x, others))).sum(0))
-        ctx.save_for_backward(weight, x)
-        ctx.graph, ctx.up = graph, up
         return x
 
     @staticmethod
-    def backward(ctx, grad: torch.Tensor):  # pyright: ignore
+    def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
+        weight, _, ctx.graph, ctx.up = inputs
+        ctx.save_for_backward(weight, output)
+        ctx.save_for_forward(weight, output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple:  # type: ignore[override]
         graph, up, (weight, x) = ctx.graph, ctx.up, ctx.saved_tensors
         adjoint = _Linear.apply(weight, grad, graph, not up)
         to, other = (graph._tails, graph._heads) if up else (graph._heads, graph._tails)
         return _take(adjoint, to) * _take(x, other), adjoint, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, of_weight: torch.Tensor | None, of_source: torch.Tensor | None, *_: Any) -> torch.Tensor:
+        graph, up, (weight, x) = ctx.graph, ctx.up, ctx.saved_tensors
+        source = torch.zeros_like(x) if of_source is None else of_source
+        if of_weight is not None:
+            to, other = (graph._tails, graph._heads) if up else (graph._heads, graph._tails)
+            source = source.index_add(0, to, of_weight * _take(x, other))
+        return _Linear.apply(weight, source, graph, up)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple, weight: torch.Tensor, source: torch.Tensor, graph: PathGraph, up: bool
+    ) -> tuple:
+        size = info.batch_size
+        both = [
+            x.movedim(d, 1) if d is not None else x[:, None].expand(-1, size, *x.shape[1:])
+            for x, d in zip((weight, source), in_dims[:2], strict=True)
+        ]
+        x = _Linear.apply(*(part.flatten(1) for part in both), graph, up)
+        return x.unflatten(1, both[1].shape[1:]), 1
 
 
 def _levels(tails: np.ndarray, heads: np.ndarray, vertices: int) -> list[np.ndarray]:

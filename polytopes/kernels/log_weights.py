@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sst_cvx.host import may_ask
 from sst_cvx.once import without_autocast
 
 ABSENT = -1e30  # log-weight of what cannot be: finite, so that differences of two of them are not NaN
@@ -24,3 +25,14 @@ def widened(method: Callable[[Any, torch.Tensor], torch.Tensor]) -> Callable[[An
             return method(self, u.float()).to(u.dtype)
 
     return call
+
+
+def draw_one(scores: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    """An index ``(count, 1)`` for each row of scores ``(count, m)``, with probability proportional to exp of its score.
+
+    Scores need a maximum near 0. Where the host is not asked, by Gumbel noise: ``torch.multinomial`` checks its input.
+    """
+    if may_ask(scores):
+        return torch.multinomial(scores.exp(), 1, generator=generator)
+    uniform = torch.rand(scores.shape, dtype=torch.float64, device=scores.device, generator=generator)
+    return (scores.double() - (-uniform.log()).log()).argmax(-1, keepdim=True)

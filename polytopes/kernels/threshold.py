@@ -17,7 +17,9 @@ from typing import Any
 
 import torch
 
+from polytopes.kernels.fixed_threshold import fixed_solve, fixed_threshold, kth_largest
 from sst_cvx.autodiff import Function
+from sst_cvx.host import may_ask
 from sst_cvx.regularizers import BinaryEntropy, CategoricalEntropy, Euclidean, SeparableRegularizer, TsallisEntropy
 
 _MAX_STEPS = 200
@@ -43,6 +45,8 @@ def threshold_map(u: torch.Tensor, total: int, f: SeparableRegularizer) -> torch
 class _ThresholdMap(Function):
     @staticmethod
     def forward(u: torch.Tensor, total: int, f: SeparableRegularizer) -> torch.Tensor:
+        if not may_ask(u):
+            return fixed_threshold(u, total, f)
         if isinstance(f, CategoricalEntropy):
             return _fill(u, total)
         if u.shape[-1] <= _SORTABLE:
@@ -85,6 +89,8 @@ def solve_threshold(u: torch.Tensor, total: int, f: SeparableRegularizer) -> tup
     Relative to the total-th largest entry, so that what all share costs no digits, and in float64: one fractional entry
     may have to bear the rounding of the whole sum.
     """
+    if not may_ask(u):
+        return fixed_solve(u, total, f)
     centre, low, high = _bracket(u, total, f)
     s, low, high = (u - centre).double(), low.double(), high.double()
     convex = total == 1 and math.isfinite(f.unit_slopes)  # then Newton's steps from the left never overshoot
@@ -101,7 +107,7 @@ def _bracket(u: torch.Tensor, total: int, f: SeparableRegularizer) -> tuple[torc
     nor the next one can be on the wrong side by more than log n.
     """
     if math.isfinite(f.unit_slopes):
-        kth = _kth_largest(u, total)
+        kth = kth_largest(u, total)
         return kth, torch.full_like(kth, -f.unit_slopes), torch.zeros_like(kth)
     largest, room = u.topk(total + 1, dim=-1).values, math.log(u.shape[-1])
     kth = largest[..., -2:-1]
@@ -146,7 +152,7 @@ def _project_by_sorting(u: torch.Tensor, total: int) -> torch.Tensor:
     Centred at the total-th largest entry, nu is in [-1, 0]: entries beyond 2 are 0 or 1, and cut off so that s - 1
     does not round. In float64, as one fractional entry may have to bear the rounding of the whole mass.
     """
-    s = (u - _kth_largest(u, total)).clamp(-2.0, 2.0).double()
+    s = (u - kth_largest(u, total)).clamp(-2.0, 2.0).double()
     ends, order = torch.cat([s, s - 1.0], dim=-1).sort(dim=-1, descending=True)
     inside = (1.0 - 2.0 * (order >= u.shape[-1])).cumsum(-1, dtype=s.dtype)  # entries between 0 and 1 below an end
     mass = (inside[..., :-1] * (ends[..., :-1] - ends[..., 1:])).cumsum(-1)  # at the ends, but for the first: 0
@@ -178,10 +184,6 @@ def _entmax15(u: torch.Tensor) -> torch.Tensor:
     return (z - tau.gather(-1, last)).clamp(min=0.0).square()
 
 
-def _kth_largest(u: torch.Tensor, k: int) -> torch.Tensor:
-    return u.amax(-1, keepdim=True) if k == 1 else u.topk(k, dim=-1).values[..., -1:]
-
-
 def _fill(u: torch.Tensor, total: int) -> torch.Tensor:
     """Categorical case, in closed form once the entries at the cap are known: min(1, (total - c) softmax(rest)).
 
@@ -191,7 +193,7 @@ def _fill(u: torch.Tensor, total: int) -> torch.Tensor:
     """
     if total == 1:
         return u.softmax(-1)
-    weight = (u - _kth_largest(u, total)).clamp(max=math.log(u.shape[-1]) + 1).exp()
+    weight = (u - kth_largest(u, total)).clamp(max=math.log(u.shape[-1]) + 1).exp()
     capped = torch.zeros_like(u, dtype=torch.bool)
     rest, left = weight, torch.full_like(u[..., :1], total)
     while True:
