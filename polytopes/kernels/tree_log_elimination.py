@@ -12,7 +12,8 @@ opposite order, v by v, with D = M d for the marginals M of what was left,
 only shares in [0, 1]. With a single root, S_v and p leave the root's row out, as in ``tree_elimination.py``, and
 vertex 1, which stays to the last, must reach all others.
 
-Nothing is read on the host; log-weights must be finite (``ABSENT`` where there is no edge).
+Functions with these recursions, differentiated by hand, for their derivatives spare launches; a compiler, which fuses
+them, sees the plain tensor code. Nothing is read on the host. Log-weights must be finite (``ABSENT`` where there is no edge).
 """
 
 from __future__ import annotations
@@ -23,18 +24,20 @@ import torch
 
 from sst_cvx.autodiff import Function
 
+_FAR = 100.0  # difference of logs beyond which the smaller one does not count
 _BELOW = -1e300  # less than any log-share
 
 
 def log_domain_sum(w: torch.Tensor, single_root: bool) -> torch.Tensor:
     """log of the sum over trees, ``(*batch, n, n)`` float64 to ``(*batch,)``; differentiable three times."""
-    return _LogSum.apply(_from_widest_start(w, single_root)[0], single_root)  # type: ignore[no-any-return]
+    w, _ = _from_widest_start(w, single_root)
+    return _log_sum(w, int(single_root)) if torch.compiler.is_compiling() else _LogSum.apply(w, single_root)
 
 
 def log_domain_marginals(w: torch.Tensor, single_root: bool) -> torch.Tensor:
     """Its gradient, ``(*batch, n, n)``."""
     w, start = _from_widest_start(w, single_root)
-    x = _Marginals.apply(w, single_root)
+    x = _marginals(w, int(single_root)) if torch.compiler.is_compiling() else _Marginals.apply(w, single_root)
     return x if start is None else exchanged(x, start)
 
 
@@ -102,6 +105,14 @@ def _from_widest_start(w: torch.Tensor, single_root: bool) -> tuple[torch.Tensor
     return exchanged(w, start), start
 
 
+def _log_add(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """log(e^a + e^b). Autograd's second derivative of it overflows where a and b are far apart, so that in plain
+    tensor code, which may be differentiated any number of times, they are not."""
+    if torch.compiler.is_compiling():
+        a, b = torch.maximum(a, b - _FAR), torch.maximum(b, a - _FAR)
+    return torch.logaddexp(a, b)
+
+
 def _mass(into: torch.Tensor, last: int) -> torch.Tensor:
     return into[..., last:].logsumexp(-1, keepdim=True)
 
@@ -122,7 +133,7 @@ def _shares(w: torch.Tensor, last: int, logs: bool = False) -> list[tuple[torch.
     for v in range(w.shape[-1] - 1, last, -1):
         p = _log_shares(w[..., :v, v], last)
         detour, rest = p[..., :, None] + w[..., v, None, :v], w[..., :v, :v]
-        w = torch.logaddexp(rest, detour)
+        w = _log_add(rest, detour)
         found.append((p if logs else _shares_of_mass(p, last), (detour - w).exp()))
     return found
 
@@ -132,7 +143,7 @@ def _log_sum(w: torch.Tensor, last: int) -> torch.Tensor:
     for v in range(w.shape[-1] - 1, last, -1):
         masses.append(_mass(w[..., :v, v], last))
         p = w[..., :v, v] - masses[-1]
-        w = torch.logaddexp(w[..., :v, :v], p[..., :, None] + w[..., v, None, :v])
+        w = _log_add(w[..., :v, :v], p[..., :, None] + w[..., v, None, :v])
     return torch.cat([*masses, w[..., 0, 1:]] if last else masses, -1).sum(-1)
 
 
@@ -146,7 +157,7 @@ def _marginals(w: torch.Tensor, last: int) -> torch.Tensor:
     return m
 
 
-def _marginals_along(w: torch.Tensor, t: torch.Tensor, last: int) -> torch.Tensor:
+def marginals_along(w: torch.Tensor, t: torch.Tensor, last: int) -> torch.Tensor:
     """Derivative of the marginals when log-weights move along t: both recursions, differentiated by hand."""
     found = []
     for v in range(w.shape[-1] - 1, last, -1):
@@ -156,7 +167,7 @@ def _marginals_along(w: torch.Tensor, t: torch.Tensor, last: int) -> torch.Tenso
         detour, rest = log_p[..., :, None] + w[..., v, None, :v], w[..., :v, :v]
         d, more = (detour - rest).sigmoid(), dp[..., :, None] + t[..., v, None, :v] - t[..., :v, :v]
         change = d * more
-        w, t = torch.logaddexp(rest, detour), t[..., :v, :v] + change
+        w, t = _log_add(rest, detour), t[..., :v, :v] + change
         found.append((p, p * dp, d, change * (1 - d)))
     m = _edge_of_root(w, last)
     dm = torch.zeros_like(m)
@@ -224,11 +235,11 @@ class _Marginals(Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
-        return _marginals_along(ctx.saved_tensors[0], gradient, int(ctx.single_root)), None
+        return marginals_along(ctx.saved_tensors[0], gradient, int(ctx.single_root)), None
 
     @staticmethod
     def jvp(ctx: Any, tangent: torch.Tensor, _: Any) -> torch.Tensor:  # type: ignore[override]
-        return _marginals_along(ctx.saved_tensors[0], tangent, int(ctx.single_root))
+        return marginals_along(ctx.saved_tensors[0], tangent, int(ctx.single_root))
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, w: torch.Tensor, single_root: bool) -> tuple[torch.Tensor, int]:

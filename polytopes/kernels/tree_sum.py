@@ -67,13 +67,16 @@ def tree_marginals(w: torch.Tensor, single_root: bool = False) -> torch.Tensor:
     return (x if start is None else _with_first(x, start)).to(w.dtype).reshape(w.shape)
 
 
-def undirected(u: torch.Tensor, edge_index: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-weights ``(*batch, n, n)`` from those of undirected edges ``(*batch, edges)``, both ways; and their places,
-    ``(2 edges,)`` in the flat matrix."""
-    tails, heads = edge_index.to(u.device)
-    both = torch.cat([tails * n + heads, heads * n + tails])
-    dense = u.new_full((*u.shape[:-1], n * n), ABSENT)
-    return dense.index_copy(-1, both, torch.cat([u, u], -1)).unflatten(-1, (n, n)), both
+def places(edge_index: torch.Tensor, n: int) -> torch.Tensor:
+    """Of undirected edges ``(2, edges)`` in the flat ``(n, n)`` matrix, ``(2 edges,)``: one way, then the other."""
+    tails, heads = edge_index
+    return torch.cat([tails * n + heads, heads * n + tails])
+
+
+def undirected(u: torch.Tensor, both: torch.Tensor, n: int, absent: float = ABSENT) -> torch.Tensor:
+    """Log-weights ``(*batch, n, n)`` from those of undirected edges ``(*batch, edges)``, at their ``places``."""
+    dense = u.new_full((*u.shape[:-1], n * n), absent)
+    return dense.index_copy(-1, both, torch.cat([u, u], -1)).unflatten(-1, (n, n))
 
 
 def _prepared(w: torch.Tensor, single_root: bool) -> tuple[torch.Tensor, bool, torch.Tensor | None]:
