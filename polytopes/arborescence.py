@@ -21,6 +21,7 @@ from polytopes.kernels.best_tree import best_tree, hanging_edges
 from polytopes.kernels.box import box_violation
 from polytopes.kernels.exact_samples import sample_tree
 from polytopes.kernels.log_weights import ABSENT, widened
+from polytopes.kernels.tables import Table
 from polytopes.kernels.tree_sum import log_tree_sum, tree_marginals
 from polytopes.path import incidence
 from sst_cvx.arguments import check_edge_index, check_size, check_vertex_count
@@ -59,25 +60,23 @@ class Arborescence(sst.Structure, final=True):
         order = [-1, *range(self.n)] if root is None else [root, *(v for v in range(self.n) if v != root)]
         self._place = torch.tensor([order.index(v) for v in range(self.n)])
         self._size = len(order)
+        self._ends = Table(self._place[self.edge_index])
+        self._places = Table(self._place[self.edge_index[0]] * self._size + self._place[self.edge_index[1]])
+        self._given = Table(self.edge_index)
         self._check_reachable()
         x = cp.Variable(self.edge_index.shape[1])
         super().__init__(x, self._hull(x))
 
-    def _ends(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        tails, heads = self._place[self.edge_index].to(device)
-        return tails, heads
-
     def _dense(self, u: torch.Tensor, absent: float) -> torch.Tensor:
         """Utilities as ``(*batch, size, size)``, the root first."""
-        tails, heads = self._ends(u.device)
         dense = u.new_full((*u.shape[:-1], self._size * self._size), absent)
         if self._free:
             dense[..., 1 : self._size] = 0.0
-        dense = dense.index_copy(-1, tails * self._size + heads, u)
+        dense = dense.index_copy(-1, self._places.on(u.device), u)
         return dense.reshape(*u.shape[:-1], self._size, self._size)
 
     def _check_reachable(self) -> None:
-        tails, heads = (ends.numpy() for ends in self._ends(torch.device("cpu")))
+        tails, heads = self._ends.on(torch.device("cpu")).numpy()
         graph = sp.csr_array((np.ones(len(tails)), (tails, heads)), shape=(self._size, self._size))
         starts, shift, size = [0], 0, self._size
         if self.single_root or self._free:
@@ -90,7 +89,7 @@ class Arborescence(sst.Structure, final=True):
             raise ValueError(f"the graph has no spanning arborescence: not all vertices can be reached from {where}.")
 
     def _hull(self, x: cp.Variable) -> list[cp.Constraint]:
-        ends = torch.stack(self._ends(torch.device("cpu")))
+        ends = self._ends.on(torch.device("cpu"))
         tails, heads = ends.numpy()
         hull: list = [x >= 0]
         edges, within = x, np.flatnonzero(heads != 0)
@@ -122,22 +121,28 @@ class Arborescence(sst.Structure, final=True):
 
     def violation(self, x: torch.Tensor) -> torch.Tensor:
         """What can be seen without the hull: entries in [0, 1], of sum n - 1, and how many edges enter each vertex."""
-        tails, heads = self.edge_index.to(x.device)
+        tails, heads = self._given.on(x.device)
         into = x.new_zeros(len(x), self.n).index_add(1, heads, x)
         outside = box_violation(x, self.n - 1, self.n - 1)
         if self._free:
             return torch.maximum(outside, into.amax(1) - 1)
         wanted = (torch.arange(self.n, device=x.device) != self.root).to(x.dtype)
         outside = torch.maximum(outside, (into - wanted).abs().amax(1))
-        leaving = (x[:, (tails == self.root) & (heads != self.root)].sum(1) - 1).abs()
-        return torch.maximum(outside, leaving) if self.single_root else outside
+        if not self.single_root:
+            return outside
+        leaving = torch.where((tails == self.root) & (heads != self.root), x, 0.0).sum(1) - 1
+        return torch.maximum(outside, leaving.abs())
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """A maximum spanning arborescence, over the whole batch at once, on the device of ``u``."""
         flat = u.reshape(-1, self.variable.size)
         parent = best_tree(self._dense(flat.double(), -torch.inf), self.single_root or self._free)
-        tails, heads = self._ends(u.device)
-        return ((parent[:, heads] == tails) & (heads != 0)).to(u.dtype).reshape(u.shape)
+        return self._edges_of(parent, u).reshape(u.shape)
+
+    def _edges_of(self, parents: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        """A tree from the parents ``(*batch, size)`` of its vertices, like ``u``."""
+        tails, heads = self._ends.on(u.device)
+        return ((parents.index_select(-1, heads) == tails) & (heads != 0)).to(u.dtype)
 
     def length_mask(self, lengths: torch.Tensor) -> torch.Tensor:
         """Mask of graphs padded to n vertices: ``(*batch,)`` integers to ``(*batch, edges)`` bool.
@@ -151,11 +156,11 @@ class Arborescence(sst.Structure, final=True):
 
     def fillers(self, allowed: torch.Tensor) -> torch.Tensor:
         """An edge to every vertex that a mask leaves no edge: it is not in the graph, and the tree spans the others."""
-        return hanging_edges(self.edge_index, self.n, allowed, self.root, self.single_root)
+        return hanging_edges(self._given.on(allowed.device), self.n, allowed, self.root, self.single_root)
 
     @constants()
     def vertices(self) -> torch.Tensor:
-        tails, heads = (ends.tolist() for ends in self._ends(torch.device("cpu")))
+        tails, heads = self._ends.on(torch.device("cpu")).tolist()
         entering = [[e for e, head in enumerate(heads) if head == v] for v in range(1, self._size)]
         if self._free:  # edge -1 - v comes from the virtual root
             entering = [[*edges, -1 - v] for v, edges in enumerate(entering)]
@@ -176,15 +181,12 @@ class Arborescence(sst.Structure, final=True):
     @widened
     def marginals(self, u: torch.Tensor) -> torch.Tensor:
         """Gradient of the log-partition, of the shape of ``u``; differentiable."""
-        tails, heads = self._ends(u.device)
         x = tree_marginals(self._dense(u.double(), ABSENT), self.single_root or self._free)
-        return x.flatten(-2).index_select(-1, tails * self._size + heads).to(u.dtype)
+        return x.flatten(-2).index_select(-1, self._places.on(u.device)).to(u.dtype)
 
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """A tree drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""
-        parents = sample_tree(self._dense(u, ABSENT), self.single_root or self._free, generator)
-        tails, heads = self._ends(u.device)
-        return ((parents[..., heads] == tails) & (heads != 0)).to(u.dtype)
+        return self._edges_of(sample_tree(self._dense(u, ABSENT), self.single_root or self._free, generator), u)
 
     def _key(self) -> Hashable:
         return self.n, self.root, self.single_root, *map(tuple, self.edge_index.tolist())

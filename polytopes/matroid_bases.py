@@ -19,6 +19,7 @@ import sst_cvx as sst
 from polytopes.kernels.flats import all_sets, rank_constraints
 from polytopes.kernels.log_weights import widened
 from polytopes.kernels.matroids import Family, Graphic, Partition
+from polytopes.kernels.tables import Table
 from sst_cvx.arguments import check_edge_index, check_size, check_vertex_count
 from sst_cvx.once import computed_once, constants
 
@@ -163,14 +164,24 @@ class MatroidBases(sst.Structure, final=True):
         """
         if self._family is not None:
             return self._family.log_partition(u)
+        return self._sums(u).logsumexp(-1).to(u.dtype)
+
+    @widened
+    def marginals(self, u: torch.Tensor) -> torch.Tensor:
+        """Gradient of the log-partition, of the shape of ``u``; differentiable."""
+        if self._family is not None:
+            return self._family.marginals(u)
+        return (self._sums(u).softmax(-1) @ self._bases.on(u.device)).to(u.dtype)
+
+    def _sums(self, u: torch.Tensor) -> torch.Tensor:
+        """Of the elements' utilities, for every basis; in float64, as differences of large sums count."""
         if self.log_partition_refusal:
             raise NotImplementedError(f"{self.log_partition_refusal}.")
-        sums = u.double() @ self._bases.to(u.device).T  # differences of large sums: float32 leaves four digits
-        return sums.logsumexp(-1).to(u.dtype)
+        return u.double() @ self._bases.on(u.device).T
 
     @computed_once
-    def _bases(self) -> torch.Tensor:
-        return self.vertices()
+    def _bases(self) -> Table:
+        return Table(self.vertices())
 
     def _all_ranks(self) -> np.ndarray:
         return self.rank(torch.as_tensor(all_sets(self.n))).cpu().numpy()
@@ -210,6 +221,13 @@ class MatroidBases(sst.Structure, final=True):
 
     def __repr__(self) -> str:
         return f"MatroidBases.{self._family.name}" if self._family else f"MatroidBases(n={self.n}, size={self.size})"
+
+
+@sst.fast_path(MatroidBases, sst.ExponentialFamilyEntropy)
+def exponential_family(
+    structure: MatroidBases, regularizer: sst.ExponentialFamilyEntropy, u: torch.Tensor
+) -> torch.Tensor:
+    return structure.marginals(u)
 
 
 def _probes(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -21,7 +21,8 @@ from polytopes.kernels.best_tree import hanging_edges
 from polytopes.kernels.box import box_violation
 from polytopes.kernels.exact_samples import sample_tree
 from polytopes.kernels.log_weights import widened
-from polytopes.kernels.tree_sum import log_tree_sum, tree_marginals, undirected
+from polytopes.kernels.tables import Table
+from polytopes.kernels.tree_sum import log_tree_sum, places, tree_marginals, undirected
 from sst_cvx.arguments import check_edge_index, check_size, check_vertex_count
 from sst_cvx.once import constants
 
@@ -48,6 +49,7 @@ class SpanningTree(sst.Structure, final=True):
 
     def __init__(self, graph: int | torch.Tensor):
         self.edge_index, self.n = _edges(graph)
+        self._ends, self._places = Table(self.edge_index), Table(places(self.edge_index, self.n))
         m = self.edge_index.shape[1]
         x, (tails, heads) = cp.Variable(m), self.edge_index.tolist()
         rows: list[Any] = [x >= 0, cp.sum(x) == self.n - 1]
@@ -65,12 +67,14 @@ class SpanningTree(sst.Structure, final=True):
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """A maximum spanning tree by Prim's algorithm, over the whole batch at once, on the device of ``u``."""
         flat = u.reshape(-1, self.variable.size)
-        tails, heads = self.edge_index.to(u.device)
-        number = torch.full((self.n, self.n), -1, device=u.device)
-        number[tails, heads] = number[heads, tails] = torch.arange(len(tails), device=u.device)
-        weight = u.new_full((len(flat), self.n, self.n), -torch.inf)
-        weight[:, tails, heads] = weight[:, heads, tails] = flat
-        return _prim(weight, number, torch.zeros_like(flat)).reshape(u.shape)
+        parent = _prim(undirected(flat, self._places.on(u.device), self.n, -torch.inf))
+        return self._edges_of(parent, u).reshape(u.shape)
+
+    def _edges_of(self, parents: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        """A tree from the parents ``(*batch, n)`` of its vertices, like ``u``; that of 0 is 0."""
+        tails, heads = self._ends.on(u.device)
+        up, down = parents.index_select(-1, heads) == tails, parents.index_select(-1, tails) == heads
+        return (up | down).to(u.dtype)
 
     def length_mask(self, lengths: torch.Tensor) -> torch.Tensor:
         """Mask of graphs padded to n vertices: ``(*batch,)`` integers to ``(*batch, edges)`` bool.
@@ -82,7 +86,8 @@ class SpanningTree(sst.Structure, final=True):
 
     def fillers(self, allowed: torch.Tensor) -> torch.Tensor:
         """An edge to every vertex that a mask leaves no edge: it is not in the graph, and the tree spans the others."""
-        both = torch.cat([self.edge_index, self.edge_index.flip(0)], 1)
+        ends = self._ends.on(allowed.device)
+        both = torch.cat([ends, ends.flip(0)], 1)
         hanging = hanging_edges(both, self.n, torch.cat([allowed, allowed], -1))
         return hanging.unflatten(-1, (2, -1)).any(-2)
 
@@ -100,23 +105,20 @@ class SpanningTree(sst.Structure, final=True):
     @widened
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """log of the sum over spanning trees of exp of the sum of their edges' utilities; differentiable twice."""
-        return log_tree_sum(self._dense(u)[0])
+        return log_tree_sum(self._dense(u))
 
     @widened
     def marginals(self, u: torch.Tensor) -> torch.Tensor:
         """Gradient of the log-partition, of the shape of ``u``; differentiable."""
-        dense, both = self._dense(u.double())
-        x = tree_marginals(dense).flatten(-2).index_select(-1, both)
+        x = tree_marginals(self._dense(u.double())).flatten(-2).index_select(-1, self._places.on(u.device))
         return x.unflatten(-1, (2, -1)).sum(-2).to(u.dtype)
 
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """A tree drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""
-        parents = sample_tree(self._dense(u)[0], False, generator)
-        tails, heads = self.edge_index.to(u.device)
-        return ((parents[..., heads] == tails) | (parents[..., tails] == heads)).to(u.dtype)
+        return self._edges_of(sample_tree(self._dense(u), False, generator), u)
 
-    def _dense(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return undirected(u, self.edge_index, self.n)
+    def _dense(self, u: torch.Tensor) -> torch.Tensor:
+        return undirected(u, self._places.on(u.device), self.n)
 
     def _key(self) -> Hashable:
         return self.n, *map(tuple, self.edge_index.tolist())
@@ -133,21 +135,18 @@ def exponential_family(
     return structure.marginals(u)
 
 
-def _prim(weight: torch.Tensor, number: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Mark in ``x`` the edges of maximum spanning trees of ``(batch, n, n)`` weights, -inf where there is no edge."""
-    batch, n = weight.shape[:2]
-    rows = torch.arange(batch, device=weight.device)
-    best, parent = weight[:, 0].clone(), weight.new_zeros(batch, n, dtype=torch.long)
-    outside = torch.ones(batch, n, dtype=torch.bool, device=weight.device)
-    outside[:, 0] = False
+def _prim(weight: torch.Tensor) -> torch.Tensor:
+    """Parents ``(batch, n)`` in maximum spanning trees of ``(batch, n, n)`` weights, -inf where there is no edge."""
+    n = weight.shape[-1]
+    own = torch.arange(n, device=weight.device)
+    outside, best, parent = own > 0, weight[:, 0], torch.zeros_like(weight[:, 0], dtype=torch.long)
     for _ in range(n - 1):
-        new = torch.where(outside, best, -torch.inf).argmax(1)
-        x[rows, number[parent[rows, new], new]] = 1.0
-        outside[rows, new] = False
-        closer = outside & (weight[rows, new] > best)
-        best = torch.where(closer, weight[rows, new], best)
-        parent = torch.where(closer, new[:, None], parent)
-    return x
+        new = torch.where(outside, best, -torch.inf).argmax(1, keepdim=True)
+        outside = outside & (own != new)
+        row = weight.gather(1, new[:, :, None].expand(-1, -1, n))[:, 0]
+        closer = outside & (row > best)
+        best, parent = torch.where(closer, row, best), torch.where(closer, new, parent)
+    return parent
 
 
 def _edges(graph: int | torch.Tensor) -> tuple[torch.Tensor, int]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch
 
+from sst_cvx.host import may_ask
+
 
 def best_tree(w: torch.Tensor, single_root: bool = False) -> torch.Tensor:
     """Parents of every vertex in a spanning tree of largest weight directed away from vertex 0 (Chu-Liu; Edmonds).
 
-    In rounds, few as a rule and at most n: every component takes its best entering edge, and all cycles of all batch
+    In rounds, few as a rule and at most n - 1, which are run where the host must not be asked: every component takes its best entering edge, and all cycles of all batch
     elements are contracted at once. An edge into a component that was a cycle is worth what it is better than the edge
     it replaces; each vertex keeps the sum of these, ``replaced``. Then back through the rounds, opening the cycles.
 
@@ -20,16 +22,18 @@ def best_tree(w: torch.Tensor, single_root: bool = False) -> torch.Tensor:
         ``(batch, n)`` integers; the root's own is 0.
     """
     n, w = w.shape[-1], _prepared(w, single_root)
-    own = torch.arange(n, device=w.device).expand(len(w), -1)
+    own, may_stop = torch.arange(n, device=w.device).expand(len(w), -1), may_ask(w)
     component, replaced, rounds = own, w.new_zeros(len(w), n), []
-    while True:
+    for left in range(max(n - 2, 0), -1, -1):  # at the end, at most the root and one other component
         w.masked_fill_(component[:, :, None] == component[:, None, :], -torch.inf)
         best, tail = w.max(1)
         gain, head = _best_of_each(best - replaced, component)
         tail = tail.gather(1, head)
+        if not left:
+            break
         parent = torch.where((component == own) & (own > 0), component.gather(1, tail), 0)
         name, on_cycle = _cycles(parent)
-        if not bool(on_cycle.any()):
+        if may_stop and not bool(on_cycle.any()):
             break
         rounds.append((component, name, on_cycle, head, tail))
         replaced = replaced + torch.where(on_cycle, gain, 0.0).gather(1, component)
@@ -78,18 +82,18 @@ def _cycles(parent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def hanging_edges(
-    edge_index: torch.Tensor, n: int, allowed: torch.Tensor, root: int | None = None, spare_root: bool = False
+    ends: torch.Tensor, n: int, allowed: torch.Tensor, root: int | None = None, spare_root: bool = False
 ) -> torch.Tensor:
     """One edge into every vertex that no allowed edge touches, from a vertex in the graph or an earlier isolated one.
 
     Args:
-        edge_index: ``(2, edges)``, directed; allowed: bool ``(*batch, edges)``.
+        ends: tails and heads of directed edges ``(2, edges)``. allowed: bool ``(*batch, edges)``, on their device.
         root: a vertex that is always in the graph; with ``spare_root`` nothing hangs from it if there is another way.
 
     Returns:
         bool, of the shape of ``allowed``.
     """
-    tails, heads = edge_index.to(allowed.device)
+    tails, heads = ends
     flat = allowed.reshape(-1, len(tails))
     touched = torch.zeros(len(flat), n, dtype=torch.int, device=flat.device)
     present = touched.index_add(1, tails, flat.int()).index_add(1, heads, flat.int()) > 0

@@ -9,7 +9,9 @@ from __future__ import annotations
 import torch
 
 from polytopes.kernels.log_weights import ABSENT
+from polytopes.kernels.tree_log_elimination import log_domain_sample
 from polytopes.kernels.tree_sum import tree_marginals
+from sst_cvx.host import may_ask
 
 
 def sample_subset(u: torch.Tensor, least: int, most: int, generator: torch.Generator | None) -> torch.Tensor:
@@ -44,11 +46,15 @@ def sample_subset(u: torch.Tensor, least: int, most: int, generator: torch.Gener
 def sample_tree(w: torch.Tensor, single_root: bool, generator: torch.Generator | None) -> torch.Tensor:
     """Parents ``(*batch, n)`` of all vertices in a random tree, in n computations of marginals; 0 is its own.
 
+    Where the host must not be asked, in one elimination; from other random numbers.
+
     Args:
         w: log-weights ``(*batch, n, n)`` and ``single_root`` as for ``log_tree_sum``.
         generator: on the device of ``w``.
     """
     n = w.shape[-1]
+    if not may_ask(w):
+        return log_domain_sample(w.detach().double(), single_root and n > 2, generator)
     flat = w.detach().reshape(-1, n, n).double()
     parents = torch.zeros(flat.shape[:2], dtype=torch.long, device=w.device)
     rows = torch.arange(n, device=w.device)

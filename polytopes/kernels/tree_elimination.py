@@ -22,6 +22,8 @@ from typing import Any
 import torch
 
 from polytopes.kernels.log_weights import ABSENT
+from polytopes.kernels.tree_log_elimination import marginals_along
+from sst_cvx.autodiff import Function
 
 _LOST = 560.0  # weights below exp(-_LOST) are dropped: less than rounding, and their products would be subnormal
 
@@ -45,59 +47,82 @@ def eliminated(w: torch.Tensor, single_root: bool) -> torch.Tensor:
 
 def eliminated_weights(w: torch.Tensor, single_root: bool) -> torch.Tensor:
     """``eliminated`` for log-weights whose exponentials neither overflow nor lose a tree that counts."""
-    return _EliminatedWeights.apply(_without_lost(w), single_root)  # type: ignore[no-any-return]
+    return _EliminatedWeights.apply(_without_lost(w), single_root)[0]  # type: ignore[no-any-return]
 
 
 def eliminated_marginals(w: torch.Tensor, single_root: bool) -> torch.Tensor:
     """Gradient of ``eliminated_weights``, ``(batch, n, n)``."""
     kept = _without_lost(w)
     factors, mass = _factors(kept.detach().exp(), int(single_root))
-    return _Marginals.apply(kept, factors, mass, single_root)  # type: ignore[no-any-return]
+    return _Marginals.apply(kept, factors, mass, single_root)[0]  # type: ignore[no-any-return]
 
 
 def _without_lost(w: torch.Tensor) -> torch.Tensor:
     return torch.where(w < -_LOST, ABSENT, w)
 
 
-class _EliminatedWeights(torch.autograd.Function):
+class _EliminatedWeights(Function):
+    """log Z; and the factors and masses of the elimination, kept for derivatives: constants outside."""
+
     @staticmethod
-    def forward(ctx: Any, w: torch.Tensor, single_root: bool) -> torch.Tensor:  # type: ignore[override]
+    def forward(w: torch.Tensor, single_root: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         factors, mass = _factors(w.exp(), int(single_root))
-        ctx.save_for_backward(w, factors, mass)
-        ctx.single_root = single_root
         total = mass.log().sum(1)
-        return total + factors[:, 0, 1].log() if single_root else total
+        return total + factors[:, 0, 1].log() if single_root else total, factors, mass
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return gradients[0][:, None, None] * _Marginals.apply(*ctx.saved_tensors, ctx.single_root), None
-
-
-class _Marginals(torch.autograd.Function):
-    """w Y, from the factors of the elimination."""
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(inputs[0], *output[1:])
+        ctx.save_for_forward(inputs[0], *output[1:])
+        ctx.single_root = inputs[1]
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, w: torch.Tensor, factors: torch.Tensor, mass: torch.Tensor, single_root: bool
-    ) -> torch.Tensor:
+    def backward(ctx: Any, gradient: torch.Tensor, *_: Any) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+        return gradient[:, None, None] * _Marginals.apply(*ctx.saved_tensors, ctx.single_root)[0], None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: torch.Tensor, _: Any) -> tuple:  # type: ignore[override]
+        x = _Marginals.apply(*ctx.saved_tensors, ctx.single_root)[0]
+        return (x * tangent).sum((1, 2)), None, None
+
+
+class _Marginals(Function):
+    """w Y, from the factors of the elimination; and Y, kept for the Jacobian: a constant outside."""
+
+    @staticmethod
+    def forward(
+        w: torch.Tensor, factors: torch.Tensor, mass: torch.Tensor, single_root: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         adjoint = _adjoint(factors, mass, int(single_root))
-        ctx.save_for_backward(w, factors, mass, adjoint)
-        ctx.single_root = single_root
-        return w.exp() * adjoint
+        return w.exp() * adjoint, adjoint
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        w, factors, mass, adjoint = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a third derivative is asked for: through the graph
-            leaf = w if w.requires_grad else w.detach().requires_grad_()
-            (x,) = torch.autograd.grad(eliminated(leaf, ctx.single_root).sum(), leaf, create_graph=True)
-            (product,) = torch.autograd.grad(x, leaf, gradients[0], create_graph=True)
-            return product, None, None, None
-        weights = w.exp()
-        along = weights * gradients[0]
-        product = adjoint * along
-        product += weights * _adjoint_along(along, factors, mass, adjoint, int(ctx.single_root))
-        return product, None, None, None
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*inputs[:3], output[1])
+        ctx.save_for_forward(*inputs[:3], output[1])
+        ctx.single_root = inputs[3]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor, _: Any) -> tuple:  # type: ignore[override]
+        return _product(ctx, gradient), None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: torch.Tensor, *_: Any) -> tuple:  # type: ignore[override]
+        return _product(ctx, tangent), None
+
+
+def _product(ctx: Any, v: torch.Tensor) -> torch.Tensor:
+    """Of the marginals' Jacobian, which is symmetric, with V."""
+    w, factors, mass, adjoint = ctx.saved_tensors
+    if torch.is_grad_enabled():  # it may be differentiated itself
+        return marginals_along(w, v, int(ctx.single_root))
+    weights = w.exp()
+    along = weights * v
+    product = adjoint * along
+    product += weights * _adjoint_along(along, factors, mass, adjoint, int(ctx.single_root))
+    return product
 
 
 def _factors(w: torch.Tensor, last: int) -> tuple[torch.Tensor, torch.Tensor]:

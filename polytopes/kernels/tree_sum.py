@@ -9,7 +9,8 @@ element, with weights into every vertex divided by their sum:
   expected visits, which few steps end), and LAPACK does it.
 - Elsewhere vertices are eliminated one by one without any subtraction (Grassmann, Taksar, Heyman 1985), see
   ``tree_elimination.py``: on the weights while paths from the root keep every mass within the range of float64,
-- and in the log domain beyond that, at any scale.
+- and in the log domain beyond that, at any scale. Where the host must not be asked, this serves for all elements, see
+  ``tree_log_elimination.py``.
 
 A single root's edges enter linearly: sum_r rho_r tau_r over the vertices r that may follow the root, where tau_r, the
 sum over trees of the rest rooted at r, needs no edge of the root. Another vertex then takes the root's part.
@@ -24,7 +25,9 @@ import torch
 from polytopes.kernels.best_tree import best_tree
 from polytopes.kernels.log_weights import ABSENT
 from polytopes.kernels.tree_elimination import eliminated, eliminated_marginals, eliminated_weights
+from polytopes.kernels.tree_log_elimination import log_domain_marginals, log_domain_sum
 from sst_cvx.autodiff import gradient
+from sst_cvx.host import may_ask
 
 _NEAR = 11.0  # least log-share of the root's edge for LAPACK, which loses exp(_NEAR) of its digits
 _RANGE = 500.0  # least log-mass of a vertex during elimination on weights
@@ -43,6 +46,8 @@ def log_tree_sum(w: torch.Tensor, single_root: bool = False) -> torch.Tensor:
         ``(*batch,)``, differentiable by autograd any number of times. In float64 inside: differences of log-weights of
         size 1,000 leave float32 marginals with four digits.
     """
+    if not may_ask(w):
+        return log_domain_sum(w.double(), single_root and w.shape[-1] > 2).to(w.dtype)
     flat, single_root, start = _prepared(w, single_root)
     scaled, shift = _scaled(flat if start is None else _with_first(flat, start), single_root)
     total = _by_range(scaled, single_root, (_determinant, eliminated_weights, _eliminated_from_best))
@@ -54,19 +59,24 @@ def tree_marginals(w: torch.Tensor, single_root: bool = False) -> torch.Tensor:
 
     Without its detour through the log-partition, in half the time.
     """
+    if not may_ask(w):
+        return log_domain_marginals(w.double(), single_root and w.shape[-1] > 2).to(w.dtype)
     flat, single_root, start = _prepared(w, single_root)
     scaled, _ = _scaled(flat if start is None else _with_first(flat, start), single_root)
     x = _by_range(scaled, single_root, (_by_inverse, eliminated_marginals, _marginals_from_best))
     return (x if start is None else _with_first(x, start)).to(w.dtype).reshape(w.shape)
 
 
-def undirected(u: torch.Tensor, edge_index: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-weights ``(*batch, n, n)`` from those of undirected edges ``(*batch, edges)``, both ways; and their places,
-    ``(2 edges,)`` in the flat matrix."""
-    tails, heads = edge_index.to(u.device)
-    both = torch.cat([tails * n + heads, heads * n + tails])
-    dense = u.new_full((*u.shape[:-1], n * n), ABSENT)
-    return dense.index_copy(-1, both, torch.cat([u, u], -1)).unflatten(-1, (n, n)), both
+def places(edge_index: torch.Tensor, n: int) -> torch.Tensor:
+    """Of undirected edges ``(2, edges)`` in the flat ``(n, n)`` matrix, ``(2 edges,)``: one way, then the other."""
+    tails, heads = edge_index
+    return torch.cat([tails * n + heads, heads * n + tails])
+
+
+def undirected(u: torch.Tensor, both: torch.Tensor, n: int, absent: float = ABSENT) -> torch.Tensor:
+    """Log-weights ``(*batch, n, n)`` from those of undirected edges ``(*batch, edges)``, at their ``places``."""
+    dense = u.new_full((*u.shape[:-1], n * n), absent)
+    return dense.index_copy(-1, both, torch.cat([u, u], -1)).unflatten(-1, (n, n))
 
 
 def _prepared(w: torch.Tensor, single_root: bool) -> tuple[torch.Tensor, bool, torch.Tensor | None]:

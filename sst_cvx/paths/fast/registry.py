@@ -74,6 +74,8 @@ def find_fast_path(structure: Structure, regularizer: Regularizer) -> tuple[Fast
     names = f"({type(structure).__name__}, {type(regularizer).__name__})"
     if getattr(regularizer, "weights", None) is not None:
         return None, "fast paths take no weights"
+    if type(regularizer) is ExponentialFamilyEntropy and not structure.parameters and structure.log_partition_refusal:
+        return None, structure.log_partition_refusal
     entry = _REGISTRY.get((type(structure), type(regularizer)))
     if entry is not None:
         if structure.parameters and not entry.supports_parameters:
@@ -82,8 +84,6 @@ def find_fast_path(structure: Structure, regularizer: Regularizer) -> tuple[Fast
             return None, f"the fast path of {names} does not cover this instance"
         return entry.function, describe(entry.function)
     if type(regularizer) is ExponentialFamilyEntropy and not structure.parameters:
-        if structure.log_partition_refusal:
-            return None, structure.log_partition_refusal
         if structure.overrides("log_partition"):
             return marginals, "marginals, the gradient of log_partition"
     return None, f"no fast path is registered for {names}"
