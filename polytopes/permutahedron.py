@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator
+from typing import Any
 
 import cvxpy as cp
 import numpy as np
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 import sst_cvx as sst
 from polytopes.kernels.isotonic import entropic_on_permutations, project_on_permutations
@@ -46,6 +48,9 @@ class Permutahedron(sst.Structure, final=True):
         self.weights = weights.detach().to("cpu", torch.float64).sort(descending=True).values
         self._values, counts = self.weights.unique(return_counts=True)
         self._counts: list[int] = counts.tolist()
+        self._numbers: list[float] = self.weights.tolist()
+        self._copies: dict[torch.device, torch.Tensor] = {}
+        self._size = 1 + sum(map(abs, self._numbers))
         n = len(self.weights)
         x, order = cp.Variable(n), cp.Variable((n, len(counts)))
         stochastic = [order >= 0, cp.sum(order, axis=0) == counts.numpy(), cp.sum(order, axis=1) == 1]
@@ -59,7 +64,7 @@ class Permutahedron(sst.Structure, final=True):
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """The weights in the order of the utilities, by sorting; on the device of ``u``."""
         order = u.argsort(-1, descending=True)
-        return torch.empty_like(u).scatter(-1, order, self.weights.to(u).expand_as(u))
+        return torch.empty_like(u).scatter(-1, order, self._weights_on(u.device).to(u).expand_as(u))
 
     @constants()
     def vertices(self) -> torch.Tensor:
@@ -75,10 +80,11 @@ class Permutahedron(sst.Structure, final=True):
         """
         if self.log_partition_refusal:
             raise ValueError(self.log_partition_refusal + ".")
-        wide, weights = u.double(), self.weights.to(u.device)
-        scores = wide[..., :, None] * (weights - weights[-1])
+        wide, weights = u.double(), self._weights_on(u.device)
+        least = weights[-1]  # no number: exported derivatives of products with numbers fail (torch 2.13)
+        scores = wide[..., :, None] * (weights - least)
         above = log_matchings(scores, every_row=True, every_column=True) - self._log_repeats()
-        return (above + weights[-1] * wide.sum(-1)).to(u.dtype)
+        return (above + least * wide.sum(-1)).to(u.dtype)
 
     def _log_repeats(self) -> float:
         """log of the number of permutations that give one order."""
@@ -86,21 +92,35 @@ class Permutahedron(sst.Structure, final=True):
 
     def violation(self, x: torch.Tensor) -> torch.Tensor:
         """By majorisation: the k largest entries sum to no more than the k largest weights, and all to as much."""
-        most = self.weights.to(x).cumsum(-1)
+        most = self._weights_on(x.device).to(x).cumsum(-1)
         sums = x.sort(-1, descending=True).values.cumsum(-1)
-        scale = 1 + self.weights.abs().sum().item()
-        return torch.maximum((sums - most).amax(-1), (most - sums)[..., -1]) / scale
+        return torch.maximum((sums - most).amax(-1), (most - sums)[..., -1]) / self._size
+
+    def _weights_on(self, device: torch.device) -> torch.Tensor:
+        """The weights on a device, copied there once: CUDA graphs take no copies from the CPU."""
+        if device.type == "cpu":
+            return self.weights
+        kept = self._copies.get(device)
+        if kept is not None:
+            return kept
+        if torch.compiler.is_compiling():
+            return self.weights.to(device)
+        with _disable_current_modes(), constants():
+            return self._copies.setdefault(device, self.weights.to(device))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_copies": {}}
 
     def coordinate_range(self, tight: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Each entry is any of the weights."""
         n = len(self.weights)
-        return np.full(n, float(self.weights[-1])), np.full(n, float(self.weights[0]))
+        return np.full(n, self._numbers[-1]), np.full(n, self._numbers[0])
 
     def _key(self) -> Hashable:
-        return tuple(self.weights.tolist())
+        return tuple(self._numbers)
 
     def __repr__(self) -> str:
-        shown = [f"{w:g}" for w in self.weights.tolist()]
+        shown = [f"{w:g}" for w in self._numbers]
         return f"Permutahedron([{', '.join(shown if len(shown) < 8 else [*shown[:3], '...', shown[-1]])}])"
 
 
@@ -116,9 +136,10 @@ def _arrangements(counts: list[int]) -> Iterator[tuple[int, ...]]:
 
 @sst.fast_path(Permutahedron, sst.Euclidean)
 def euclidean(structure: Permutahedron, regularizer: sst.Euclidean, u: torch.Tensor) -> torch.Tensor:
-    return project_on_permutations(u, structure.weights)
+    return project_on_permutations(u, structure._weights_on(u.device))
 
 
 @sst.fast_path(Permutahedron, sst.CategoricalEntropy)
 def categorical(structure: Permutahedron, regularizer: sst.CategoricalEntropy, u: torch.Tensor) -> torch.Tensor:
-    return entropic_on_permutations(u, structure.weights)
+    positive = sum(w > 0 for w in structure._numbers)
+    return entropic_on_permutations(u, structure._weights_on(u.device), positive)

@@ -22,6 +22,8 @@ from typing import NamedTuple
 
 import torch
 
+from sst_cvx.host import may_ask
+
 
 class Mean(NamedTuple):
     """A weighted mean, of numbers and masses that may be given by their logarithms."""
@@ -51,11 +53,14 @@ def project_on_permutations(z: torch.Tensor, weights: torch.Tensor) -> torch.Ten
     return torch.zeros_like(x).scatter(-1, order, x).to(z.dtype)
 
 
-def entropic_on_permutations(z: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """argmax { <z, x> - sum x log x } over the same hull, of nonnegative ``weights``: a softmax over each block."""
+def entropic_on_permutations(z: torch.Tensor, weights: torch.Tensor, positive: int) -> torch.Tensor:
+    """argmax { <z, x> - sum x log x } over the same hull, of nonnegative ``weights``: a softmax over each block.
+
+    ``positive``: how many weights are.
+    """
     z, order = z.sort(dim=-1, descending=True)
     ordered, w = z.double(), weights.to(z.device, torch.float64)
-    positive = max(int((weights > 0).sum()), 1)  # places of weight 0 are in the block of the last one that has some
+    positive = max(positive, 1)  # places of weight 0 are in the block of the last one that has some
     lone, last = ordered.detach().tensor_split([positive - 1], -1)
     mass = w[:positive].log().clamp(min=-1e3)  # if there is none, any
     joined = joined_to_last(torch.cat([lone, last.logsumexp(-1, keepdim=True)], -1) - mass, mass, LOGARITHMS)
@@ -92,17 +97,37 @@ def joined_to_last(y: torch.Tensor, mass: torch.Tensor, mean: Mean) -> torch.Ten
     pad = torch.nn.functional.pad
     value = pad(y.reshape(-1, n), (0, width - n), value=-torch.inf)  # what is appended is below everything
     mass, size = pad(mass, (0, width - n), value=1.0), 1
-    joined = torch.zeros_like(value, dtype=torch.bool)
+    joined, merge = torch.zeros_like(value, dtype=torch.bool), _merge_violators if may_ask(y) else _merge_all
     while size < width:
-        ends = value.view(-1, 2, size)
-        wrong = torch.nonzero(ends[:, 0, -1] < ends[:, 1, 0]).flatten()
         size *= 2
-        if wrong.numel():
-            v = value.view(-1, size).index_select(0, wrong)
-            merged, pooled = _merge(v, mass.view(-1, size).index_select(0, wrong % (width // size)), mean)
-            value.view(-1, size).index_copy_(0, wrong, merged)
-            joined.view(-1, size)[wrong, 1:] |= pooled[:, 1:] & pooled[:, :-1]
+        value, joined = merge(value, joined, mass, size, mean)
     return joined[:, :n].reshape(y.shape)
+
+
+def _merge_violators(
+    value: torch.Tensor, joined: torch.Tensor, mass: torch.Tensor, size: int, mean: Mean
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """All pairs of halves, of ``size`` together, in place; those that are in order are left alone."""
+    ends, width = value.view(-1, 2, size // 2), value.shape[-1]
+    wrong = torch.nonzero(ends[:, 0, -1] < ends[:, 1, 0]).flatten()
+    if wrong.numel():
+        v = value.view(-1, size).index_select(0, wrong)
+        merged, pooled = _merge(v, mass.view(-1, size).index_select(0, wrong % (width // size)), mean)
+        value.view(-1, size).index_copy_(0, wrong, merged)
+        joined.view(-1, size)[wrong, 1:] |= pooled[:, 1:] & pooled[:, :-1]
+    return value, joined
+
+
+def _merge_all(
+    value: torch.Tensor, joined: torch.Tensor, mass: torch.Tensor, size: int, mean: Mean
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same where the host is not asked which halves are out of order: all are merged."""
+    v, width = value.reshape(-1, size), value.shape[-1]
+    wrong = (v[:, size // 2 - 1] < v[:, size // 2])[:, None]
+    masses = mass.view(1, -1, size).expand(len(value), -1, -1).reshape(-1, size)
+    merged, pooled = _merge(v, masses, mean)
+    together = torch.nn.functional.pad(pooled[:, 1:] & pooled[:, :-1] & wrong, (1, 0))
+    return torch.where(wrong, merged, v).view(-1, width), joined | together.view(-1, width)
 
 
 def _merge(value: torch.Tensor, mass: torch.Tensor, mean: Mean) -> tuple[torch.Tensor, torch.Tensor]:

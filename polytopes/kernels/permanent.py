@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from functools import lru_cache
 
+import numpy as np
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from sst_cvx.once import constants
 
@@ -29,8 +30,8 @@ def log_matchings(u: torch.Tensor, every_row: bool, every_column: bool) -> torch
         for size in range(least, min(seen, few) + 1):
             ways = [tables[size]] if size in tables and not every_row else []
             if size and size - 1 in tables:
-                before, column = (index.to(u.device) for index in _predecessors(few, size))
-                joined = tables[size - 1][..., before] + u[..., seen - 1, :][..., column]
+                before, column = _predecessors(few, size, u.device)
+                joined = _at(tables[size - 1], before) + _at(u[..., seen - 1, :], column)
                 ways += list(joined.unbind(-1))
             if ways:
                 following[size] = torch.stack(ways, -1).logsumexp(-1)
@@ -40,11 +41,35 @@ def log_matchings(u: torch.Tensor, every_row: bool, every_column: bool) -> torch
     return torch.cat(list(tables.values()), -1).logsumexp(-1).to(dtype)
 
 
-@lru_cache(maxsize=64)
-@constants()
-def _predecessors(n: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each set of ``size`` columns (in combinations order): the ranks of the sets with one left out, and which."""
-    rank = {s: i for i, s in enumerate(itertools.combinations(range(n), size - 1))}
-    sets = list(itertools.combinations(range(n), size))
-    before = [[rank[s[:j] + s[j + 1 :]] for j in range(size)] for s in sets]
-    return torch.tensor(before), torch.tensor(sets)
+def _at(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """``x[..., index]``; the derivative of this one takes no host read, and compiles."""
+    return x.index_select(-1, index.reshape(-1)).unflatten(-1, index.shape)
+
+
+def _predecessors(n: int, size: int, device: torch.device) -> torch.Tensor:
+    """For each set of ``size`` columns (in combinations order): the ranks of the sets with one left out, and which;
+    ``(2, sets, size)``."""
+    if device.type == "cpu":
+        return _TABLES[n, size]
+    kept = _COPIES.get((n, size, device))
+    if kept is not None:
+        return kept
+    if torch.compiler.is_compiling():
+        return _TABLES[n, size].to(device)
+    with _disable_current_modes(), constants():
+        return _COPIES.setdefault((n, size, device), _TABLES[n, size].to(device))
+
+
+def _made(n: int, size: int) -> torch.Tensor:
+    sets = np.array(list(itertools.combinations(range(n), size)))
+    smaller = np.array(list(itertools.combinations(range(n), size - 1)), dtype=int)
+    rank = np.zeros(1 << n, dtype=int)
+    rank[(1 << smaller).sum(1)] = np.arange(len(smaller))
+    bits = 1 << sets
+    return torch.from_numpy(np.stack([rank[bits.sum(1)[:, None] - bits], sets]))
+
+
+# Made at import, and so never within a trace: 1.5 MB, in some milliseconds. And on other devices, once asked for.
+with constants():
+    _TABLES = {(n, size): _made(n, size) for n in range(1, LARGEST_PERMANENT + 1) for size in range(1, n + 1)}
+_COPIES: dict[tuple[int, int, torch.device], torch.Tensor] = {}
