@@ -11,7 +11,7 @@ from sst_cvx.errors import Elements, SolveError
 from sst_cvx.faults import Faults, raise_pending
 from sst_cvx.host import check_mode, guard, leaves_traces, may_ask
 from sst_cvx.once import constants, without_autocast
-from sst_cvx.paths import PATHS, Path
+from sst_cvx.paths import PATHS, Path, opaque
 from sst_cvx.paths.base import Accuracy, Batch, Options, Refused
 from sst_cvx.paths.guards import VIOLATION, check_hull, frank_wolfe_gap
 from sst_cvx.paths.layer.path import make_solver
@@ -19,6 +19,7 @@ from sst_cvx.regularizers import Regularizer
 from sst_cvx.regularizers.admission import check_regularizer
 from sst_cvx.structure.base import Structure
 from sst_cvx.structure.faces import Faces
+from sst_cvx.structure.masks import Mask, expand_mask
 
 NAMES = ("auto", *(kind.name for kind in PATHS))
 
@@ -78,7 +79,7 @@ class SoftArgmax(torch.nn.Module):
             check_regularizer(regularizer, structure)
             self._choose(path)
         self._event_dim = len(structure.event_shape)
-        self._faces = Faces(self._of_face)
+        self._faces, self._number = Faces(self._of_face), opaque.register(self)
 
     def _choose(self, path: str) -> None:
         """The first path that takes the pair; ``path`` is then its name."""
@@ -154,17 +155,32 @@ class SoftArgmax(torch.nn.Module):
             if faults is not None:
                 faults.add(~(torch.isfinite(t) & (t > 0)), "temperatures must be positive, but are not for {elements}.")
         values = self.structure.flat_parameters(parameters, shape)
-        masked = None if mask is None else self.structure.check_mask(mask, u.shape, u.device).flat()
+        masked = None if mask is None else self._mask(mask, u)
         flat = u if len(shape) == 1 else u.reshape(-1, *self.structure.event_shape)
         return Batch(flat, t, values, masked, Elements(shape), faults)
 
+    def _mask(self, mask: Any, u: torch.Tensor) -> Mask:
+        """Of the flat batch. A solver path that is an operator asks the structure about it inside."""
+        if self.path == "fast" or not opaque.is_needed(u):
+            return self.structure.check_mask(mask, u.shape, u.device).flat()
+        allowed = expand_mask(mask, u.shape, u.device).reshape(-1, *self.structure.event_shape)
+        return Mask(allowed, allowed, 1)
+
     def _answer(self, batch: Batch) -> torch.Tensor:
         """Guarded points, of the device and dtype of the batch."""
+        if self.path != "fast" and opaque.is_needed(batch.u):
+            return opaque.answer(self._number, batch)
+        if self.path != "fast" and batch.faults is not None:
+            return opaque.patiently(self._at_once, batch, self.structure)
+        return self._at_once(batch)
+
+    def _at_once(self, batch: Batch) -> torch.Tensor:
+        """The same, asking the host."""
         path, mask, u = self._path, batch.mask, batch.u
         try:
             if mask is not None and not path.takes_masks:
                 rest = batch.without_mask()
-                return self._faces.answer(mask, u, lambda face, rows: face._answer(rest.take(rows)))
+                return self._faces.answer(mask, u, lambda face, rows: face._at_once(rest.take(rows)))
             if path.device is not None or path.dtype is not None:
                 batch = batch.to(path.device or u.device, path.dtype or u.dtype)
             x = path(batch)
@@ -206,14 +222,14 @@ class SoftArgmax(torch.nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what was compiled, which is made anew where it is loaded."""
-        return {name: v for name, v in self.__dict__.items() if name not in ("_path", "_faces")}
+        return {name: v for name, v in self.__dict__.items() if name not in ("_path", "_faces", "_number")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         why = self._why
         with constants():
             self._choose(self.path)
-        self._why, self._faces = why, Faces(self._of_face)
+        self._why, self._faces, self._number = why, Faces(self._of_face), opaque.register(self)
 
     def __repr__(self) -> str:
         return f"SoftArgmax({self.structure!r}, {self.regularizer!r}, path={self.path!r}: {self._why})"
