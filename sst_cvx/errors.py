@@ -76,7 +76,7 @@ class Elements:
         return SolveError(message, [self.index(row) for row in rows], status)
 
     def refuse(self, wrong: torch.Tensor, message: str, *parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """In a backward pass: its answers ``(rows, ...)``, or SolveError, or NaN in the rows ``(rows,)`` that failed."""
+        """In a backward pass: answers ``(rows, ...)``; where rows ``(rows,)`` are wrong NaN, or SolveError."""
         if not bool(wrong.any()):
             return parts
         if self.told is None:

@@ -140,8 +140,8 @@ class GradientGuard:
             g = torch.where(self._t[:, None] * size > 1e-6 * allowed, g * (allowed / size), 0.0)  # else rounding errors
             excess = -(v * g).sum(1)
         message = (
-            "the gradient is wrong for {elements}: it breaks the bound |dX/du| <= 1/(t m). Conic derivatives lose accuracy "
-            "near vertices: raise the temperature, use the default solver if you chose another, or a structure and "
+            "the gradient is wrong for {elements}: it breaks the bound |dX/du| <= 1/(t m). Conic derivatives lose "
+            "accuracy near vertices: raise the temperature, use the default solver if you chose another, or a structure and "
             "regularizer with a fast path."
         )
         return self._elements.refuse(~(excess <= self.tolerance * (v * v).sum(1)), message, gradient)[0]

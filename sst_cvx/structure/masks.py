@@ -42,7 +42,7 @@ def expand_mask(mask: object, shape: torch.Size, device: torch.device) -> torch.
     if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool:
         what = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__
         raise TypeError(f"mask must be a bool tensor, True where an item is allowed, got {what}.")
-    if mask.is_inference() and not torch.is_inference_mode_enabled():
+    if not torch.compiler.is_compiling() and mask.is_inference() and not torch.is_inference_mode_enabled():
         mask = mask.clone()  # autograd saves no inference tensors
     try:
         return mask.to(device).expand(shape)

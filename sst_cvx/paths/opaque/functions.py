@@ -23,6 +23,7 @@ from sst_cvx.autodiff import Function
 from sst_cvx.host import leaves_traces
 from sst_cvx.paths.base import Batch
 from sst_cvx.paths.opaque.operators import gradient, hold, second, solve, tangent
+from sst_cvx.paths.opaque.rules import map_gradient, map_solve
 
 
 def is_needed(u: torch.Tensor) -> bool:
@@ -69,8 +70,6 @@ def _differentiates(*tensors: torch.Tensor) -> bool:
 class _Solve(Function):
     """(x, token) of (u, t, mask, batch shape, number, raises, keep, *parameters)."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(u: Any, t: Any, mask: Any, shape: Any, number: Any, raises: Any, keep: Any, *parameters: Any) -> Any:
         return solve(u, t, parameters, mask, shape, number, raises, keep)
@@ -99,11 +98,18 @@ class _Solve(Function):
         moves = [_or_zero(move, p) for move, p in zip(moves, parameters, strict=True)]
         return tangent(_or_zero(du, u), moves, u, t, parameters, mask, *ctx.how), None
 
+    @staticmethod
+    def vmap(info: Any, dims: Any, u: Any, t: Any, mask: Any, *inputs: Any) -> Any:
+        how, parameters = inputs[:4], inputs[4:]
+
+        def call(u: Any, t: Any, parameters: Any, mask: Any) -> Any:
+            return _Solve.apply(u, t, mask, *how, *parameters)
+
+        return map_solve(call, info.batch_size, (*dims[:2], dims[7:], dims[2]), u, t, parameters, mask)
+
 
 class _Gradient(Function):
     """J'v of utilities and parameters, of (v, u, t, token, mask, batch shape, number, raises, *parameters)."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(
@@ -135,8 +141,20 @@ class _Gradient(Function):
             )
         (moved,) = gradient(_or_zero(dv, v), u, t, (), mask, *ctx.how, token)
         if du is not None:  # <w, J v> has third derivatives, which are symmetric
+            parts = v.shape[0] // u.shape[0]  # cotangents of one solve
+            du, u, t, mask = (None if x is None else x.repeat(parts, *[1] * (x.dim() - 1)) for x in (du, u, t, mask))
             moved = moved + second([du], v, u, t, (), mask, *ctx.how)[1]
         return (moved,)
+
+    @staticmethod
+    def vmap(info: Any, dims: Any, v: Any, u: Any, t: Any, token: Any, mask: Any, *inputs: Any) -> Any:
+        how, parameters = inputs[:3], inputs[3:]
+
+        def call(v: Any, u: Any, t: Any, parameters: Any, mask: Any) -> Any:
+            return _Gradient.apply(v, u, t, token, mask, *how, *parameters)
+
+        found, out = map_gradient(call, info.batch_size, (*dims[:3], dims[8:], dims[4]), v, u, t, parameters, mask)
+        return tuple(found), tuple(out)
 
 
 def _saved(ctx: Any) -> tuple[Any, Any, Any, Any, tuple[Any, ...]]:

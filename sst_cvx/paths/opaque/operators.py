@@ -126,11 +126,12 @@ def second(
     number: int,
     raises: bool,
 ) -> list[torch.Tensor]:
-    """Derivatives of <w, J'v> by v, u and the parameters."""
+    """Derivatives of <w, J'v> by v (which may be several), u and the parameters."""
     with _plain(True):
         x, leaves = _answered(u, t, parameters, mask, shape, number, raises, True)
         v = v.detach().clone().requires_grad_()
-        return _grad(_vjp(x, leaves, v, again=True), [v, *leaves], w)
+        blocks = [_vjp(x, leaves, part, again=True) for part in v.split(len(u))]
+        return _grad([torch.cat(parts) for parts in zip(*blocks, strict=True)], [v, *leaves], w)
 
 
 @contextlib.contextmanager
