@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,14 +53,18 @@ class Elements:
     Attributes:
         batch_shape: the caller's.
         numbers: of each row in the flattened ``batch_shape``, ``(rows,)``; None where the rows are all of them.
+        told: where failures of a backward pass are NaN and not raised: called with these, rows ``(rows,)`` that failed,
+            and a message.
     """
 
     batch_shape: torch.Size
     numbers: torch.Tensor | None = None
+    told: Callable[[Elements, torch.Tensor, str], None] | None = None
 
     def take(self, rows: torch.Tensor) -> Elements:
         """Those of some rows."""
-        return Elements(self.batch_shape, rows if self.numbers is None else self.numbers.to(rows.device)[rows])
+        numbers = rows if self.numbers is None else self.numbers.to(rows.device)[rows]
+        return Elements(self.batch_shape, numbers, self.told)
 
     def index(self, row: int) -> tuple[int, ...]:
         """Of one row in the caller's batch shape; () where there is no batch."""
@@ -70,6 +74,15 @@ class Elements:
     def error(self, message: str, rows: Sequence[int], status: Sequence[str] = ()) -> SolveError:
         """A ``SolveError`` for some rows."""
         return SolveError(message, [self.index(row) for row in rows], status)
+
+    def refuse(self, wrong: torch.Tensor, message: str, *parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """In a backward pass: answers ``(rows, ...)``; where rows ``(rows,)`` are wrong NaN, or SolveError."""
+        if not bool(wrong.any()):
+            return parts
+        if self.told is None:
+            raise self.error(message, torch.nonzero(wrong).flatten().tolist())
+        self.told(self, wrong, message)
+        return tuple(torch.where(wrong.reshape(-1, *[1] * (x.dim() - 1)), torch.nan, x) for x in parts)
 
     def rename(self, error: SolveError) -> SolveError:
         """The same error, with numbers of rows turned into the caller's indices; named ones stay."""

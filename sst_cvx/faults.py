@@ -33,6 +33,10 @@ class Faults:
         zero = x.detach() * 0
         self._parts.append((reason, zero if x.dim() == 1 else zero.flatten(1).sum(1)))
 
+    def take(self, other: Faults) -> None:
+        """What others found in the same rows."""
+        self._parts += other._parts
+
     def spoil(self, x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         """Points x ``(count, *event)`` for utilities u: failed rows NaN, as are their derivatives by both; others as
         they are."""

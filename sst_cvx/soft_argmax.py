@@ -10,7 +10,7 @@ from sst_cvx.arguments import check_utilities
 from sst_cvx.errors import SolveError
 from sst_cvx.host import check_mode, guard
 from sst_cvx.once import constants, without_autocast
-from sst_cvx.paths import PATHS, Path
+from sst_cvx.paths import PATHS, Path, opaque
 from sst_cvx.paths.base import Accuracy, Batch, Options, Refused
 from sst_cvx.paths.guards import check_hull, frank_wolfe_gap
 from sst_cvx.paths.layer.path import make_solver
@@ -76,7 +76,7 @@ class SoftArgmax(torch.nn.Module):
         with constants():
             check_regularizer(regularizer, structure)
             self._choose(path)
-        self._faces = Faces(self._of_face)
+        self._faces, self._number = Faces(self._of_face), opaque.register(self)
 
     def _choose(self, path: str) -> None:
         """The first path that takes the pair; ``path`` is then its name."""
@@ -131,7 +131,8 @@ class SoftArgmax(torch.nn.Module):
     ) -> torch.Tensor:
         batch_shape = check_utilities(u, self.structure.event_shape)
         with without_autocast(u.device.type):
-            batch = Batch.of(self.structure, u, temperature, mask, parameters, batch_shape)
+            masked = None if mask is None else opaque.flat_mask(self.structure, self.path == "fast", mask, u)
+            batch = Batch.of(self.structure, u, temperature, masked, parameters, batch_shape)
             if not u.numel():
                 return u * 0
             x = batch.spoiled(self._answer(batch), self)
@@ -139,11 +140,19 @@ class SoftArgmax(torch.nn.Module):
 
     def _answer(self, batch: Batch) -> torch.Tensor:
         """Guarded points, of the device and dtype of the batch."""
+        if self.path != "fast" and opaque.is_needed(batch.u):
+            return opaque.answer(self._number, batch)
+        if self.path != "fast" and batch.faults is not None:
+            return opaque.patiently(self._at_once, batch, self.structure)
+        return self._at_once(batch)
+
+    def _at_once(self, batch: Batch) -> torch.Tensor:
+        """The same, asking the host."""
         path, mask, u = self._path, batch.mask, batch.u
         try:
             if mask is not None and not path.takes_masks:
                 rest = batch.without_mask()
-                return self._faces.answer(mask, u, lambda face, rows: face._answer(rest.take(rows)))
+                return self._faces.answer(mask, u, lambda face, rows: face._at_once(rest.take(rows)))
             if path.device is not None or path.dtype is not None:
                 batch = batch.to(path.device or u.device, path.dtype or u.dtype)
             x = path(batch)
@@ -185,14 +194,14 @@ class SoftArgmax(torch.nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what was compiled, which is made anew where it is loaded."""
-        return {name: v for name, v in self.__dict__.items() if name not in ("_path", "_faces")}
+        return {name: v for name, v in self.__dict__.items() if name not in ("_path", "_faces", "_number")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         why = self._why
         with constants():
             self._choose(self.path)
-        self._why, self._faces = why, Faces(self._of_face)
+        self._why, self._faces, self._number = why, Faces(self._of_face), opaque.register(self)
 
     def __repr__(self) -> str:
         return f"SoftArgmax({self.structure!r}, {self.regularizer!r}, path={self.path!r}: {self._why})"

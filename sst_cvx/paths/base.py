@@ -71,9 +71,9 @@ class Batch:
 
     @staticmethod
     def of(
-        structure: Structure, u: torch.Tensor, temperature: Any, mask: Any, parameters: Any, shape: torch.Size
+        structure: Structure, u: torch.Tensor, temperature: Any, mask: Mask | None, parameters: Any, shape: torch.Size
     ) -> Batch:
-        """What was asked for utilities ``(*shape, *event_shape)``, checked and flattened.
+        """What was asked for utilities ``(*shape, *event_shape)``, checked and flattened; the mask is flat already.
 
         Raises:
             TypeError, ValueError: as ``SoftArgmax``.
@@ -88,9 +88,8 @@ class Batch:
             if faults is not None:
                 faults.add(~(torch.isfinite(t) & (t > 0)), "temperatures must be positive, but are not for {elements}.")
         values = structure.flat_parameters(parameters, shape)
-        masked = None if mask is None else structure.check_mask(mask, u.shape, u.device).flat()
         flat = u if len(shape) == 1 else u.reshape(-1, *structure.event_shape)
-        return Batch(flat, t, values, masked, Elements(shape), faults)
+        return Batch(flat, t, values, mask, Elements(shape), faults)
 
     def spoiled(self, x: torch.Tensor, who: object) -> torch.Tensor:
         """Answers as they are; where the host was not asked, NaN for what failed, and the error follows."""

@@ -127,9 +127,9 @@ class GradientGuard:
     def _keep(self, cotangent: torch.Tensor | None) -> None:
         self._cotangent = None if cotangent is None else cotangent.detach()
 
-    def _check(self, gradient: torch.Tensor | None) -> None:
+    def _check(self, gradient: torch.Tensor | None) -> torch.Tensor | None:
         if self._cotangent is None or gradient is None:
-            return
+            return gradient
         v, g = (w.detach().reshape(len(w), -1) for w in (self._cotangent, gradient))
         self._cotangent = None  # a double backward may come here by another way, with another cotangent
         if self._modulus > 0:
@@ -139,11 +139,9 @@ class GradientGuard:
             size, allowed = g.norm(dim=1, keepdim=True), v.norm(dim=1, keepdim=True)
             g = torch.where(self._t[:, None] * size > 1e-6 * allowed, g * (allowed / size), 0.0)  # else rounding errors
             excess = -(v * g).sum(1)
-        wrong = ~(excess <= self.tolerance * (v * v).sum(1))
-        if bool(wrong.any()):
-            raise self._elements.error(
-                "the gradient is wrong for {elements}: it breaks the bound |dX/du| <= 1/(t m). Conic "
-                "derivatives lose accuracy near vertices: raise the temperature, use the default solver if you chose "
-                "another, or a structure and regularizer with a fast path.",
-                torch.nonzero(wrong).flatten().tolist(),
-            )
+        message = (
+            "the gradient is wrong for {elements}: it breaks the bound |dX/du| <= 1/(t m). Conic derivatives lose "
+            "accuracy near vertices: raise the temperature, use the default solver if you chose another, or a structure and "
+            "regularizer with a fast path."
+        )
+        return self._elements.refuse(~(excess <= self.tolerance * (v * v).sum(1)), message, gradient)[0]

@@ -65,16 +65,17 @@ def expand_parameter(p: cp.Parameter, value: object, batch_shape: torch.Size) ->
             f"parameter {p.name()} has shape {tuple(tensor.shape)}; it must be {tuple(p.shape)}, optionally with "
             f"leading dimensions that broadcast to the batch {tuple(batch_shape)}."
         )
-    if may_ask(tensor):
-        _check_values(p, tensor)
+    if may_ask(tensor) and not torch._C._are_functorch_transforms_active():  # else where it is solved: ``admitted``
+        check_finite(tensor, f"parameter {p.name()}")
+        if not bool(admitted(p, tensor.reshape(-1, *p.shape)).all()):
+            raise ValueError(f"parameter {p.name()} violates its CVXPY attributes (sign, symmetry, ...).")
     return tensor.expand((*batch_shape, *p.shape)).reshape(batch_shape.numel(), *p.shape)
 
 
-def _check_values(p: cp.Parameter, tensor: torch.Tensor) -> None:
-    check_finite(tensor, f"parameter {p.name()}")
-    numbers = tensor.detach().numpy().reshape(-1, *p.shape)
-    if not all(np.allclose(p.project(v), v, atol=1e-9) for v in numbers):
-        raise ValueError(f"parameter {p.name()} violates its CVXPY attributes (sign, symmetry, ...).")
+def admitted(p: cp.Parameter, value: torch.Tensor) -> torch.Tensor:
+    """Which of the values ``(count, *shape)`` are finite and have the parameter's CVXPY attributes, ``(count,)``."""
+    numbers = value.detach().numpy(force=True)
+    return torch.tensor([bool(np.isfinite(v).all() and np.allclose(p.project(v), v, atol=1e-9)) for v in numbers])
 
 
 def per_element(values: dict[str, torch.Tensor], batch: int) -> list[dict[str, np.ndarray]]:

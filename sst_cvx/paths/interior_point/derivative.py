@@ -90,13 +90,11 @@ class _Implicit(torch.autograd.Function):
         system = ActiveSystem(rows, inverse_curvature, t, free)
         unit = tolerances.DERIVATIVE_UNIT * p.abs().amax(1) / t[:, 0]
         dw, dy, error = system.solve_surely(p, q, unit)
-        wrong = torch.nonzero(~(error <= tolerances.DERIVATIVE)).flatten()
-        if wrong.numel():
-            raise elements.error(
-                "the KKT system that gives the gradient could not be solved for {elements}. Raise the temperature, or "
-                "use path='layer'.",
-                wrong.tolist(),
-            )
+        message = (
+            "the KKT system that gives the gradient could not be solved for {elements}. Raise the temperature, or use "
+            "path='layer'."
+        )
+        dw, dy = elements.refuse(~(error <= tolerances.DERIVATIVE), message, dw, dy)
         ctx.rows, ctx.elements = rows, elements
         ctx.save_for_backward(inverse_curvature, p, t, free, dy)
         return dw, dy
