@@ -13,9 +13,7 @@ from polytopes.kernels.log_weights import draw_one
 from polytopes.kernels.subset_sums_up_to import levels_of_products, tilt
 
 
-def sample_subset_by_halves(
-    u: torch.Tensor, least: int, most: int, generator: torch.Generator | None
-) -> torch.Tensor:
+def sample_subset_by_halves(u: torch.Tensor, least: int, most: int, generator: torch.Generator | None) -> torch.Tensor:
     """Subsets of ``least`` to ``most`` items of ``(count, n)`` float64 utilities, as 0/1 of the same shape."""
     n = u.shape[-1]
     if most == 0:
