@@ -112,10 +112,8 @@ def _terms(
     """Terms of P(S = k), ``(*batch, J)``, of which the real parts count."""
     z = (_turn(w) - 1)[..., None] * p[..., None, :]
     z = z.add_(1)
-    if differentiated and not may_ask(p):
-        product = z.log().sum(-1).exp()  # the derivative of prod looks for zeros on the host; z has none
-    else:
-        product = z.prod(-1)
+    # The derivative of prod looks for zeros on the host; z has none.
+    product = z.log().sum(-1).exp() if differentiated and not may_ask(p) else z.prod(-1)
     return share * product * _turn(-phase)
 
 
