@@ -1,4 +1,4 @@
-"""Sums, maxima and samples over subsets of a chain with scores of adjacent pairs, by halves: log n steps, any derivative.
+"""Sums, maxima and samples over subsets of a chain with scores of adjacent pairs, by halves: log n steps.
 
 Of a run of items, P[a, b, c] is the sum over its subsets of c items that end with bit b, given the bit a before the
 run. Two neighbouring runs make one,
