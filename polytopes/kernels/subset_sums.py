@@ -73,9 +73,8 @@ class _Frequencies(Function):
         m = m + 1 - m % 2  # odd: at w = pi a fair coin has z = 0
         cut = torch.asin((digits / (2 * variance)).sqrt().clamp(max=1.0)) / math.pi
         last = torch.minimum(m * cut, (m - 1) / 2).floor()
-        if not may_ask(u):
-            count = _most(digits, room) + 1
-        else:
+        count = _most(digits, room) + 1
+        if may_ask(u):
             count = int(last.max()) + 1 if last.numel() else 1
         j = torch.arange(count, dtype=u.dtype, device=u.device)
         used = j <= last
