@@ -17,9 +17,11 @@ import sst_cvx as sst
 from polytopes.hypercube import coordinatewise
 from polytopes.kernels.exact_samples import sample_subset
 from polytopes.kernels.log_weights import widened
-from polytopes.kernels.subset_sums_up_to import log_elementary_symmetric_up_to
+from polytopes.kernels.subset_sums_up_to import log_elementary_symmetric_up_to, marginals_up_to
 from polytopes.kernels.threshold import SEARCHABLE, threshold_map
 from sst_cvx.arguments import check_size, check_vertex_count
+from sst_cvx.autodiff import gradient
+from sst_cvx.host import may_ask
 from sst_cvx.once import constants
 
 
@@ -77,3 +79,10 @@ def slack_or_tight(structure: AtMostKSubset, regularizer: sst.SeparableRegulariz
 
 for _kind in SEARCHABLE:
     sst.fast_path(AtMostKSubset, _kind)(slack_or_tight)
+
+
+@sst.fast_path(AtMostKSubset, sst.ExponentialFamilyEntropy)
+def exponential_family(
+    structure: AtMostKSubset, regularizer: sst.ExponentialFamilyEntropy, u: torch.Tensor
+) -> torch.Tensor:
+    return gradient(structure.log_partition, u) if may_ask(u) else marginals_up_to(u, structure.k)

@@ -18,9 +18,12 @@ import torch
 
 import sst_cvx as sst
 from polytopes.kernels.box import box_violation
+from polytopes.kernels.chain_tree import ChainTree
 from polytopes.kernels.dag_sums import PathGraph
 from polytopes.kernels.log_weights import widened
 from sst_cvx.arguments import check_size, check_vertex_count
+from sst_cvx.autodiff import gradient
+from sst_cvx.host import may_ask
 from sst_cvx.once import constants
 
 
@@ -62,6 +65,10 @@ class CorrelatedKSubset(sst.Structure, final=True):
         body = by_bits[:, :, :, None].expand(-1, -1, -1, self.k + 1, -1).flatten(0, 3)
         return torch.nn.functional.pad(body, (0, 0, 0, 2)).T.reshape(*u.shape[:-1], len(body) + 2)
 
+    def _tree(self, u: torch.Tensor, best: bool = False) -> ChainTree:
+        """The same sums by halves, where the host must not be asked."""
+        return ChainTree(u.reshape(u.shape[:-1].numel(), 2 * self.n - 1), self.k, best)
+
     def _event(self, path: torch.Tensor) -> torch.Tensor:
         """From a path's edges ``(*batch, edges)`` to its event."""
         by_bits = path[..., :-2].reshape(*path.shape[:-1], self.n, 2, 2, self.k + 1).sum(-1)
@@ -69,6 +76,8 @@ class CorrelatedKSubset(sst.Structure, final=True):
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """The best subset, over the whole batch at once, on the device of ``u``."""
+        if not may_ask(u):
+            return self._tree(u, best=True).best().reshape(u.shape).to(u.dtype)
         return self._event(self._graph.best(self._scores(u))).to(u.dtype)
 
     def violation(self, x: torch.Tensor) -> torch.Tensor:
@@ -97,10 +106,14 @@ class CorrelatedKSubset(sst.Structure, final=True):
     @widened
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """log of the sum over subsets of exp <u, x>; differentiable any number of times."""
+        if not may_ask(u):
+            return self._tree(u).log_sum().reshape(u.shape[:-1]).to(u.dtype)
         return self._graph.log_sum(self._scores(u), u.dtype)
 
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """A subset drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""
+        if not may_ask(u):
+            return self._tree(u).sample(generator).reshape(u.shape).to(u.dtype)
         return self._event(self._graph.sample(self._scores(u), generator)).to(u.dtype)
 
     def _key(self) -> Hashable:
@@ -108,6 +121,15 @@ class CorrelatedKSubset(sst.Structure, final=True):
 
     def __repr__(self) -> str:
         return f"CorrelatedKSubset(n={self.n}, k={self.k})"
+
+
+@sst.fast_path(CorrelatedKSubset, sst.ExponentialFamilyEntropy)
+def exponential_family(
+    structure: CorrelatedKSubset, regularizer: sst.ExponentialFamilyEntropy, u: torch.Tensor
+) -> torch.Tensor:
+    if may_ask(u):
+        return gradient(structure.log_partition, u)
+    return structure._tree(u).marginals().reshape(u.shape).to(u.dtype)
 
 
 def _trellis(n: int, k: int) -> tuple[np.ndarray, np.ndarray, int, int]:

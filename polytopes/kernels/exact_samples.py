@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from polytopes.kernels.log_weights import ABSENT
+from polytopes.kernels.log_weights import ABSENT, draw_one
+from polytopes.kernels.subset_tree import sample_subset_by_halves
 from polytopes.kernels.tree_log_elimination import log_domain_sample
 from polytopes.kernels.tree_sum import tree_marginals
 from sst_cvx.host import may_ask
@@ -25,6 +26,8 @@ def sample_subset(u: torch.Tensor, least: int, most: int, generator: torch.Gener
         0/1 of the shape, dtype and device of ``u``.
     """
     n, flat = u.shape[-1], u.detach().reshape(-1, u.shape[-1]).double()
+    if not may_ask(u):
+        return sample_subset_by_halves(flat, least, most, generator).reshape(u.shape).to(u.dtype)
     suffix = flat.new_full((len(flat), most + 1), -torch.inf)
     suffix[:, 0] = 0.0
     suffixes = [suffix]  # log of the sum over subsets of items i, ..., n - 1 by their size, for i = n, ..., 0
@@ -60,7 +63,7 @@ def sample_tree(w: torch.Tensor, single_root: bool, generator: torch.Generator |
     rows = torch.arange(n, device=w.device)
     for v in range(1, n):
         share = tree_marginals(flat, single_root)[:, :, v].clamp(min=0.0)  # given the parents of 1, ..., v - 1
-        parent = torch.multinomial(share, 1, generator=generator)
+        parent = draw_one(share.log(), generator)
         parents[:, v] = parent[:, 0]
         column = torch.where(rows == parent, flat[:, :, v], ABSENT)
         flat = torch.where(rows == v, column[:, :, None], flat)

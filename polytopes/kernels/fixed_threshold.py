@@ -1,4 +1,4 @@
-"""The threshold search of ``threshold`` where the host must not be asked: what suffices for every input, counted before.
+"""The threshold search of ``threshold`` where the host must not be asked: what suffices for any input, counted before.
 
 With s = u - (total-th largest entry) in float64 and x_i = g(s_i - nu) as there, three ways to the root of
 sum_i x_i = total, all of a fixed number of operations:
@@ -111,9 +111,8 @@ def _by_sorting(u: torch.Tensor, total: int, power: int, unit_slopes: float) -> 
     sign, at = 1.0 - 2.0 * leaves, kinks + leaves
     terms = [leaves, sign, sign * at, sign * at * at]
     ones, inside, sums, *squares = torch.stack(terms[: power + 2]).cumsum(-1)
-    if power == 1:
-        mass = ones + sums - inside * kinks
-    else:
+    mass = ones + sums - inside * kinks
+    if power == 2:
         mass = ones + squares[0] - kinks * (2.0 * sums - inside * kinks)
     last = ((mass < total).sum(-1, keepdim=True) - 1).clamp(min=0)  # the first mass is 0
     way = z - kinks.gather(-1, last)

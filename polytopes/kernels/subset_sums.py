@@ -30,6 +30,7 @@ import torch
 
 from polytopes.kernels.threshold import solve_threshold
 from sst_cvx.autodiff import Function
+from sst_cvx.host import may_ask
 from sst_cvx.regularizers import BinaryEntropy
 
 
@@ -38,8 +39,8 @@ def log_elementary_symmetric(u: torch.Tensor, k: int) -> torch.Tensor:
     if k in (0, u.shape[-1]):
         return (u if k else u * 0).sum(-1)
     wide = u.double()
-    theta, w, share, phase = _Frequencies.apply(wide.detach(), k, torch.finfo(u.dtype).eps)
-    terms = _terms(torch.sigmoid(wide - theta), w, share, phase)
+    theta, w, share, phase = _frequencies(wide.detach(), k, torch.finfo(u.dtype).eps)
+    terms = _terms(torch.sigmoid(wide - theta), w, share, phase, differentiated=True)
     log_q = torch.nn.functional.logsigmoid(theta - wide).sum(-1)
     return (terms.real.sum(-1).log() - log_q + k * theta.squeeze(-1)).to(u.dtype)
 
@@ -48,24 +49,34 @@ def subset_marginals(u: torch.Tensor, k: int) -> torch.Tensor:
     """Gradient of ``log_elementary_symmetric``: same shape and dtype as ``u``, differentiable any number of times."""
     if k in (0, u.shape[-1]):
         return u * 0 + (1.0 if k else 0.0)
-    plan = _Frequencies.apply(u.detach().double(), k, torch.finfo(u.dtype).eps)
+    plan = _frequencies(u.detach().double(), k, torch.finfo(u.dtype).eps)
     return _Marginals.apply(u.double(), *plan)[0].to(u.dtype)
 
 
-class _Frequencies(Function):
+def _frequencies(u: torch.Tensor, k: int, eps: float) -> tuple[torch.Tensor, ...]:
     """theta ``(*batch, 1)``; frequencies w, their shares of the sum, w k modulo 2 pi, ``(*batch, J)``: constants."""
+    if torch.compiler.is_compiling():
+        return _Frequencies.forward(u, k, eps)
+    return _Frequencies.apply(u, k, eps)
+
+
+class _Frequencies(Function):
+    """``_frequencies`` under transforms, whose levels it leaves."""
 
     @staticmethod
     def forward(u: torch.Tensor, k: int, eps: float) -> tuple[torch.Tensor, ...]:
         p, theta = solve_threshold(u, k, BinaryEntropy())
         variance = (p * (1 - p)).sum(-1, keepdim=True)
-        digits = 4 - math.log(eps)
+        digits, room = 4 - math.log(eps), max(k, u.shape[-1] - k) + 1
         m = digits / 3 + (digits * digits / 9 + 2 * digits * variance).sqrt()
-        m = m.ceil().clamp(max=max(k, u.shape[-1] - k) + 1)
+        m = m.ceil().clamp(max=room)
         m = m + 1 - m % 2  # odd: at w = pi a fair coin has z = 0
         cut = torch.asin((digits / (2 * variance)).sqrt().clamp(max=1.0)) / math.pi
         last = torch.minimum(m * cut, (m - 1) / 2).floor()
-        j = torch.arange(int(last.max()) + 1 if last.numel() else 1, dtype=u.dtype, device=u.device)
+        count = _most(digits, room) + 1
+        if may_ask(u):
+            count = int(last.max()) + 1 if last.numel() else 1
+        j = torch.arange(count, dtype=u.dtype, device=u.device)
         used = j <= last
         share = used * (2.0 - (j == 0).to(u.dtype)) / m  # w and -w at once
         step = 2 * math.pi / m
@@ -84,10 +95,25 @@ class _Frequencies(Function):
         return _Frequencies.apply(u.movedim(in_dims[0], 0), k, eps), (0, 0, 0, 0)
 
 
-def _terms(p: torch.Tensor, w: torch.Tensor, share: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
+def _most(digits: float, room: int) -> int:
+    """The largest ``last`` of any variance v: 28 in float64, 14 in float32.
+
+    For v <= digits / 2 it is (m - 1) / 2, which grows with v up to m = 1.3875 digits. For larger v it is at most m cut,
+    with y^2 = digits / (2 v) <= 1 digits / pi asin(y) (1/3 + sqrt(1/9 + 1/y^2)), which grows with y up to the same.
+    """
+    m = min(math.ceil(digits * (1 + math.sqrt(10)) / 3), room)
+    return (m - m % 2) // 2
+
+
+def _terms(
+    p: torch.Tensor, w: torch.Tensor, share: torch.Tensor, phase: torch.Tensor, differentiated: bool
+) -> torch.Tensor:
     """Terms of P(S = k), ``(*batch, J)``, of which the real parts count."""
     z = (_turn(w) - 1)[..., None] * p[..., None, :]
-    return share * z.add_(1).prod(-1) * _turn(-phase)
+    z = z.add_(1)
+    # The derivative of prod looks for zeros on the host; z has none.
+    product = z.log().sum(-1).exp() if differentiated and not may_ask(p) else z.prod(-1)
+    return share * product * _turn(-phase)
 
 
 def _turn(angle: torch.Tensor) -> torch.Tensor:
@@ -102,7 +128,7 @@ class _Marginals(Function):
     def forward(
         u: torch.Tensor, theta: torch.Tensor, w: torch.Tensor, share: torch.Tensor, phase: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        p, omega, d = _parts(u, theta, w, share, phase)
+        p, omega, d = _parts(u, theta, w, share, phase, differentiated=False)
         c = _turn(w) - 1
         return p + p * (1 - p) * _mix(omega * c, 1, c, p, d), p, omega, d
 
@@ -120,13 +146,26 @@ class _Marginals(Function):
     def jvp(ctx: Any, tangent: torch.Tensor, *_: Any) -> tuple:  # type: ignore[override]
         return _jacobian_product(ctx.saved_tensors, tangent), None, None, None
 
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *inputs: torch.Tensor) -> tuple:
+        rows = [
+            x.expand(info.batch_size, *x.shape) if d is None else x.movedim(d, 0)
+            for x, d in zip(inputs, in_dims, strict=True)
+        ]
+        return _Marginals.apply(*rows), (0, 0, 0, 0)
+
 
 def _parts(
-    u: torch.Tensor, theta: torch.Tensor, w: torch.Tensor, share: torch.Tensor, phase: torch.Tensor
+    u: torch.Tensor,
+    theta: torch.Tensor,
+    w: torch.Tensor,
+    share: torch.Tensor,
+    phase: torch.Tensor,
+    differentiated: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """p ``(*batch, n)``, omega ``(*batch, J)``, D = 1 / |z|^2 ``(*batch, J, n)``."""
     p = torch.sigmoid(u - theta)
-    terms = _terms(p, w, share, phase)
+    terms = _terms(p, w, share, phase, differentiated)
     short = 4 * torch.sin(w / 2).square()[..., None] * (p * (1 - p))[..., None, :]
     return p, terms / terms.real.sum(-1, keepdim=True), (1 - short).reciprocal()
 
@@ -134,7 +173,7 @@ def _parts(
 def _jacobian_product(saved: tuple[torch.Tensor, ...], v: torch.Tensor) -> torch.Tensor:
     """The Jacobian of the marginals times v. Differentiable: then the parts are made again, as functions of u."""
     u, theta, w, share, phase, *parts = saved
-    p, omega, d = _parts(u, theta, w, share, phase) if torch.is_grad_enabled() else parts
+    p, omega, d = _parts(u, theta, w, share, phase, True) if torch.is_grad_enabled() else parts
     turn = _turn(w)
     c, a = turn - 1, p * (1 - p)
     sums = d @ torch.stack([a * v, p * a * v], -1)
