@@ -215,7 +215,7 @@ def test_compiled_at_any_scale_and_batch_size(structure):
     for size, scale in zip((4, 5, 6, 7, 2), SCALES, strict=True):
         u = scale * torch.randn(size, *structure.event_shape, dtype=torch.float64, generator=generator)
         v, w = u.clone().requires_grad_(), u.clone().requires_grad_()
-        x, expected = compiled(v), soft(w)
+        expected, x = soft(w), compiled(v)
         cotangent = torch.arange(x.shape[-1])
         torch.testing.assert_close(x, expected, rtol=0, atol=1e-10)
         torch.testing.assert_close(*_gradients(x, v, expected, w, cotangent), rtol=0, atol=1e-10)
