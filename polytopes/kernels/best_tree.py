@@ -10,9 +10,10 @@ from sst_cvx.host import may_ask
 def best_tree(w: torch.Tensor, single_root: bool = False) -> torch.Tensor:
     """Parents of every vertex in a spanning tree of largest weight directed away from vertex 0 (Chu-Liu; Edmonds).
 
-    In rounds, few as a rule and at most n - 1, which are run where the host must not be asked: every component takes its best entering edge, and all cycles of all batch
-    elements are contracted at once. An edge into a component that was a cycle is worth what it is better than the edge
-    it replaces; each vertex keeps the sum of these, ``replaced``. Then back through the rounds, opening the cycles.
+    In rounds, few as a rule and at most n - 1 (all of which are run where the host must not be asked): every component
+    takes its best entering edge, and all cycles of all batch elements are contracted at once. An edge into a component
+    that was a cycle is worth what it is better than the edge it replaces; each vertex keeps the sum of these,
+    ``replaced``. Then back through the rounds, opening the cycles.
 
     Args:
         w: ``(batch, n, n)``, -inf where there is no edge; every vertex within reach of the root.

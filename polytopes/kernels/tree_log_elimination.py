@@ -12,8 +12,8 @@ opposite order, v by v, with D = M d for the marginals M of what was left,
 only shares in [0, 1]. With a single root, S_v and p leave the root's row out, as in ``tree_elimination.py``, and
 vertex 1, which stays to the last, must reach all others.
 
-Functions with these recursions, differentiated by hand, for their derivatives spare launches; a compiler, which fuses
-them, sees the plain tensor code. Nothing is read on the host. Log-weights must be finite (``ABSENT`` where there is no edge).
+Functions with these recursions, differentiated by hand, for their derivatives spare launches, and most of a compiler's
+graph. Nothing is read on the host. Log-weights must be finite (``ABSENT`` where there is no edge).
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _BELOW = -1e300  # less than any log-share
 def log_domain_sum(w: torch.Tensor, single_root: bool) -> torch.Tensor:
     """log of the sum over trees, ``(*batch, n, n)`` float64 to ``(*batch,)``; differentiable three times."""
     w, _ = _from_widest_start(w, single_root)
-    return _log_sum(w, int(single_root)) if torch.compiler.is_compiling() else _LogSum.apply(w, single_root)
+    return _log_sum(w, int(single_root)) if _in_traced_transform() else _LogSum.apply(w, single_root)
 
 
 def log_domain_marginals(w: torch.Tensor, single_root: bool) -> torch.Tensor:
     """Its gradient, ``(*batch, n, n)``."""
     w, start = _from_widest_start(w, single_root)
-    x = _marginals(w, int(single_root)) if torch.compiler.is_compiling() else _Marginals.apply(w, single_root)
+    x = _marginals(w, int(single_root)) if _in_traced_transform() else _Marginals.apply(w, single_root)
     return x if start is None else exchanged(x, start)
 
 
@@ -105,10 +105,15 @@ def _from_widest_start(w: torch.Tensor, single_root: bool) -> tuple[torch.Tensor
     return exchanged(w, start), start
 
 
+def _in_traced_transform() -> bool:
+    """Whether a compiler traces a transform of ``torch.func``, where it takes no functions with derivatives."""
+    return torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
 def _log_add(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """log(e^a + e^b). Autograd's second derivative of it overflows where a and b are far apart, so that in plain
     tensor code, which may be differentiated any number of times, they are not."""
-    if torch.compiler.is_compiling():
+    if _in_traced_transform():
         a, b = torch.maximum(a, b - _FAR), torch.maximum(b, a - _FAR)
     return torch.logaddexp(a, b)
 

@@ -83,9 +83,9 @@ def find_fast_path(structure: Structure, regularizer: Regularizer) -> tuple[Fast
         if entry.when is not None and not entry.when(structure, regularizer):
             return None, f"the fast path of {names} does not cover this instance"
         return entry.function, describe(entry.function)
-    if type(regularizer) is ExponentialFamilyEntropy and not structure.parameters:
-        if structure.overrides("log_partition"):
-            return marginals, "marginals, the gradient of log_partition"
+    family = type(regularizer) is ExponentialFamilyEntropy and not structure.parameters
+    if family and structure.overrides("log_partition"):
+        return marginals, "marginals, the gradient of log_partition"
     return None, f"no fast path is registered for {names}"
 
 
