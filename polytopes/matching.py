@@ -26,6 +26,7 @@ from polytopes.kernels.permanent import LARGEST_PERMANENT, log_matchings
 from polytopes.kernels.sinkhorn import entropic_matching
 from sst_cvx.arguments import check_size, check_vertex_count
 from sst_cvx.errors import SolveError
+from sst_cvx.host import may_ask
 from sst_cvx.once import constants
 from sst_cvx.structure.masks import Mask
 
@@ -112,6 +113,15 @@ class Matching(sst.Structure, final=True):
             raise ValueError(self.log_partition_refusal + ".")
         return log_matchings(u, self._every_row, self._every_column)
 
+    def violation(self, x: torch.Tensor) -> torch.Tensor:
+        """By entries and sums of rows and columns, as the hull's: relative to 1 + their bound."""
+        entries = x.reshape(-1, self.n, self.m)
+        worst = (-entries).flatten(1).amax(1)
+        for sums, every in ((entries.sum(-1), self._every_row), (entries.sum(-2), self._every_column)):
+            off = (sums - 1) / 2
+            worst = torch.maximum(worst, (off.abs() if every else off).amax(-1))
+        return worst.clamp(min=0.0)
+
     def length_mask(self, rows: torch.Tensor, columns: torch.Tensor | None = None) -> torch.Tensor:
         """Mask of padded sides: numbers of rows and of columns (by default as many) ``(*batch,)`` to
         ``(*batch, n, m)`` bool."""
@@ -122,9 +132,12 @@ class Matching(sst.Structure, final=True):
         """As the base's.
 
         Raises:
-            SolveError: more rows than columns are left where every row is to be matched, or the other way round.
+            SolveError: more rows than columns are left where every row is to be matched, or the other way round. Where
+                the host must not be asked, answers show it: forbidden items carry weight.
         """
         masked = super().check_mask(mask, shape, device)
+        if not may_ask(masked.allowed):
+            return masked
         more = masked.allowed.any(-1).sum(-1) - masked.allowed.any(-2).sum(-1)
         for every, excess, names in ((self._every_row, more, "rows"), (self._every_column, -more, "columns")):
             wrong = torch.nonzero(excess.reshape(-1) > 0).flatten()

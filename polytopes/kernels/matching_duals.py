@@ -90,17 +90,23 @@ class Duals:
         """Whether it is about perfect matchings, and nothing is forbidden."""
         return self.every_column and self.row is None
 
+    @property
+    def tolerance(self) -> torch.Tensor:
+        """Of column sums, ``(batch,)``: rounding of u - b, and of l where it is told from 1, limits what they reach."""
+        roundings = 4 if self.plain else 16
+        return roundings * torch.finfo(self.u.dtype).eps * (self.u.shape[-1] + self.spread)
+
     def scaled(self, scale: torch.Tensor) -> Duals:
         """The same with utilities times ``(batch,)``."""
         return self if bool((scale == 1).all()) else replace(self, u=scale[:, None, None] * self.u)
 
     def at(self, b: torch.Tensor) -> Point:
-        z = self.u - b[:, None]
+        z = self.u - b[..., None, :]
         if self.plain:
-            x, level = z.softmax(-1), z[:, :, 0]
+            x, level = z.softmax(-1), z[..., 0]
         else:
             level = z.logsumexp(-1)
-            x = (z - (level if self.every_row else level.clamp(min=1.0))[:, :, None]).exp()
+            x = (z - (level if self.every_row else level.clamp(min=1.0))[..., None]).exp()
             x = x if self.row is None else x * self.row[:, :, None]
         column = x.sum(-2)
         return Point(b, x, level, column, self._error(b, column))

@@ -7,6 +7,8 @@ model over a, b >= 0, which says in advance which rows and columns become loose 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from polytopes.kernels.matching_duals import Duals, Point, laplacian, laplacian_of
@@ -14,7 +16,7 @@ from sst_cvx.errors import SolveError
 
 _FIRST_RANGE = 16.0  # range of the utilities at the first stage
 _STAGE = 4.0  # growth of the scale from one stage to the next
-_LARGEST_RANGE = 1e6  # sums are then right to about 1e-9
+LARGEST_RANGE = 1e6  # sums are then right to about 1e-9
 _MAX_STEPS = 300
 _MASKED_STEPS = 40  # then forbidden entries get utilities that are low, but finite
 _GUESSES = 8  # of which multipliers are at 0, for one direction
@@ -30,10 +32,10 @@ def solve(problem: Duals) -> Solution:
     Raises:
         SolveError: Newton's method did not converge, naming the elements.
     """
-    too_far = ~(problem.spread <= _LARGEST_RANGE)
+    too_far = ~(problem.spread <= LARGEST_RANGE)
     if bool(too_far.any()):
         raise SolveError(
-            f"utilities / temperature range over more than {_LARGEST_RANGE:g} for {{elements}}, where "
+            f"utilities / temperature range over more than {LARGEST_RANGE:g} for {{elements}}, where "
             "float64 rounding would show in the answer: raise the temperature, or use argmax.",
             torch.nonzero(too_far).flatten().tolist(),
         )
@@ -53,12 +55,28 @@ def solve(problem: Duals) -> Solution:
     return found
 
 
+def solve_quietly(problem: Duals) -> Solution:
+    """The same on the CPU, for compilers: NaN for elements that cannot be solved."""
+    fits = problem.spread <= LARGEST_RANGE
+    u = torch.where(fits[:, None, None] | torch.isneginf(problem.u), problem.u, 0.0)
+    problem = replace(problem, u=u, spread=torch.where(fits, problem.spread, 0.0))
+    try:
+        x, rows, columns = solve(problem)
+    except SolveError as error:
+        keep = torch.ones_like(fits)
+        keep[error.elements] = False
+        x, rows, columns = (torch.zeros_like(part) for part in (problem.u, *problem.tight(problem.at(u[:, 0] * 0))))
+        fits = fits & keep
+        if bool(keep.any()):
+            for whole, part in zip((x, rows, columns), solve(problem.take(keep)), strict=True):
+                whole[keep] = part
+    return torch.where(fits[:, None, None], x, torch.nan), rows, columns
+
+
 def _newton(problem: Duals, steps: int) -> tuple[Solution, torch.Tensor, torch.Tensor]:
     """What ``solve`` returns; which elements did not converge, and by how much their column sums are off."""
     u, active = problem.u, torch.arange(len(problem.u), device=problem.u.device)
-    # Rounding of u - b, and of l where it is told from 1, limits what the column sums can reach.
-    roundings = 4 if problem.plain else 16
-    tolerance = roundings * torch.finfo(u.dtype).eps * (u.shape[-1] + problem.spread)
+    tolerance = problem.tolerance
     scale = _FIRST_RANGE / problem.spread.clamp(min=_FIRST_RANGE)
     now = problem.scaled(scale)
     point = now.at(torch.zeros_like(u[:, 0]))

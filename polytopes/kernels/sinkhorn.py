@@ -11,13 +11,16 @@ again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from polytopes.kernels.matching_duals import Duals, laplacian, laplacian_of
-from polytopes.kernels.matching_newton import solve
+from polytopes.kernels.matching_inside import solve_inside
+from polytopes.kernels.matching_newton import LARGEST_RANGE, solve, solve_quietly
 from sst_cvx.autodiff import Function
+from sst_cvx.host import may_ask
 
 
 def doubly_stochastic(u: torch.Tensor) -> torch.Tensor:
@@ -54,11 +57,9 @@ class _Matched(Function):
     def forward(
         u: torch.Tensor, allowed: torch.Tensor | None, every_row: bool, every_column: bool
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        n, m = u.shape[-2:]
-        mask = None if allowed is None else allowed.reshape(-1, n, m)
-        x, *tight = solve(Duals.of(u.reshape(-1, n, m).to(torch.float64), mask, every_row, every_column))
-        rows, columns = (part.reshape(*u.shape[:-2], part.shape[-1]) for part in tight)
-        return x.reshape(u.shape).to(u.dtype), rows, columns
+        if torch.compiler.is_compiling():
+            return _opaque(u, allowed, every_row, every_column)
+        return _solve(u, allowed, every_row, every_column, solve)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
@@ -79,9 +80,49 @@ class _Matched(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, u: torch.Tensor, allowed: Any, *sides: bool) -> tuple:
+        size = info.batch_size
+        u = u.expand(size, *u.shape) if in_dims[0] is None else u.movedim(in_dims[0], 0)
         if allowed is not None:
-            raise NotImplementedError("matchings with masks are not mapped over: any leading dimensions are the batch.")
-        return _Matched.apply(u.movedim(in_dims[0], 0), None, *sides), (0, 0, 0)
+            back = in_dims[1] is None
+            allowed = allowed.expand(size, *allowed.shape) if back else allowed.movedim(in_dims[1], 0)
+        return _Matched.apply(u, allowed, *sides), (0, 0, 0)
+
+
+def _solve(
+    u: torch.Tensor, allowed: torch.Tensor | None, every_row: bool, every_column: bool, on_host: Callable[..., Any]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """x and what is tight, of the shapes of u; by ``on_host`` where the host may be asked."""
+    n, m = u.shape[-2:]
+    mask = None if allowed is None else allowed.reshape(-1, n, m)
+    problem = Duals.of(u.reshape(-1, n, m).to(torch.float64), mask, every_row, every_column)
+    x, *tight = on_host(problem) if may_ask(u) else solve_inside(problem, LARGEST_RANGE)
+    rows, columns = (part.reshape(*u.shape[:-2], part.shape[-1]) for part in tight)
+    return x.reshape(u.shape).to(u.dtype), rows, columns
+
+
+@torch.library.custom_op("polytopes::entropic_matching", mutates_args=())
+def _opaque(
+    u: torch.Tensor, allowed: torch.Tensor | None, every_row: bool, every_column: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """One operator for compilers, which would trace some 50 steps; what it cannot solve is NaN."""
+    return _solve(u, allowed, every_row, every_column, solve_quietly)
+
+
+@_opaque.register_fake
+def _(
+    u: torch.Tensor, allowed: torch.Tensor | None, every_row: bool, every_column: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    listed = allowed is not None or not every_column
+    rows, columns = (u.new_empty(*u.shape[:-2], size if listed else 0, dtype=torch.bool) for size in u.shape[-2:])
+    return u.new_empty(u.shape), rows, columns
+
+
+def _factor(L: torch.Tensor) -> torch.Tensor:
+    """Cholesky's, NaN where there is none and the host must not be asked."""
+    if may_ask(L):
+        return torch.linalg.cholesky(L)
+    factor, failed = torch.linalg.cholesky_ex(L)
+    return torch.where((failed != 0)[..., None, None], torch.nan, factor)
 
 
 def _apply_jacobian(
@@ -94,7 +135,7 @@ def _apply_jacobian(
         p = x * v
         along = p.sum(-1, keepdim=True)
         rhs = p.sum(-2).unsqueeze(-1) - x.mT @ along
-        beta = torch.cholesky_solve(rhs, torch.linalg.cholesky(laplacian(x)))
+        beta = torch.cholesky_solve(rhs, _factor(laplacian(x)))
         return (x * (v - (along - x @ beta) - beta.mT)).to(dtype)
     rows, columns = rows[..., None].to(torch.float64), columns[..., None].to(torch.float64)
     x = x / torch.where(rows > 0, x.sum(-1, keepdim=True), 1.0)
@@ -102,5 +143,5 @@ def _apply_jacobian(
     along = rows * p.sum(-1, keepdim=True)
     rhs = columns * (p.sum(-2).unsqueeze(-1) - tight.mT @ along)
     L = laplacian_of(tight, x.sum(-2), columns[..., 0] > 0, every_column)
-    beta = columns * torch.cholesky_solve(rhs, torch.linalg.cholesky(L))
+    beta = columns * torch.cholesky_solve(rhs, _factor(L))
     return (x * (v - (along - tight @ beta) - beta.mT)).to(dtype)

@@ -1,0 +1,141 @@
+"""Newton's method on the dual of entropic matchings where the host must not be asked: on an accelerator, in its graphs.
+
+The method of ``matching_newton.py``, in a number of steps that depends on no number: elements that are done stay where
+they are, those that are not done at the end are NaN, and the lengths of a line search are tried at once. How many steps
+suffice was measured for perfect matchings, on 2,808 problems (normal, integer, of rank one; 2 to 50 columns): at most
+28 for utilities over temperature of scales up to 1,000, at most 34 at 10,000. Others were only sampled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from polytopes.kernels.matching_duals import Duals, Point, laplacian, laplacian_of
+
+_FIRST_RANGE = 16.0  # range of the utilities at the first stage
+_STAGE = 8.0  # growth of the scale from one stage to the next
+_STEPS = 56
+_MASKED_STEPS = 40  # before them: with forbidden entries at exactly 0
+_LENGTHS = 1.0, 0.25  # of Newton's direction
+_GUESSES = 3  # of which multipliers are at 0, for one direction
+
+State = tuple[torch.Tensor, torch.Tensor]  # multipliers b (batch, m) and scale (batch,)
+
+
+def solve_inside(problem: Duals, largest_range: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What ``matching_newton.solve`` returns, with NaN for what did not converge; reads nothing on the host."""
+    fits = problem.spread <= largest_range
+    nothing = torch.where(torch.isinf(problem.u), problem.u, 0.0) if problem.row is not None else 0.0
+    u = torch.where(fits[:, None, None], problem.u, nothing)  # nothing that is not finite goes through the steps
+    problem = replace(problem, u=u, spread=torch.where(fits, problem.spread, 0.0))
+    if problem.row is None:
+        _, point, done = _steps(problem, _start(problem), _STEPS)
+    else:
+        (b, scale), _, done = _steps(problem, _start(problem), _MASKED_STEPS)
+        finite = problem.with_finite()
+        u = torch.where(done[:, None, None], problem.u, finite.u)
+        problem = replace(problem, u=u, spread=torch.where(done, problem.spread, finite.spread))
+        anew = _start(problem)
+        state = torch.where(done[:, None], b, anew[0]), torch.where(done, scale, anew[1])
+        _, point, done = _steps(problem, state, _STEPS)
+    return (torch.where((done & fits)[:, None, None], point.x, torch.nan), *problem.tight(point))
+
+
+def _start(problem: Duals) -> State:
+    return torch.zeros_like(problem.u[:, 0]), _FIRST_RANGE / problem.spread.clamp(min=_FIRST_RANGE)
+
+
+def _steps(problem: Duals, state: State, steps: int) -> tuple[State, Point, torch.Tensor]:
+    """Where the multipliers are after so many steps, and what is done."""
+    b, scale = state
+    tolerance = problem.tolerance
+    lengths = torch.stack([torch.full_like(scale, length) for length in _LENGTHS])
+    for step in range(steps):
+        now = replace(problem, u=scale[:, None, None] * problem.u)
+        point = now.at(b)
+        done = (scale == 1) & (point.error <= tolerance)
+        if step < steps - 1:
+            grown = torch.where(point.error <= 0.1, (scale * _STAGE).clamp(max=1.0), scale)
+            following = _step(now, point, lengths, step) * (grown / scale)[:, None]
+            b, scale = torch.where(done[:, None], b, following), torch.where(done, scale, grown)
+    return (b, scale), point, done
+
+
+def _step(problem: Duals, point: Point, lengths: torch.Tensor, step: int) -> torch.Tensor:
+    """The next b: Newton's where it lowers phi (or is near the end), else Sinkhorn's."""
+    sinkhorn = problem.sinkhorn(point)
+    if step < 3:
+        return sinkhorn
+    if problem.plain:
+        direction, failed = _solved(laplacian(point.x), point.column - 1)
+        search = _search
+    else:
+        direction, failed = _bounded_direction(problem, point)
+        search = _composite_search
+    trials, good = search(problem, point, _short(direction), lengths)
+    trial = trials[-1]
+    for i in reversed(range(len(trials) - 1)):
+        trial = torch.where(good[i, :, None], trials[i], trial)
+    usable = good.any(0) & (failed == 0) & torch.isfinite(direction).all(-1)
+    return torch.where(usable[:, None], trial, sinkhorn)
+
+
+def _solved(L: torch.Tensor, excess: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Newton's direction, and where there is none."""
+    factor, failed = torch.linalg.cholesky_ex(L)
+    return torch.cholesky_solve(excess.unsqueeze(-1), factor).squeeze(-1), failed
+
+
+def _short(direction: torch.Tensor) -> torch.Tensor:
+    """Of 4 at most."""
+    return direction * (4.0 / direction.abs().amax(-1, keepdim=True).clamp(min=4.0))
+
+
+def _search(
+    problem: Duals, point: Point, direction: torch.Tensor, lengths: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Trials ``(lengths, batch, m)`` along Newton's direction, and which lower phi enough."""
+    b = torch.cat([point.b[None], point.b + lengths[..., None] * direction])
+    value = (problem.u - b[..., None, :]).logsumexp(-1).sum(-1) + b.sum(-1)
+    slope = ((1 - point.column) * direction).sum(-1)
+    return b[1:], (value[1:] <= value[0] + 1e-4 * lengths * slope) | (point.error <= 1e-3)
+
+
+def _composite_search(
+    problem: Duals, point: Point, direction: torch.Tensor, lengths: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As ``_search``, with Sinkhorn's step after each trial; where phi is flat to rounding, if the error falls."""
+    value, slope = problem.value_of(point.b, point.level), ((1 - point.column) * direction).sum(-1)
+    trial = problem.at(problem.inside(point.b + lengths[..., None] * direction))
+    trial = problem.at(problem.sinkhorn(trial))
+    fall = value - problem.value_of(trial.b, trial.level)
+    lower = (fall >= -1e-4 * lengths * slope) & (fall > 1e-14 * (1 + value.abs()))
+    return trial.b, lower | (trial.error <= 0.5 * point.error)
+
+
+def _bounded_direction(problem: Duals, point: Point) -> tuple[torch.Tensor, torch.Tensor]:
+    """As ``matching_newton._bounded_direction``, with a fixed number of guesses."""
+    b, x, column = point.b, point.x, point.column
+    row, a = x.sum(-1).clamp(min=1e-300), (point.level - 1).clamp(min=0.0)
+    tight, free = problem.tight(point)
+    if not problem.every_column:
+        free = free | (column > 1)
+    for _ in range(1 if problem.every_column else _GUESSES):
+        of_a, of_b = torch.where(tight, 0.0, -a), torch.where(free, 0.0, -b)
+        lack = torch.where(tight, (row - 1 - _times(x, of_b)) / row, of_a)
+        L = laplacian_of(x * (tight / row.sqrt())[:, :, None], column, free, problem.every_column)
+        direction, failed = _solved(L, torch.where(free, column - 1 - _times(x.mT, lack), 0.0))
+        direction = torch.where(free, direction, of_b)
+        of_a = torch.where(tight, (row - 1 - _times(x, direction)) / row, of_a)
+        if not problem.every_row:
+            tight = torch.where(tight, a + of_a > 0, row - row * of_a - _times(x, direction) > 1)
+        if not problem.every_column:
+            free = torch.where(free, b + direction > 0, column - column * direction - _times(x.mT, of_a) > 1)
+        tight, free = problem.of_those_there(tight, free)
+    return direction, failed
+
+
+def _times(x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return (x @ v.unsqueeze(-1)).squeeze(-1)
