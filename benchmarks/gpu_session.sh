@@ -30,7 +30,7 @@ quick=() preset=paper workers=12
 [ "$device" = cpu ] && quick=(--quick) preset=tiny workers=1
 xdist=()
 $python -c 'import xdist' 2>/dev/null && xdist=(-n "$workers")
-rm -f "$out/parts"
+rm -f "$out"/{parts,device.md,tests.log,steps.log,device.log}
 part tests "$tests" $python -m pytest tests/test_device.py -q --tb=short -p no:cacheprovider "${xdist[@]}"
 part steps "$steps" $python -m examples.graph_layout.timing --steps 50 --preset "$preset" --device "$device"
 part device "$table" $python -m benchmarks.device --device "$device" "${quick[@]}" --total "$((table - 10))" \
