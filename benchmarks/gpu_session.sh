@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 device=${1:-cuda} tests=${2:-100} steps=${3:-45} table=${4:-135}
 python=${PYTHON:-python3} out=${OUT:-/tmp/gpu_session}
 mkdir -p "$out"
-export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 PYTORCH_NVML_BASED_CUDA_CHECK=1 PYTHONDONTWRITEBYTECODE=1
+export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 PYTORCH_NVML_BASED_CUDA_CHECK=1
 if [ -e .gpu/site.tar.xz ] && ! $python -c 'import cvxpy' 2>/dev/null; then
     $python -c 'import tarfile; tarfile.open(".gpu/site.tar.xz").extractall("/tmp/site", filter="fully_trusted")' || exit
     export PYTHONPATH=/tmp/site:$PWD

@@ -23,6 +23,7 @@ from tests.oracles import fast_pairs
 
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=on_cuda)]
+FAST = fast_pairs()
 SOLVED = [
     (pairs(), sst.Euclidean()),
     (pairs(), sst.BinaryEntropy()),
@@ -67,7 +68,7 @@ def no_wait():
 
 
 @on_cuda
-@pytest.mark.parametrize(("structure", "regularizer"), [*fast_pairs(), *SOLVED], ids=repr)
+@pytest.mark.parametrize(("structure", "regularizer"), [*FAST, *SOLVED], ids=repr)
 def test_as_on_the_cpu(structure, regularizer):
     soft, u = sst.SoftArgmax(structure, regularizer), utilities(structure)
     v = utilities(structure, seed=1)
@@ -78,7 +79,7 @@ def test_as_on_the_cpu(structure, regularizer):
 
 
 @on_cuda
-@pytest.mark.parametrize(("structure", "regularizer"), fast_pairs(), ids=repr)
+@pytest.mark.parametrize(("structure", "regularizer"), FAST, ids=repr)
 def test_nothing_waits_for_the_device(structure, regularizer):
     soft, u = sst.SoftArgmax(structure, regularizer), utilities(structure).cuda()
     v, t = utilities(structure, seed=1).cuda(), torch.full((6,), 0.7, dtype=torch.float64, device="cuda")
@@ -96,7 +97,7 @@ def test_nothing_waits_for_the_device(structure, regularizer):
 
 
 @on_cuda
-@pytest.mark.parametrize(("structure", "regularizer"), fast_pairs(), ids=repr)
+@pytest.mark.parametrize(("structure", "regularizer"), FAST, ids=repr)
 def test_graphs_replay_with_new_inputs(structure, regularizer):
     soft, u = sst.SoftArgmax(structure, regularizer), utilities(structure).cuda()
     v = utilities(structure, seed=1)
