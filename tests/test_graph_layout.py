@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import networkx as nx
 import numpy as np
@@ -14,10 +16,13 @@ import pytest
 import torch
 from torch.distributions import Gumbel
 
+import sst_cvx as sst
+from benchmarks.device_measure import Operations
 from examples.graph_layout import data, plot, search, train
 from examples.graph_layout.edges import EdgeDistribution, to_directed
 from examples.graph_layout.evaluate import evaluate
 from examples.graph_layout.model import Model
+from examples.graph_layout.step import CapturedStep, Step
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -134,6 +139,57 @@ def test_what_a_kill_tore_apart(tmp_path):
 def test_divergence_is_said(tmp_path):
     with pytest.raises(FloatingPointError, match="learning-rate"):
         start(tmp_path, "--learning-rate", "1e9")
+
+
+def test_a_graph_needs_a_cuda_device(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        start(tmp_path, "--graph")
+    assert capsys.readouterr().err.splitlines()[-1].endswith("--graph: a CUDA graph needs a CUDA device, got 'cpu'.")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "one process" in train.no_graph("cuda")
+
+
+@pytest.mark.parametrize("name", ["independent", "top", "tree"])
+def test_a_step_asks_nothing_of_the_host(name):
+    """As on an accelerator. (The optimizer is plain: Adam keeps its count of steps on the CPU where it can.)"""
+    torch.manual_seed(0)
+    model = Model(5, 8, EdgeDistribution(name), roll_out=4)
+    step = Step(model, torch.optim.SGD(model.parameters(), lr=1e-3), 0.5)
+    positions = data.simulate(8, 5, seed=0).positions
+    with sst.guard("nan"):
+        step(positions, 0)
+        with Operations() as seen:
+            step(positions, 1)
+    assert seen.reads == 0
+    sst.synchronize()
+
+
+class _Replayed:
+    """Stands for a CUDA graph: what was captured runs again, on the same tensors."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def replay(self):
+        self.step._loss.copy_(Step._run(self.step, self.step._positions))
+
+
+def test_replays_are_the_same_run(tmp_path, monkeypatch):
+    """All but CUDA: warm-up steps count, batches and seeds reach replays, validation leaves weights in place."""
+    start(tmp_path / "eager")
+    monkeypatch.setattr(train, "no_graph", lambda device: "")
+    stream = types.SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+
+    def captured(self):
+        self._loss = torch.empty(())
+        return _Replayed(self)
+
+    monkeypatch.setattr(CapturedStep, "_captured", captured)
+    start(tmp_path / "graph", "--graph")
+    assert losses(tmp_path / "graph") == losses(tmp_path / "eager")
 
 
 def test_search_refuses_trials_of_other_settings(tmp_path):

@@ -121,13 +121,3 @@ def test_training_reduces_a_loss():
         losses.append(loss.item())
     assert losses[-1] < 0.3 * losses[0]
     assert torch.equal(polytopes.KSubset(6, 2).argmax(logits.detach()), target)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize(("structure", "regularizer"), SOME, ids=repr)
-def test_cuda(structure, regularizer):
-    u = torch.randn(4, *structure.event_shape, dtype=torch.float64)
-    soft = sst.SoftArgmax(structure, regularizer)
-    on_device = soft(u.cuda(), 0.5)
-    assert on_device.is_cuda
-    assert torch.allclose(on_device.cpu(), soft(u, 0.5), atol=1e-10)

@@ -35,11 +35,16 @@ def directed(device: torch.device) -> torch.Tensor:
     return DIRECTED.to(device)
 
 
+@functools.cache
+def both_ways(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """``FORWARD`` and ``BACKWARD`` on a device, moved there once."""
+    return FORWARD.to(device), BACKWARD.to(device)
+
+
 def to_directed(x: torch.Tensor) -> torch.Tensor:
     """Undirected edges ``(*batch, 45)`` to directed ones ``(*batch, 90)``, the same both ways."""
     both = x.new_zeros(*x.shape[:-1], DIRECTED.shape[1])
-    index = torch.cat([FORWARD, BACKWARD]).to(x.device)
-    return both.index_copy(-1, index, torch.cat([x, x], -1))
+    return both.index_copy(-1, torch.cat(both_ways(x.device)), torch.cat([x, x], -1))
 
 
 class EdgeDistribution:
@@ -69,9 +74,10 @@ class EdgeDistribution:
     def utilities(self, logits: torch.Tensor) -> Gumbel:
         """For undirected edges, logits are the mean of both directions."""
         if self.name != "independent":
+            forward, backward = both_ways(logits.device)
             logits = logits[..., 0]
-            logits = 0.5 * (logits[:, FORWARD.to(logits.device)] + logits[:, BACKWARD.to(logits.device)])
-        return Gumbel(logits, torch.ones_like(logits))
+            logits = 0.5 * (logits.index_select(1, forward) + logits.index_select(1, backward))
+        return _gumbel(logits)
 
     def sample(
         self, logits: torch.Tensor, temperature: float, hard: bool, generator: torch.Generator | None
@@ -84,6 +90,11 @@ class EdgeDistribution:
     def divergence(self, logits: torch.Tensor) -> torch.Tensor:
         """KL of the utilities to standard Gumbels a vertex, ``(batch,)``; undirected edges count both ways."""
         p = self.utilities(logits)
-        standard = Gumbel(torch.zeros_like(p.loc), torch.ones_like(p.loc))
+        standard = _gumbel(torch.zeros_like(p.loc))
         total = kl_divergence(p, standard).flatten(1).sum(1)
         return (1 if self.name == "independent" else 2) * total / VERTICES
+
+
+def _gumbel(loc: torch.Tensor) -> Gumbel:
+    """Of scale 1. Torch's checks of its parameters would make the host wait for the device."""
+    return Gumbel(loc, torch.ones_like(loc), validate_args=False)

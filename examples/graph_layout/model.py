@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+import sst_cvx as sst
 from examples.graph_layout.data import VERTICES
 from examples.graph_layout.edges import EdgeDistribution, directed
 from examples.runs import Diverged
@@ -116,12 +117,15 @@ class Model(nn.Module):
         The decoder is fed its own predictions for ``roll_out`` steps, then the truth again; 1 is teacher forcing.
 
         Raises:
-            Diverged: the weights are no longer finite.
+            Diverged: the logits are no longer finite.
         """
         logits = self.encoder(positions)
-        if not bool(logits.isfinite().all()):
-            raise Diverged
-        edges = self.edges.sample(logits, temperature, hard, generator)
+        try:
+            edges = self.edges.sample(logits, temperature, hard, generator)
+        except (ValueError, sst.SolveError) as error:  # the library's own checks: no other one that the host waits for
+            if bool(logits.isfinite().all()):
+                raise
+            raise Diverged from error
         target = positions.transpose(1, 2)  # (batch, frames, vertices, 2)
         predicted = self._predict(target, edges, self.roll_out if roll_out is None else roll_out)
         squares = (predicted - target[:, 1:]) ** 2

@@ -60,7 +60,7 @@ def search(
             choice = ["--learning-rate", str(rate), "--temperature", str(temperature), "--seed", str(seed)]
             arguments = ["--preset", preset, "--edges", edges, "--folder", str(own), *choice, *options]
             if (own / "test.json").exists():
-                settings, _, _ = train.parse(arguments)
+                settings, *_ = train.parse(arguments)
                 runs.refuse_others(settings, runs.read_json(own / "test.json"), own / "test.json", "--folder")
             else:
                 train.main(arguments)
@@ -88,6 +88,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     o = parser.parse_args(arguments)
     options = ["--device", o.device, "--regularizer", o.regularizer, "--frames", str(o.frames)]
+    if o.graph:
+        options.append("--graph")
     folders = search(o.edges, o.preset, o.trials, o.folder, options, (o.learning_rate, o.temperature))
     if int(os.environ.get("RANK", "0")):  # of several processes the first one tells
         return

@@ -1,7 +1,11 @@
 """Train and evaluate one model; resumes where a killed run stopped.
 
     python -m examples.graph_layout.train --edges tree --preset small --folder runs/tree-0
+    python -m examples.graph_layout.train --edges tree --device cuda --graph --folder runs/tree-1
     torchrun --nproc-per-node 2 -m examples.graph_layout.train --edges tree --folder runs/tree-0
+
+With --graph, a whole step is one CUDA graph. Without, no step waits for the device, either: losses are read where they
+are written, and batches and noise are made where the model is.
 
 Every step's data and noise follow from the seed and the step's number alone, so a resumed run is the same run.
 """
@@ -29,6 +33,7 @@ from examples.graph_layout import data
 from examples.graph_layout.edges import REGULARIZERS, EdgeDistribution
 from examples.graph_layout.evaluate import evaluate
 from examples.graph_layout.model import Model
+from examples.graph_layout.step import CapturedStep, Step
 
 SAVE_EVERY = 45.0  # seconds
 
@@ -80,9 +85,18 @@ PRESETS = {
 
 
 class Run:
-    """One training run in a folder: metrics.jsonl, last.pt (to resume), best.pt (best validation ELBO)."""
+    """One training run in a folder: metrics.jsonl, last.pt (to resume), best.pt (best validation ELBO).
 
-    def __init__(self, settings: Settings, folder: Path, device: str):
+    Args:
+        graph: whether steps are replayed from a CUDA graph; the same run otherwise.
+
+    Raises:
+        ValueError: a graph elsewhere than in one process on a CUDA device.
+    """
+
+    def __init__(self, settings: Settings, folder: Path, device: str, graph: bool = False):
+        if graph and (reason := no_graph(device)):
+            raise ValueError(reason)
         self.settings, self.folder, self.device = settings, folder, torch.device(device)
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world = dist.get_world_size() if dist.is_initialized() else 1
@@ -90,13 +104,27 @@ class Run:
             raise ValueError(f"a batch of {settings.batch} does not divide among {self.world} processes.")
         folder.mkdir(parents=True, exist_ok=True)
         self.parts = data.make(settings.sizes, settings.frames)
+        self.positions = self.parts[0].positions.to(self.device)
         torch.manual_seed(settings.seed)
         edges = EdgeDistribution(settings.edges, settings.regularizer)
         roll_out = settings.roll_out or min(settings.frames - 1, 10)
         self.model = Model(settings.frames, settings.hidden, edges, roll_out).to(self.device)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=settings.learning_rate, capturable=self.device.type == "cuda"
+        )
         self.step, self.saved, self.best = 0, 0, float("-inf")
+        self._epoch, self._order = -1, torch.empty(0)
         self._resume()
+        self._step = self._make_step(graph)
+
+    def _make_step(self, graph: bool) -> Step:
+        temperature = self.settings.temperature
+        if graph:
+            return CapturedStep(self.model, self.optimizer, temperature)
+        model = DistributedDataParallel(self.model) if self.world > 1 else self.model
+        # The noise of the joined batch: this process's part begins after those of the others.
+        before = self.rank * self.settings.batch // self.world * self.model.edges.noise
+        return Step(model, self.optimizer, temperature, before)
 
     def _resume(self) -> None:
         path = self.folder / "last.pt"
@@ -104,13 +132,17 @@ class Run:
             state = runs.load(path, self.device)
             runs.refuse_others(self.settings, json.loads(state["settings"]), path, "--folder")
             self.model.load_state_dict(state["model"])
+            for group in state["optimizer"]["param_groups"]:  # it may be of another device
+                group["capturable"] = self.device.type == "cuda"
             self.optimizer.load_state_dict(state["optimizer"])
             self.step = self.saved = state["step"]
             self.best = state["best"]
         if not self.rank:
             runs.keep_lines(self.folder / "metrics.jsonl", lambda line: line["step"] <= self.step)
 
-    def _save(self) -> None:
+    def _save(self, loss: torch.Tensor) -> None:
+        """Never what has diverged."""
+        _finite(loss)
         if not self.rank:
             state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
             state |= {"best": self.best, "settings": json.dumps(asdict(self.settings))}
@@ -119,19 +151,19 @@ class Run:
 
     def _batch(self) -> torch.Tensor:
         """This process's part of the batch of this step."""
-        train, s = self.parts[0].positions, self.settings
-        per_epoch = len(train) // s.batch
-        epoch, place = divmod(self.step, per_epoch)
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(1000 * s.seed + epoch))
-        own = order[place * s.batch : (place + 1) * s.batch].chunk(self.world)[self.rank]
-        return train[own].to(self.device)
+        s = self.settings
+        epoch, place = divmod(self.step, len(self.positions) // s.batch)
+        if epoch != self._epoch:
+            order = torch.randperm(len(self.positions), generator=torch.Generator().manual_seed(1000 * s.seed + epoch))
+            self._epoch, self._order = epoch, order.to(self.device)
+        own = self._order[place * s.batch : (place + 1) * s.batch].chunk(self.world)[self.rank]
+        return self.positions.index_select(0, own)
 
-    def _generator(self) -> torch.Generator:
-        """This step's noise, from where this process's part of the joined batch begins."""
-        generator = torch.Generator(self.device).manual_seed(1_000_003 * self.settings.seed + self.step)
-        before = self.rank * self.settings.batch // self.world * self.model.edges.noise
-        torch.rand(before, generator=generator, device=self.device)
-        return generator
+    def advance(self) -> torch.Tensor:
+        """One step; its loss, on the device."""
+        loss = self._step(self._batch(), 1_000_003 * self.settings.seed + self.step)
+        self.step += 1
+        return loss
 
     def train(self) -> dict[str, float]:
         """Until the last step; the test metrics of the model that was best on the validation part."""
@@ -142,30 +174,22 @@ class Run:
             return self._test()
 
     def _train(self) -> None:
-        model = DistributedDataParallel(self.model) if self.world > 1 else self.model
         self.model.train()
         saved = time.monotonic()
         steps = range(self.step, self.settings.steps)
         self.bar = tqdm(steps, desc=self.settings.edges, disable=True if self.rank else None)  # None: on a terminal
         for _ in self.bar:
-            nll, kl, _ = model(self._batch(), self.settings.temperature, generator=self._generator())
-            loss = (nll + kl).mean()
-            if not math.isfinite(loss.item()):
-                raise runs.Diverged
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            self.step += 1
-            if self.step % self.settings.validate_every == 0 or self.step == self.settings.steps:
-                self._validate(self._over_processes(loss.detach()))
-            if time.monotonic() - saved > SAVE_EVERY or self.step == self.settings.steps:
-                self._save()
+            loss, last = self.advance(), self.step == self.settings.steps
+            if last or self.step % self.settings.validate_every == 0:
+                self._validate(self._over_processes(loss))
+            if last or time.monotonic() - saved > SAVE_EVERY:
+                self._save(loss)
                 saved = time.monotonic()
 
     def _over_processes(self, loss: torch.Tensor) -> float:
         if self.world > 1:
             dist.all_reduce(loss)
-        return float(loss) / self.world
+        return _finite(loss) / self.world
 
     def _validate(self, loss: float) -> None:
         metrics = evaluate(self.model, self.parts[1])
@@ -191,6 +215,27 @@ class Run:
         return metrics
 
 
+def _finite(loss: torch.Tensor) -> float:
+    """A loss, read from its device.
+
+    Raises:
+        runs.Diverged: it is not finite.
+    """
+    value = float(loss)
+    if not math.isfinite(value):
+        raise runs.Diverged
+    return value
+
+
+def no_graph(device: str) -> str:
+    """Why steps cannot be a CUDA graph, or nothing."""
+    if torch.device(device).type != "cuda":
+        return f"a CUDA graph needs a CUDA device, got {device!r}."
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return "a CUDA graph holds the steps of one process, not of several under torchrun."
+    return ""
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What a search has, too."""
     parser.add_argument("--preset", choices=PRESETS, default="small")
@@ -203,31 +248,35 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--folder", type=command_line.folder, required=True, help="metrics and checkpoints; resumed if they exist"
     )
     parser.add_argument("--device", type=command_line.device, default="cpu")
+    parser.add_argument("--graph", action="store_true", help="the whole step as one CUDA graph (one CUDA device)")
 
 
-def parse(arguments: list[str] | None = None) -> tuple[Settings, Path, str]:
-    """Settings, folder and device of a command line."""
+def parse(arguments: list[str] | None = None) -> tuple[Settings, Path, str, bool]:
+    """Settings, folder, device and whether to use a CUDA graph, of a command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
     for name, kind in (("steps", command_line.whole(1)), ("roll-out", int), ("seed", command_line.seed)):
         parser.add_argument(f"--{name}", type=kind, help="default by preset")
     options = vars(parser.parse_args(arguments))
     folder, device, preset = options.pop("folder"), options.pop("device"), PRESETS[options.pop("preset")]
+    graph = options.pop("graph")
+    if graph and (reason := no_graph(device)):
+        parser.error(f"argument --graph: {reason}")
     try:
-        return Settings(**(preset | {k: v for k, v in options.items() if v is not None})), folder, device
+        return Settings(**(preset | {k: v for k, v in options.items() if v is not None})), folder, device, graph
     except ValueError as error:
         parser.error(str(error))
 
 
 def main(arguments: list[str] | None = None) -> dict[str, float]:
-    settings, folder, device = parse(arguments)
+    settings, folder, device, graph = parse(arguments)
     joined = "WORLD_SIZE" in os.environ and not dist.is_initialized()
     if joined:  # under torchrun
         if device == "cuda":
             device = f"cuda:{os.environ['LOCAL_RANK']}"
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    run = Run(settings, folder, device)
+    run = Run(settings, folder, device, graph)
     metrics = run.train()
     if not run.rank:
         print(json.dumps(metrics, indent=1))
