@@ -135,12 +135,12 @@ def test_what_fails_is_nan_and_told_later(capped):
     with pytest.raises(sst.SolveError, match="batch element"):
         sst.synchronize()
     torch._dynamo.reset()
-    for mode in (
-        torch.compile(capped, fullgraph=True, backend="eager"),
-        vmap(lambda u, _, k, c: capped(u, 0.7, k=k, c=c)),
-    ):
-        y = mode(u, 0.7, k=k, c=c) if mode.__class__ is not type(vmap) else mode(u, k, k, c)
-        assert torch.equal(y.isnan().all(1), failed)
+
+    def call(u, k, c):
+        return capped(u, 0.7, k=k, c=c)
+
+    for mode in (torch.compile(call, fullgraph=True, backend="eager"), vmap(call)):
+        assert torch.equal(mode(u, k, c).isnan().all(1), failed)
     sst.synchronize()
 
 
