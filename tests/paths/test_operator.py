@@ -5,6 +5,7 @@ import gc
 import cvxpy as cp
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 import polytopes
 import sst_cvx as sst
@@ -54,7 +55,7 @@ def test_compiled_cold(structure, f, path, backend):
 def test_batch_sizes_make_two_graphs(structure, f, path):
     torch._dynamo.reset()
     soft = sst.SoftArgmax(structure, f, path=path)
-    counter = torch._dynamo.testing.CompileCounter()
+    counter = CompileCounter()
     compiled = torch.compile(soft, fullgraph=True, backend=counter)
     for count in (2, 3, 5, 7):
         same([compiled(utilities(count), 0.7)], [soft(utilities(count), 0.7)])
