@@ -141,7 +141,7 @@ class GradientGuard:
             excess = -(v * g).sum(1)
         message = (
             "the gradient is wrong for {elements}: it breaks the bound |dX/du| <= 1/(t m). Conic derivatives lose "
-            "accuracy near vertices: raise the temperature, use the default solver if you chose another, or a structure and "
-            "regularizer with a fast path."
+            "accuracy near vertices: raise the temperature, use the default solver if you chose another, or a "
+            "structure and regularizer with a fast path."
         )
         return self._elements.refuse(~(excess <= self.tolerance * (v * v).sum(1)), message, gradient)[0]

@@ -38,21 +38,26 @@ class Corral:
         """Weights d, of sum 0, for which sum_i d_i v_i is nearest to w ``(batch, n)``."""
         return weights_towards(self.vertices, self.inverse, w)
 
-    def add(self, elements: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def add(
+        self, elements: torch.Tensor, v: torch.Tensor, full: bool | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Give vertices ``(elements, n)`` a free slot at weight 0, unless they depend affinely on those there.
 
-        Returns the slots, -1 where a vertex was not taken. The inverse grows by its Schur complement.
+        Returns the slots, -1 where a vertex was not taken; and which were, on the host. The inverse grows by its Schur
+        complement. ``full``: whether a corral has no slot left, where that is known.
         """
-        if bool(self.used.all(1).any()):
+        if bool(self.used.all(1).any()) if full is None else full:
             self._reserve(2 * self.used.shape[1])
         slot = (~_at(self.used, elements)).to(torch.uint8).argmax(1)
         w, complement = self._beyond(elements, v)
-        take = torch.nonzero(complement > _INDEPENDENT).flatten()
+        independent = complement > _INDEPENDENT
+        taken = independent.cpu()
+        take = torch.nonzero(taken).flatten().to(elements.device)
         to, at, w = elements[take], slot[take], w[take]
         w[torch.arange(len(w), device=w.device), at] = -1.0
         self._rank_one(to, w, complement[take].reciprocal())
         self.vertices[to, at], self.used[to, at] = v[take], True
-        return torch.where(complement > _INDEPENDENT, slot, -1)
+        return torch.where(independent, slot, -1), taken
 
     def _beyond(self, elements: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Weights of the mixture nearest to (v, 1), and its squared distance: the Schur complement of one more slot.

@@ -101,13 +101,14 @@ class _Wolfe:
             finished = torch.zeros_like(blocked)
             asked = torch.nonzero(~blocked).flatten()
             if asked.numel():
-                finished[asked] = self._ask(asked)
+                finished[asked] = self._ask(asked.to(self._running.device))
             if bool(finished.any()):
                 self._put_aside(finished)
         raise _not_converged(self._running)
 
     def _move(self) -> torch.Tensor:
-        """Towards the nearest point of the affine hull, as far as weights stay positive; True where one vanished."""
+        """Towards the nearest point of the affine hull, as far as weights stay positive; True where one vanished, on
+        the host, which reads once a step here, once in ``_ask`` and once in ``Corral.add``."""
         corral = self._corral
         change = corral.towards(self._target[self._running] - corral.point())
         leaving = corral.used & (corral.weights + change <= 0)
@@ -115,34 +116,36 @@ class _Wolfe:
         step, slot = reach.min(1)
         corral.weights += step.clamp(max=1.0)[:, None] * change
         corral.weights /= corral.weights.sum(1, keepdim=True)  # always a mixture, whatever the digits of the inverse
-        blocked = leaving.any(1)
-        rows = torch.nonzero(blocked).flatten()
+        gone = leaving.any(1)
+        blocked, undone = torch.stack([gone, gone & (slot == self._newest)]).cpu()
+        rows = torch.nonzero(blocked).flatten().to(slot.device)
         if rows.numel():
             corral.drop(rows, slot[rows])
-            self._stall(rows[slot[rows] == self._newest[rows]])
+            self._stall(torch.nonzero(undone).flatten().to(slot.device))
         return blocked
 
     def _ask(self, rows: torch.Tensor) -> torch.Tensor:
-        """Add the best vertex in direction g = y - x, or find that none gains; True where that is so."""
+        """Add the best vertex in direction g = y - x, or find that none gains; True where that is so, on the host."""
         elements = self._running[rows]
         x = self._corral.point()[rows]
         g = self._target[elements] - x
         v = self._oracle(g, elements)
         gap, unit = _gap(g, x, v)
-        worse = gap < -_ACCEPTED * unit
+        over = self._stalls[rows] >= _STALLS
+        full = self._corral.used.all(1).any().expand(len(rows))
+        tests = [gap < -_ACCEPTED * unit, over & (gap > _ACCEPTED * unit), (gap <= _GAP * unit) | over, full]
+        worse, stuck, finished, full = torch.stack(tests).cpu()
         if bool(worse.any()):
             raise SolveError(
                 "argmax is not exact for {elements}: it returned a vertex of less value than one it had returned "
                 "before. The active-set path needs an exact argmax, in float64.",
                 elements[worse].tolist(),
             )
-        stalled = self._stalls[rows] >= _STALLS
-        if bool((stalled & (gap > _ACCEPTED * unit)).any()):
-            raise _not_converged(elements[stalled & (gap > _ACCEPTED * unit)])
-        finished = (gap <= _GAP * unit) | stalled
+        if bool(stuck.any()):
+            raise _not_converged(elements[stuck])
         more = rows[~finished]
-        self._newest[more] = self._corral.add(more, v[~finished])
-        self._stall(more[self._newest[more] < 0])
+        self._newest[more], taken = self._corral.add(more, v[~finished], bool(full[0]))
+        self._stall(more[~taken])
         return finished
 
     def _stall(self, rows: torch.Tensor) -> None:
@@ -152,7 +155,8 @@ class _Wolfe:
             self._corral.refresh(rows)
 
     def _put_aside(self, finished: torch.Tensor) -> None:
-        over, rest = torch.nonzero(finished).flatten(), torch.nonzero(~finished).flatten()
+        device = self._running.device
+        over, rest = (torch.nonzero(which).flatten().to(device) for which in (finished, ~finished))
         self._done.put(self._running[over], self._corral.select(over))
         self._corral = self._corral.select(rest)
         self._running, self._stalls, self._newest = self._running[rest], self._stalls[rest], self._newest[rest]
@@ -200,6 +204,6 @@ def _complete_face(oracle: Oracle, target: torch.Tensor, corral: Corral) -> None
         for v in oracle(torch.cat([g + step, g - step]), left.repeat(2)).split(len(left)):
             gap, unit = _gap(g, x, v)
             new = torch.nonzero(gap >= -_FACE * unit).flatten()
-            found[new] |= corral.add(left[new], v[new]) >= 0
+            found[new] |= corral.add(left[new], v[new])[0] >= 0
         left = left[found]
     corral.refresh(torch.arange(len(target), device=target.device))

@@ -18,6 +18,7 @@ from sst_cvx.paths.guards import VIOLATION, GradientGuard, check_violation
 from sst_cvx.paths.layer.degenerate import degenerate_program
 from sst_cvx.paths.layer.diffcp_engine import DiffcpSolver
 from sst_cvx.paths.layer.moreau_engine import MoreauSolver
+from sst_cvx.paths.layer.once import Once
 from sst_cvx.regularizers import ExponentialFamilyEntropy, Regularizer, TsallisEntropy
 from sst_cvx.structure.base import Structure
 
@@ -102,14 +103,14 @@ class LayerPath(Path):
         batch.check_finite()
         u, t, event_dims = batch.u, batch.temperatures, [1] * (batch.u.dim() - 1)
         scale = self._scale(u.detach(), t.detach())
-        guard = GradientGuard(self._modulus, t.detach(), batch.elements)
-        u = guard.input(u * (t.detach() / t).reshape(-1, *event_dims))
+        guard, once = GradientGuard(self._modulus, t.detach(), batch.elements), Once()
+        u = guard.input(once.input(u * (t.detach() / t).reshape(-1, *event_dims)))
         # The same problem in units that suit the solver's tolerances.
         scaled = (u / scale.reshape(-1, *event_dims)).reshape(len(u), *self._shape)
-        x, *auxiliary = self._layer(scaled, t.detach() / scale, *batch.parameters.values())
+        x, *auxiliary = self._layer(scaled, t.detach() / scale, *map(once.input, batch.parameters.values()))
         x = x.reshape(u.shape)
         self._check_hull(x, auxiliary, batch.parameters)
-        return guard.output(x)
+        return guard.output(once.output(x))
 
     def _scale(self, u: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """Unit of utilities and temperature, ``(count,)``."""

@@ -72,7 +72,7 @@ def solve(
     with _plain(keep):
         x, leaves = _answered(u, t, parameters, mask, shape, number, raises, keep)
         token = _kept.keep((x, leaves)) if keep else 0
-        return x.detach().clone(), torch.tensor(token)
+        return _own(x), torch.tensor(token)
 
 
 @_operator("gradient", f"(Tensor v, {_ROWS}, Tensor token) -> Tensor[]")
@@ -91,7 +91,7 @@ def gradient(
     with _plain(True):
         x, leaves = _kept.pop(int(token)) or _answered(u, t, parameters, mask, shape, number, raises, True)
         blocks = [_vjp(x, leaves, part) for part in v.split(len(u))]
-        return [torch.cat(parts) for parts in zip(*blocks, strict=True)]
+        return [torch.cat(parts) if len(blocks) > 1 else _own(parts[0]) for parts in zip(*blocks, strict=True)]
 
 
 @_operator("tangent", f"(Tensor du, Tensor[] moves, {_ROWS}) -> Tensor")
@@ -111,7 +111,7 @@ def tangent(
         x, leaves = _answered(u, t, parameters, mask, shape, number, raises, True)
         v = torch.zeros_like(x).requires_grad_()
         found = _vjp(x, leaves, v, again=True)
-        return _grad(found, [v], [du, *moves])[0]
+        return _own(_grad(found, [v], [du, *moves])[0])
 
 
 @_operator("second", f"(Tensor[] w, Tensor v, {_ROWS}) -> Tensor[]")
@@ -131,7 +131,8 @@ def second(
         x, leaves = _answered(u, t, parameters, mask, shape, number, raises, True)
         v = v.detach().clone().requires_grad_()
         blocks = [_vjp(x, leaves, part, again=True) for part in v.split(len(u))]
-        return _grad([torch.cat(parts) for parts in zip(*blocks, strict=True)], [v, *leaves], w)
+        found = _grad([torch.cat(parts) for parts in zip(*blocks, strict=True)], [v, *leaves], w)
+        return [_own(g) for g in found]
 
 
 @contextlib.contextmanager
@@ -171,6 +172,11 @@ def _answered(
         structure.flat_parameters(named, u.shape[:1])  # checked here, where they are numbers
         return soft._at_once(batch), leaves
     return patiently(soft._at_once, batch, structure), leaves
+
+
+def _own(x: torch.Tensor) -> torch.Tensor:
+    """As an operator returns it: nothing that it was given or has kept, and contiguous, as compilers were told."""
+    return x.detach().clone(memory_format=torch.contiguous_format)
 
 
 def _untold(elements: Elements, wrong: torch.Tensor, message: str) -> None:
