@@ -15,6 +15,7 @@ import torch
 
 import sst_cvx as sst
 from polytopes.hypercube import coordinatewise
+from polytopes.kernels.box import box_violation
 from polytopes.kernels.exact_samples import sample_subset
 from polytopes.kernels.log_weights import widened
 from polytopes.kernels.subset_sums_up_to import log_elementary_symmetric_up_to, marginals_up_to
@@ -58,6 +59,9 @@ class AtMostKSubset(sst.Structure, final=True):
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """log of the sum of the elementary symmetric polynomials e_0, ..., e_k of exp u."""
         return log_elementary_symmetric_up_to(u, self.k)
+
+    def violation_by_tensors(self, x: torch.Tensor) -> torch.Tensor:
+        return box_violation(x, 0, self.k)
 
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """A subset drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""

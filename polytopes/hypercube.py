@@ -11,6 +11,7 @@ import cvxpy as cp
 import torch
 
 import sst_cvx as sst
+from polytopes.kernels.box import box_violation
 from polytopes.kernels.log_weights import widened
 from polytopes.kernels.threshold import SEARCHABLE
 from sst_cvx.arguments import check_size, check_vertex_count
@@ -45,6 +46,9 @@ class Hypercube(sst.Structure, final=True):
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """sum_i log(1 + exp u_i)."""
         return torch.logaddexp(u, torch.zeros_like(u)).sum(-1)
+
+    def violation_by_tensors(self, x: torch.Tensor) -> torch.Tensor:
+        return box_violation(x, 0, self.n)
 
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """A subset drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""

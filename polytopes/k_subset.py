@@ -14,6 +14,7 @@ import cvxpy as cp
 import torch
 
 import sst_cvx as sst
+from polytopes.kernels.box import box_violation
 from polytopes.kernels.exact_samples import sample_subset
 from polytopes.kernels.log_weights import widened
 from polytopes.kernels.subset_sums import log_elementary_symmetric, subset_marginals
@@ -53,6 +54,9 @@ class KSubset(sst.Structure, final=True):
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """log e_k(exp u), the elementary symmetric polynomial; exact at any scale of u."""
         return log_elementary_symmetric(u, self.k)
+
+    def violation_by_tensors(self, x: torch.Tensor) -> torch.Tensor:
+        return box_violation(x, self.k, self.k)
 
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """A subset drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""

@@ -51,8 +51,12 @@ class MatroidBases(sst.Structure, final=True):
     """
 
     known_binary = True
-    argmax_on_device = True
     prefers_active_set = True
+
+    @property
+    def argmax_on_device(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Not by an oracle of the user's, which may ask the host anything."""
+        return self._family is not None
 
     def __init__(self, n: int, rank: RankOracle, *, _family: Family | None = None):
         self.n = check_size("n", n, 1)

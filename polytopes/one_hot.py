@@ -12,6 +12,7 @@ import cvxpy as cp
 import torch
 
 import sst_cvx as sst
+from polytopes.kernels.box import box_violation
 from polytopes.kernels.log_weights import draw_one, widened
 from polytopes.kernels.threshold import threshold_map
 from sst_cvx.arguments import check_size
@@ -45,6 +46,9 @@ class OneHot(sst.Structure, final=True):
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """logsumexp(u)."""
         return u.logsumexp(-1)
+
+    def violation_by_tensors(self, x: torch.Tensor) -> torch.Tensor:
+        return box_violation(x, 1, 1)
 
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """An item drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""

@@ -70,6 +70,9 @@ class Path(sst.Structure, final=True):
         """log of the sum over paths of exp of the sum of their edges' utilities; differentiable any number of times."""
         return self._graph.log_sum(u)
 
+    def violation_by_tensors(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.maximum(self._graph.imbalance(x) / 2, -x.amin(-1))
+
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """A path drawn with probability proportional to exp <u, x>, exact: same shape, dtype and device as ``u``."""
         return self._graph.sample(u, generator)

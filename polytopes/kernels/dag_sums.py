@@ -118,6 +118,18 @@ class PathGraph:
 
         return graph._trace(graph._values(padded, best=False), padded, draw).T.reshape(scores.shape)
 
+    def imbalance(self, x: torch.Tensor) -> torch.Tensor:
+        """Largest excess of what leaves a vertex over what enters it, beyond its supply: of x ``(batch, edges)``,
+        ``(batch,)``."""
+        graph = self.on(x.device)
+        padded = torch.nn.functional.pad(x, (0, 1))
+        flow = x.new_zeros(*x.shape[:-1], self.vertices + 1)
+        flow = flow.index_add(-1, graph._tails, padded).index_add(-1, graph._heads, -padded)[..., :-1]
+        ends = torch.arange(self.vertices, device=x.device)
+        supply = (ends == self.source).to(x.dtype) - (ends == self.target).to(x.dtype)
+        dead = torch.nn.functional.pad(x, (0, 1)).index_select(-1, graph._dead)
+        return torch.maximum((flow - supply).abs().amax(-1), dead.abs().amax(-1))
+
     def count(self) -> int:
         """Number of paths, to the precision of float64."""
         return round(float(self.log_sum(torch.zeros(self.edges, dtype=torch.float64)).exp()))

@@ -47,6 +47,8 @@ class ViolationOfLinearHull:
     def _like(self, w: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Rows and bounds of the dtype and on the device of the points."""
         key = (w.dtype, w.device)
+        if torch.compiler.is_compiling() and key not in self._cache:
+            return tuple(torch.from_numpy(a).to(w.device, w.dtype) for a in self._numpy)
         if key not in self._cache:
             with constants():
                 self._cache[key] = tuple(torch.from_numpy(a).to(w.device, w.dtype) for a in self._numpy)

@@ -34,7 +34,10 @@ def check_hull(
     flat, tolerance = x.detach() if x.dim() == 2 else x.detach().reshape(len(x), -1), VIOLATION[x.dtype]
     if faults is None and structure.surely_within(flat, tolerance):
         return
-    violation = structure.violation(flat, parameters) if parameters else structure.violation(flat)
+    if parameters:
+        violation = structure.violation(flat, parameters)
+    else:
+        violation = structure.violation(flat) if faults is None else structure.violation_by_tensors(flat)
     if faults is not None:
         faults.add(~(violation <= tolerance), "a point outside the hull was found for {elements}.")
     elif not bool((violation <= tolerance).all()):

@@ -321,6 +321,10 @@ class Structure:
         """
         return self.hull.violation(x, parameters)
 
+    def violation_by_tensors(self, x: torch.Tensor) -> torch.Tensor:
+        """``violation`` without parameters, of tensors alone: what is asked where the host must not be."""
+        return self.violation(x)
+
     def surely_within(self, x: torch.Tensor, tolerance: float) -> bool:
         """Whether ``violation`` of all points is at most the tolerance, told quickly; False says nothing."""
         return not self.overrides("violation") and self.hull.surely_within(x, tolerance)
