@@ -30,13 +30,15 @@ quick=() preset=paper workers=12
 [ "$device" = cpu ] && quick=(--quick) preset=tiny workers=1
 xdist=()
 $python -c 'import xdist' 2>/dev/null && xdist=(-n "$workers")
-rm -f "$out"/{parts,device.md,tests.log,steps.log,device.log}
+rm -f "$out"/{parts,device.md,tests.log,steps.log,steps_tf32.log,device.log}
 part tests "$tests" $python -m pytest tests/test_device.py -q --tb=short -p no:cacheprovider "${xdist[@]}"
 part steps "$steps" $python -m examples.graph_layout.timing --steps 50 --preset "$preset" --device "$device"
+NVIDIA_TF32_OVERRIDE=1 part steps_tf32 "$steps" $python -m examples.graph_layout.timing --steps 50 --preset "$preset" --device "$device"
 part device "$table" $python -m benchmarks.device --device "$device" "${quick[@]}" --total "$((table - 10))" \
     --output "$out/device.md"
 cut -c 1-200 "$out/device.md"
 grep -v '^|' "$out/device.log" | grep -E '^[A-Za-z.]*Error' | sort | uniq -c | sort -rn | head -5 | cut -c 1-200
 grep -E '^(FAILED|ERROR)|passed|failed' "$out/tests.log" | tail -n 25 | cut -c 1-150
 tail -n 12 "$out/steps.log" | cut -c 1-200
+tail -n 7 "$out/steps_tf32.log" | cut -c 1-200
 cat "$out/parts"

@@ -22,7 +22,7 @@ from polytopes.kernels.subset_sums_up_to import log_elementary_symmetric_up_to, 
 from polytopes.kernels.threshold import SEARCHABLE, threshold_map
 from sst_cvx.arguments import check_size, check_vertex_count
 from sst_cvx.autodiff import gradient
-from sst_cvx.host import may_ask
+from sst_cvx.host import stops_early
 from sst_cvx.once import constants
 
 
@@ -89,4 +89,4 @@ for _kind in SEARCHABLE:
 def exponential_family(
     structure: AtMostKSubset, regularizer: sst.ExponentialFamilyEntropy, u: torch.Tensor
 ) -> torch.Tensor:
-    return gradient(structure.log_partition, u) if may_ask(u) else marginals_up_to(u, structure.k)
+    return gradient(structure.log_partition, u) if stops_early(u) else marginals_up_to(u, structure.k)

@@ -23,7 +23,7 @@ from polytopes.kernels.dag_sums import PathGraph
 from polytopes.kernels.log_weights import widened
 from sst_cvx.arguments import check_size, check_vertex_count
 from sst_cvx.autodiff import gradient
-from sst_cvx.host import may_ask
+from sst_cvx.host import stops_early
 from sst_cvx.once import constants
 
 
@@ -76,7 +76,7 @@ class CorrelatedKSubset(sst.Structure, final=True):
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """The best subset, over the whole batch at once, on the device of ``u``."""
-        if not may_ask(u):
+        if not stops_early(u):
             return self._tree(u, best=True).best().reshape(u.shape).to(u.dtype)
         return self._event(self._graph.best(self._scores(u))).to(u.dtype)
 
@@ -106,13 +106,13 @@ class CorrelatedKSubset(sst.Structure, final=True):
     @widened
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """log of the sum over subsets of exp <u, x>; differentiable any number of times."""
-        if not may_ask(u):
+        if not stops_early(u):
             return self._tree(u).log_sum().reshape(u.shape[:-1]).to(u.dtype)
         return self._graph.log_sum(self._scores(u), u.dtype)
 
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """A subset drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""
-        if not may_ask(u):
+        if not stops_early(u):
             return self._tree(u).sample(generator).reshape(u.shape).to(u.dtype)
         return self._event(self._graph.sample(self._scores(u), generator)).to(u.dtype)
 
@@ -127,7 +127,7 @@ class CorrelatedKSubset(sst.Structure, final=True):
 def exponential_family(
     structure: CorrelatedKSubset, regularizer: sst.ExponentialFamilyEntropy, u: torch.Tensor
 ) -> torch.Tensor:
-    if may_ask(u):
+    if stops_early(u):
         return gradient(structure.log_partition, u)
     return structure._tree(u).marginals().reshape(u.shape).to(u.dtype)
 

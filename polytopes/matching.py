@@ -26,7 +26,7 @@ from polytopes.kernels.permanent import LARGEST_PERMANENT, log_matchings
 from polytopes.kernels.sinkhorn import entropic_matching
 from sst_cvx.arguments import check_size, check_vertex_count
 from sst_cvx.errors import SolveError
-from sst_cvx.host import may_ask
+from sst_cvx.host import stops_early
 from sst_cvx.once import constants
 from sst_cvx.structure.masks import Mask
 
@@ -136,7 +136,7 @@ class Matching(sst.Structure, final=True):
                 the host must not be asked, answers show it: forbidden items carry weight.
         """
         masked = super().check_mask(mask, shape, device)
-        if not may_ask(masked.allowed):
+        if not stops_early(masked.allowed):
             return masked
         more = masked.allowed.any(-1).sum(-1) - masked.allowed.any(-2).sum(-1)
         for every, excess, names in ((self._every_row, more, "rows"), (self._every_column, -more, "columns")):

@@ -20,7 +20,7 @@ from polytopes.kernels.box import box_violation
 from polytopes.kernels.log_weights import draw_one, widened
 from sst_cvx.arguments import check_size, check_vertex_count
 from sst_cvx.autodiff import gradient
-from sst_cvx.host import may_ask
+from sst_cvx.host import stops_early
 from sst_cvx.once import constants
 
 Operation = Callable[..., torch.Tensor]
@@ -133,7 +133,7 @@ class Segment(sst.Structure, final=True):
 
 @sst.fast_path(Segment, sst.ExponentialFamilyEntropy)
 def exponential_family(structure: Segment, regularizer: sst.ExponentialFamilyEntropy, u: torch.Tensor) -> torch.Tensor:
-    return gradient(structure.log_partition, u) if may_ask(u) else structure.marginals(u)
+    return gradient(structure.log_partition, u) if stops_early(u) else structure.marginals(u)
 
 
 def _between(starts: torch.Tensor, ends: torch.Tensor, n: int) -> torch.Tensor:

@@ -66,6 +66,12 @@ def may_ask(x: torch.Tensor) -> bool:
     return mode == "raise" and not is_captured(x)
 
 
+def stops_early(x: torch.Tensor) -> bool:
+    """Whether algorithms may read intermediate numbers: on the CPU, where that costs nothing. On a device each read is
+    a wait, and a counted number of steps is faster even where errors are raised at once."""
+    return x.is_cpu and may_ask(x)
+
+
 def leaves_traces(x: torch.Tensor) -> bool:
     """Whether an error may follow a call in which the host is not asked: not if the call is only being recorded."""
     return not (torch.compiler.is_compiling() or within_vmap() or is_captured(x) or _is_fake(x))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sst_cvx.host import may_ask
+from sst_cvx.host import stops_early
 
 
 def best_tree(w: torch.Tensor, single_root: bool = False) -> torch.Tensor:
@@ -23,7 +23,7 @@ def best_tree(w: torch.Tensor, single_root: bool = False) -> torch.Tensor:
         ``(batch, n)`` integers; the root's own is 0.
     """
     n, w = w.shape[-1], _prepared(w, single_root)
-    own, may_stop = torch.arange(n, device=w.device).expand(len(w), -1), may_ask(w)
+    own, may_stop = torch.arange(n, device=w.device).expand(len(w), -1), stops_early(w)
     component, replaced, rounds = own, w.new_zeros(len(w), n), []
     for left in range(max(n - 2, 0), -1, -1):  # at the end, at most the root and one other component
         w.masked_fill_(component[:, :, None] == component[:, None, :], -torch.inf)

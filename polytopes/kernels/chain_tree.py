@@ -110,7 +110,8 @@ class ChainTree:
 def _empty(like: torch.Tensor) -> torch.Tensor:
     """A run without items: it keeps the bit."""
     run = torch.full_like(like[:, :1], ABSENT)
-    run[:, :, [0, 1], [0, 1], 0] = 0.0
+    for bit in range(2):  # not by a list of bits, which would go to the device each time
+        run[:, :, bit, bit, 0] = 0.0
     return run
 
 

@@ -11,31 +11,18 @@ so that marginals and their derivatives cost one or two sweeps of multiplication
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from polytopes.kernels.dag_order import closure, incoming, levels, sweep
 from polytopes.kernels.log_weights import ABSENT, draw_one
 from sst_cvx.autodiff import Function
-from sst_cvx.host import may_ask
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """Groups of vertices in an order in which each group needs only earlier ones.
-
-    A group is (vertices, edges, others): ``(count,)``, and ``(width, count)`` of the edges that feed a vertex and of
-    their other ends, padded by the number of edges and of vertices.
-    """
-
-    groups: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
-
-    def to(self, device: torch.device) -> Sweep:
-        return Sweep([tuple(part.to(device) for part in group) for group in self.groups])  # pyright: ignore
+from sst_cvx.host import stops_early
+from sst_cvx.once import constants
 
 
 class PathGraph:
@@ -56,8 +43,8 @@ class PathGraph:
     def __init__(self, tails: np.ndarray, heads: np.ndarray, source: int, target: int):
         vertices = int(max(tails.max(), heads.max())) + 1
         self.source, self.target, self.vertices, self.edges = source, target, vertices, len(tails)
-        order = _levels(tails, heads, vertices)
-        forward, backward = _closure(tails, heads, source, order), _closure(heads, tails, target, order[::-1])
+        order = levels(tails, heads, vertices)
+        forward, backward = closure(tails, heads, source, order), closure(heads, tails, target, order[::-1])
         on = forward & backward
         self.reachable = bool(on[target])
         self.live = on[tails] & on[heads]
@@ -66,18 +53,27 @@ class PathGraph:
         tails, heads = (np.where(dead, vertices, np.append(ends, vertices)) for ends in (tails, heads))
         self._tails, self._heads = torch.from_numpy(tails), torch.from_numpy(heads)
         self._longest = len(order) - 1  # edges of any path are at most as many
-        self._incoming = torch.from_numpy(_incoming(heads, vertices))
-        self._down, self._up = _sweep(tails, heads, order, vertices), _sweep(heads, tails, order[::-1], vertices)
+        self._incoming = torch.from_numpy(incoming(heads, vertices))
+        self._down, self._up = sweep(tails, heads, order, vertices), sweep(heads, tails, order[::-1], vertices)
+        self._elsewhere: dict[torch.device, PathGraph] = {}
 
     def on(self, device: torch.device) -> PathGraph:
-        """This graph with its index tables on ``device``."""
+        """This graph with its index tables on ``device``: copied once, for a copy would stop the device."""
         if self._tails.device == device:
             return self
+        if device in self._elsewhere:
+            return self._elsewhere[device]
         moved = object.__new__(PathGraph)
         moved.__dict__.update(self.__dict__)
-        for name in ("_dead", "_tails", "_heads", "_incoming", "_down", "_up"):
-            setattr(moved, name, getattr(self, name).to(device))
+        with contextlib.nullcontext() if torch.compiler.is_compiling() else constants():
+            for name in ("_dead", "_tails", "_heads", "_incoming", "_down", "_up"):
+                setattr(moved, name, getattr(self, name).to(device))
+        if not torch.compiler.is_compiling():
+            self._elsewhere[device] = moved
         return moved
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_elsewhere": {}}
 
     def log_sum(self, scores: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
         """log of the sum over paths of exp of their scores: ``(*batch, edges)`` to ``(*batch,)``; any derivative.
@@ -139,8 +135,8 @@ class PathGraph:
         tails = self._tails.tolist()
         found: dict[int, list[tuple[int, ...]]] = {self.source: [()]}
         for vertices, edges, _ in self._down.groups:
-            for vertex, incoming in zip(vertices.tolist(), edges.T.tolist(), strict=True):
-                found[vertex] = [(*way, e) for e in incoming if e < self.edges for way in found[tails[e]]]
+            for vertex, entering in zip(vertices.tolist(), edges.T.tolist(), strict=True):
+                found[vertex] = [(*way, e) for e in entering if e < self.edges for way in found[tails[e]]]
         rows = torch.zeros(len(found[self.target]), self.edges, dtype=torch.float64)
         for row, path in zip(rows, found[self.target], strict=True):
             row[list(path)] = 1.0
@@ -191,7 +187,7 @@ class PathGraph:
         """From the target back, by the incoming edge that ``choose`` takes among values of tails plus scores."""
         x = torch.zeros_like(padded)
         here = torch.full((1, padded.shape[1]), self.target, device=padded.device)
-        asked = may_ask(padded)
+        asked = stops_early(padded)
         for _ in range(self._longest):
             edges = self._incoming[:, here[0]]
             tails = self._tails[edges]
@@ -300,58 +296,3 @@ class _Linear(Function):
         ]
         x = _Linear.apply(*(part.flatten(1) for part in both), graph, up)
         return x.unflatten(1, both[1].shape[1:]), 1
-
-
-def _levels(tails: np.ndarray, heads: np.ndarray, vertices: int) -> list[np.ndarray]:
-    """Vertices by the number of edges of the longest way to them."""
-    by_tail = np.argsort(tails, kind="stable")
-    first = np.searchsorted(tails[by_tail], np.arange(vertices + 1))
-    waiting = np.bincount(heads, minlength=vertices)
-    ready, levels, seen = np.flatnonzero(waiting == 0), [], 0
-    while len(ready):
-        levels.append(ready)
-        seen += len(ready)
-        out = np.concatenate([by_tail[first[v] : first[v + 1]] for v in ready])
-        np.subtract.at(waiting, heads[out], 1)
-        candidates = np.unique(heads[out])
-        ready = candidates[waiting[candidates] == 0]
-    if seen < vertices:
-        raise ValueError("the graph has a directed cycle: paths need an acyclic graph.")
-    return levels
-
-
-def _closure(tails: np.ndarray, heads: np.ndarray, start: int, levels: list[np.ndarray]) -> np.ndarray:
-    """Which vertices are reached from ``start``, levels being in an order of the edges."""
-    reached = np.zeros(int(sum(map(len, levels))), dtype=bool)
-    reached[start] = True
-    level_of = np.empty(len(reached), dtype=int)
-    for number, level in enumerate(levels):
-        level_of[level] = number
-    order = np.argsort(level_of[tails], kind="stable")
-    ends = np.searchsorted(level_of[tails][order], np.arange(len(levels) + 1))
-    for a, b in itertools.pairwise(ends):
-        edges = order[a:b]
-        reached[heads[edges[reached[tails[edges]]]]] = True
-    return reached
-
-
-def _incoming(heads: np.ndarray, vertices: int) -> np.ndarray:
-    """Edges into each vertex, ``(largest number, vertices)``, padded by the last edge."""
-    by_head = np.argsort(heads, kind="stable")
-    first = np.searchsorted(heads[by_head], np.arange(vertices + 1))
-    slot = np.arange(max(1, np.diff(first).max()))[:, None]
-    return np.where(slot < np.diff(first), by_head[np.minimum(first[:-1] + slot, len(heads) - 1)], len(heads) - 1)
-
-
-def _sweep(tails: np.ndarray, heads: np.ndarray, levels: list[np.ndarray], vertices: int) -> Sweep:
-    """Groups of one level and of about as many incoming edges; dead edges, and the last one, are at ``vertices``."""
-    table = _incoming(heads, vertices)
-    degree = np.bincount(heads, minlength=vertices)[:vertices]
-    groups = []
-    for level in levels:
-        width = np.ceil(np.log2(np.maximum(degree[level], 2))).astype(int)
-        for size in np.unique(width[degree[level] > 0]):
-            members = level[(width == size) & (degree[level] > 0)]
-            edges = table[: degree[members].max(), members]
-            groups.append(tuple(torch.from_numpy(a) for a in (members, edges, tails[edges])))
-    return Sweep(groups)

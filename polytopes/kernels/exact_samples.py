@@ -12,7 +12,7 @@ from polytopes.kernels.log_weights import ABSENT, draw_one
 from polytopes.kernels.subset_tree import sample_subset_by_halves
 from polytopes.kernels.tree_log_elimination import log_domain_sample
 from polytopes.kernels.tree_sum import tree_marginals
-from sst_cvx.host import may_ask
+from sst_cvx.host import stops_early
 
 
 def sample_subset(u: torch.Tensor, least: int, most: int, generator: torch.Generator | None) -> torch.Tensor:
@@ -26,7 +26,7 @@ def sample_subset(u: torch.Tensor, least: int, most: int, generator: torch.Gener
         0/1 of the shape, dtype and device of ``u``.
     """
     n, flat = u.shape[-1], u.detach().reshape(-1, u.shape[-1]).double()
-    if not may_ask(u):
+    if not stops_early(u):
         return sample_subset_by_halves(flat, least, most, generator).reshape(u.shape).to(u.dtype)
     suffix = flat.new_full((len(flat), most + 1), -torch.inf)
     suffix[:, 0] = 0.0
@@ -56,7 +56,7 @@ def sample_tree(w: torch.Tensor, single_root: bool, generator: torch.Generator |
         generator: on the device of ``w``.
     """
     n = w.shape[-1]
-    if not may_ask(w):
+    if not stops_early(w):
         return log_domain_sample(w.detach().double(), single_root and n > 2, generator)
     flat = w.detach().reshape(-1, n, n).double()
     parents = torch.zeros(flat.shape[:2], dtype=torch.long, device=w.device)

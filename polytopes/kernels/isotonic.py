@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import torch
 
-from sst_cvx.host import may_ask
+from sst_cvx.host import stops_early
 
 
 class Mean(NamedTuple):
@@ -97,7 +97,7 @@ def joined_to_last(y: torch.Tensor, mass: torch.Tensor, mean: Mean) -> torch.Ten
     pad = torch.nn.functional.pad
     value = pad(y.reshape(-1, n), (0, width - n), value=-torch.inf)  # what is appended is below everything
     mass, size = pad(mass, (0, width - n), value=1.0), 1
-    joined, merge = torch.zeros_like(value, dtype=torch.bool), _merge_violators if may_ask(y) else _merge_all
+    joined, merge = torch.zeros_like(value, dtype=torch.bool), _merge_violators if stops_early(y) else _merge_all
     while size < width:
         size *= 2
         value, joined = merge(value, joined, mass, size, mean)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sst_cvx.host import may_ask
+from sst_cvx.host import stops_early
 from sst_cvx.once import without_autocast
 
 ABSENT = -1e30  # log-weight of what cannot be: finite, so that differences of two of them are not NaN
@@ -32,7 +32,7 @@ def draw_one(scores: torch.Tensor, generator: torch.Generator | None) -> torch.T
 
     Scores need a maximum near 0. Where the host is not asked, by Gumbel noise: ``torch.multinomial`` checks its input.
     """
-    if may_ask(scores):
+    if stops_early(scores):
         return torch.multinomial(scores.exp(), 1, generator=generator)
     uniform = torch.rand(scores.shape, dtype=torch.float64, device=scores.device, generator=generator)
     return (scores.double() - (-uniform.log()).log()).argmax(-1, keepdim=True)

@@ -12,7 +12,7 @@ import torch
 from polytopes.kernels.subset_sums import log_elementary_symmetric, subset_marginals
 from polytopes.kernels.tables import Table
 from polytopes.kernels.tree_sum import log_tree_sum, places, tree_marginals, undirected
-from sst_cvx.host import may_ask
+from sst_cvx.host import stops_early
 
 
 class Family(ABC):
@@ -96,7 +96,7 @@ class Graphic(Family):
         tails, heads = self._edges.on(sets.device)
         labels = torch.arange(self._vertices, device=sets.device).expand(*sets.shape[:-1], -1)
         ends = torch.cat([tails, heads]).expand(*sets.shape[:-1], -1)
-        may_stop = may_ask(sets)
+        may_stop = stops_early(sets)
         for _ in range(self._vertices):  # within reach of its least vertex; and one more, to see that nothing changes
             a, b = labels[..., tails], labels[..., heads]
             low = torch.where(sets, torch.minimum(a, b), self._vertices)

@@ -20,7 +20,7 @@ from polytopes.kernels.matching_duals import Duals, laplacian, laplacian_of
 from polytopes.kernels.matching_inside import solve_inside
 from polytopes.kernels.matching_newton import LARGEST_RANGE, solve, solve_quietly
 from sst_cvx.autodiff import Function
-from sst_cvx.host import may_ask
+from sst_cvx.host import stops_early
 
 
 def doubly_stochastic(u: torch.Tensor) -> torch.Tensor:
@@ -95,7 +95,7 @@ def _solve(
     n, m = u.shape[-2:]
     mask = None if allowed is None else allowed.reshape(-1, n, m)
     problem = Duals.of(u.reshape(-1, n, m).to(torch.float64), mask, every_row, every_column)
-    x, *tight = on_host(problem) if may_ask(u) else solve_inside(problem, LARGEST_RANGE)
+    x, *tight = on_host(problem) if stops_early(u) else solve_inside(problem, LARGEST_RANGE)
     rows, columns = (part.reshape(*u.shape[:-2], part.shape[-1]) for part in tight)
     return x.reshape(u.shape).to(u.dtype), rows, columns
 
@@ -119,7 +119,7 @@ def _(
 
 def _factor(L: torch.Tensor) -> torch.Tensor:
     """Cholesky's, NaN where there is none and the host must not be asked."""
-    if may_ask(L):
+    if stops_early(L):
         return torch.linalg.cholesky(L)
     factor, failed = torch.linalg.cholesky_ex(L)
     return torch.where((failed != 0)[..., None, None], torch.nan, factor)

@@ -30,7 +30,7 @@ import torch
 
 from polytopes.kernels.threshold import solve_threshold
 from sst_cvx.autodiff import Function
-from sst_cvx.host import may_ask
+from sst_cvx.host import stops_early
 from sst_cvx.regularizers import BinaryEntropy
 
 
@@ -74,7 +74,7 @@ class _Frequencies(Function):
         cut = torch.asin((digits / (2 * variance)).sqrt().clamp(max=1.0)) / math.pi
         last = torch.minimum(m * cut, (m - 1) / 2).floor()
         count = _most(digits, room) + 1
-        if may_ask(u):
+        if stops_early(u):
             count = int(last.max()) + 1 if last.numel() else 1
         j = torch.arange(count, dtype=u.dtype, device=u.device)
         used = j <= last
@@ -112,7 +112,7 @@ def _terms(
     z = (_turn(w) - 1)[..., None] * p[..., None, :]
     z = z.add_(1)
     # The derivative of prod looks for zeros on the host; z has none.
-    product = z.log().sum(-1).exp() if differentiated and not may_ask(p) else z.prod(-1)
+    product = z.log().sum(-1).exp() if differentiated and not stops_early(p) else z.prod(-1)
     return share * product * _turn(-phase)
 
 

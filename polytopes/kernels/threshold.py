@@ -19,7 +19,7 @@ import torch
 
 from polytopes.kernels.fixed_threshold import fixed_solve, fixed_threshold, kth_largest
 from sst_cvx.autodiff import Function
-from sst_cvx.host import may_ask
+from sst_cvx.host import stops_early
 from sst_cvx.regularizers import BinaryEntropy, CategoricalEntropy, Euclidean, SeparableRegularizer, TsallisEntropy
 
 _MAX_STEPS = 200
@@ -45,15 +45,18 @@ def threshold_map(u: torch.Tensor, total: int, f: SeparableRegularizer) -> torch
 class _ThresholdMap(Function):
     @staticmethod
     def forward(u: torch.Tensor, total: int, f: SeparableRegularizer) -> torch.Tensor:
-        if not may_ask(u):
+        fixed = not stops_early(u)
+        if (u.shape[-1] <= _SORTABLE or fixed) and not torch.compiler.is_compiling():
+            if isinstance(f, Euclidean) and total == 1:
+                return _sparsemax(u)
+            if isinstance(f, TsallisEntropy) and f.alpha == 1.5 and total == 1:
+                return _entmax15(u)
+            if isinstance(f, Euclidean) and not fixed:
+                return _project_by_sorting(u, total)
+        if fixed:
             return fixed_threshold(u, total, f)
         if isinstance(f, CategoricalEntropy):
             return _fill(u, total)
-        if u.shape[-1] <= _SORTABLE:
-            if isinstance(f, Euclidean):
-                return _sparsemax(u) if total == 1 else _project_by_sorting(u, total)
-            if isinstance(f, TsallisEntropy) and f.alpha == 1.5 and total == 1:
-                return _entmax15(u)
         return solve_threshold(u, total, f)[0]
 
     @staticmethod
@@ -89,7 +92,7 @@ def solve_threshold(u: torch.Tensor, total: int, f: SeparableRegularizer) -> tup
     Relative to the total-th largest entry, so that what all share costs no digits, and in float64: one fractional entry
     may have to bear the rounding of the whole sum.
     """
-    if not may_ask(u):
+    if not stops_early(u):
         return fixed_solve(u, total, f)
     centre, low, high = _bracket(u, total, f)
     s, low, high = (u - centre).double(), low.double(), high.double()

@@ -27,7 +27,7 @@ from polytopes.kernels.log_weights import ABSENT
 from polytopes.kernels.tree_elimination import eliminated, eliminated_marginals, eliminated_weights
 from polytopes.kernels.tree_log_elimination import log_domain_marginals, log_domain_sum
 from sst_cvx.autodiff import gradient
-from sst_cvx.host import may_ask
+from sst_cvx.host import stops_early
 
 _NEAR = 11.0  # least log-share of the root's edge for LAPACK, which loses exp(_NEAR) of its digits
 _RANGE = 500.0  # least log-mass of a vertex during elimination on weights
@@ -46,7 +46,7 @@ def log_tree_sum(w: torch.Tensor, single_root: bool = False) -> torch.Tensor:
         ``(*batch,)``, differentiable by autograd any number of times. In float64 inside: differences of log-weights of
         size 1,000 leave float32 marginals with four digits.
     """
-    if not may_ask(w):
+    if not stops_early(w):
         return log_domain_sum(w.double(), single_root and w.shape[-1] > 2).to(w.dtype)
     flat, single_root, start = _prepared(w, single_root)
     scaled, shift = _scaled(flat if start is None else _with_first(flat, start), single_root)
@@ -59,7 +59,7 @@ def tree_marginals(w: torch.Tensor, single_root: bool = False) -> torch.Tensor:
 
     Without its detour through the log-partition, in half the time.
     """
-    if not may_ask(w):
+    if not stops_early(w):
         return log_domain_marginals(w.double(), single_root and w.shape[-1] > 2).to(w.dtype)
     flat, single_root, start = _prepared(w, single_root)
     scaled, _ = _scaled(flat if start is None else _with_first(flat, start), single_root)

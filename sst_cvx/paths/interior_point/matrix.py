@@ -25,10 +25,15 @@ class SparseMatrix:
     """A constant matrix S ``(m, n)`` for products with batches: S itself and its transpose on one device."""
 
     def __init__(self, matrix: Any, device: torch.device):
-        self._pair = sparse_tensor(matrix, device), sparse_tensor(matrix.T, device)
+        self._rows = matrix.shape[0]
+        self._pair = None  # of nothing: not all versions of torch make a sparse tensor of it
+        if sp.csr_array(matrix).nnz:
+            self._pair = sparse_tensor(matrix, device), sparse_tensor(matrix.T, device)
 
     def times(self, v: torch.Tensor) -> torch.Tensor:
         """S v for each v of ``(batch, n)``, ``(batch, m)``; differentiable any number of times."""
+        if self._pair is None:
+            return v.new_zeros(len(v), self._rows) + 0 * v.sum(-1, keepdim=True)
         return _Product.apply(v, *self._pair)  # type: ignore[return-value]
 
 
