@@ -61,11 +61,13 @@ class Function:
 
     @classmethod
     def apply(cls, *inputs: Any) -> Any:
+        differentiates = torch.is_grad_enabled() and any(map(_requires_grad, inputs))
+        transformed = torch._C._are_functorch_transforms_active()
         if torch.compiler.is_dynamo_compiling():
-            return cls._traced.apply(*inputs)
-        if torch._C._are_functorch_transforms_active():
+            return cls._traced.apply(*inputs) if differentiates or transformed else cls.forward(*inputs)
+        if transformed:
             return cls._transformed.apply(*inputs)
-        if forward_ad._current_level >= 0 or (torch.is_grad_enabled() and any(map(_requires_grad, inputs))):
+        if differentiates or forward_ad._current_level >= 0:
             return cls._eager.apply(*inputs)
         return cls.forward(*inputs)
 

@@ -11,6 +11,7 @@ torch.set_num_threads(1)  # small tensors: a second thread only costs
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+    torch.distributions.Distribution.set_default_validate_args(True)  # compilers switch it off for the whole process
 
 
 @pytest.fixture(params=[(), (1,), (3,), (2, 3), (0,), (2, 0)], ids=str)

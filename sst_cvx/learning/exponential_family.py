@@ -26,7 +26,8 @@ class ExponentialFamily(Distribution):
         structure: a set with a log-partition.
         u: utilities ``(*batch, *event_shape)``.
         mask: bool, broadcasts to u: False where an item is forbidden.
-        validate_args: False leaves out the check of ``log_prob`` that points are elements of X.
+        validate_args: False leaves out the check of ``log_prob`` that points are elements of X. By default it is made,
+            whatever the default of torch's distributions is, which compilers switch off in silence.
 
     Raises:
         ValueError: the structure has no log-partition, or refuses it; hull parameters; utilities of a wrong shape or
@@ -56,7 +57,7 @@ class ExponentialFamily(Distribution):
         u = normal(u)
         self.mask = None if mask is None else normal(structure.check_mask(mask, u.shape, u.device).allowed)
         self.structure, self.u = structure, self._finite(u, batch_shape)
-        super().__init__(batch_shape, torch.Size(structure.event_shape), validate_args)
+        super().__init__(batch_shape, torch.Size(structure.event_shape), validate_args is not False)
 
     def _finite(self, u: torch.Tensor, batch_shape: torch.Size) -> torch.Tensor:
         """Utilities, checked; where the host must not be asked, elements with one that is not finite are NaN."""

@@ -75,7 +75,8 @@ def expand_parameter(p: cp.Parameter, value: object, batch_shape: torch.Size) ->
 def admitted(p: cp.Parameter, value: torch.Tensor) -> torch.Tensor:
     """Which of the values ``(count, *shape)`` are finite and have the parameter's CVXPY attributes, ``(count,)``."""
     numbers = value.detach().numpy(force=True)
-    return torch.tensor([bool(np.isfinite(v).all() and np.allclose(p.project(v), v, atol=1e-9)) for v in numbers])
+    right = [bool(np.isfinite(v).all() and np.allclose(p.project(v), v, atol=1e-9)) for v in numbers]
+    return torch.tensor(right, device="cpu")
 
 
 def per_element(values: dict[str, torch.Tensor], batch: int) -> list[dict[str, np.ndarray]]:

@@ -38,7 +38,7 @@ def test_marginals_of_subsets():
     torch.testing.assert_close(torch.func.vjp(lambda v: subset_marginals(v, 3), u)[1](d)[0], expected)
 
 
-def test_masks_of_matchings_are_not_mapped_over():
-    u, allowed = torch.randn(2, 3, 3), polytopes.Matching(3).length_mask(torch.tensor(2))
-    with pytest.raises(NotImplementedError, match="any leading dimensions are the batch"):
-        torch.func.vmap(lambda v: entropic_matching(v, True, True, allowed))(u)
+def test_masks_of_matchings_are_mapped_over():
+    u, allowed = torch.randn(2, 3, 3), polytopes.Matching(3).length_mask(torch.tensor([2, 3]))
+    found = torch.func.vmap(lambda v, m: entropic_matching(v, True, True, m))(u, allowed)
+    torch.testing.assert_close(found, entropic_matching(u, True, True, allowed))
