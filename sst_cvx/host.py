@@ -62,7 +62,7 @@ def may_ask(x: torch.Tensor) -> bool:
         return False
     mode = _chosen.mode
     if mode is None:
-        return x.is_cpu and not _is_fake(x)
+        return x.is_cpu and not is_fake(x)
     return mode == "raise" and not is_captured(x)
 
 
@@ -74,7 +74,7 @@ def stops_early(x: torch.Tensor) -> bool:
 
 def leaves_traces(x: torch.Tensor) -> bool:
     """Whether an error may follow a call in which the host is not asked: not if the call is only being recorded."""
-    return not (torch.compiler.is_compiling() or within_vmap() or is_captured(x) or _is_fake(x))
+    return not (torch.compiler.is_compiling() or within_vmap() or is_captured(x) or is_fake(x))
 
 
 def within_vmap() -> bool:
@@ -91,6 +91,6 @@ def is_captured(x: torch.Tensor) -> bool:
     return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
-def _is_fake(x: torch.Tensor) -> bool:
+def is_fake(x: torch.Tensor) -> bool:
     """Whether there are no numbers behind it (``FakeTensorMode``)."""
     return type(x) is not torch.Tensor and isinstance(x, FakeTensor)

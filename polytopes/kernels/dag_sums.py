@@ -21,7 +21,7 @@ import torch
 from polytopes.kernels.dag_order import closure, incoming, levels, sweep
 from polytopes.kernels.log_weights import ABSENT, draw_one
 from sst_cvx.autodiff import Function
-from sst_cvx.host import stops_early
+from sst_cvx.host import is_fake, stops_early
 from sst_cvx.once import constants
 
 
@@ -68,7 +68,7 @@ class PathGraph:
         with contextlib.nullcontext() if torch.compiler.is_compiling() else constants():
             for name in ("_dead", "_tails", "_heads", "_incoming", "_down", "_up"):
                 setattr(moved, name, getattr(self, name).to(device))
-        if not torch.compiler.is_compiling():
+        if not (torch.compiler.is_compiling() or is_fake(moved._tails)):
             self._elsewhere[device] = moved
         return moved
 

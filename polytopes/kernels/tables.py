@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from sst_cvx.host import is_fake
 from sst_cvx.once import constants
 
 
@@ -24,8 +25,8 @@ class Table:
         if torch.compiler.is_compiling():
             return self._tensor.to(device)
         with constants():
-            self._copies[device] = self._tensor.to(device)
-        return self._copies[device]
+            copy = self._tensor.to(device)
+        return copy if is_fake(copy) else self._copies.setdefault(device, copy)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_tensor": self._tensor, "_copies": {}}

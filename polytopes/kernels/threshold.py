@@ -172,6 +172,7 @@ def _sparsemax(u: torch.Tensor) -> torch.Tensor:
     ordered = s.sort(dim=-1, descending=True).values
     excess = ordered.cumsum(-1) - 1.0
     size = (ordered * torch.arange(1, u.shape[-1] + 1, dtype=u.dtype, device=u.device) > excess).sum(-1, keepdim=True)
+    size = size.clamp(min=1)  # of what is not finite, 0
     return (s - excess.gather(-1, size - 1) / size).clamp(min=0.0)
 
 
@@ -183,7 +184,7 @@ def _entmax15(u: torch.Tensor) -> torch.Tensor:
     mean = ordered.cumsum(-1) / size
     spread = (ordered * ordered).cumsum(-1) - size * mean * mean
     tau = mean - ((1.0 - spread) / size).clamp(min=0.0).sqrt()
-    last = (tau <= ordered).sum(-1, keepdim=True) - 1
+    last = ((tau <= ordered).sum(-1, keepdim=True) - 1).clamp(min=0)
     return (z - tau.gather(-1, last)).clamp(min=0.0).square()
 
 

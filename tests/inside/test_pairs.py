@@ -35,11 +35,11 @@ def close(found, expected, tolerance=1e-9):
 def test_no_host_read(structure, f):
     soft, u = sst.SoftArgmax(structure, f, guard="nan"), utilities(structure, 2, 3)
     expected = value_and_gradient(lambda v: sst.SoftArgmax(structure, f)(v, T), u)
-    mask = torch.ones(structure.event_shape, dtype=torch.bool)
+    mask, binary = torch.ones(structure.event_shape, dtype=torch.bool), structure.binary
     with NoHostReads():
         found = value_and_gradient(lambda v: soft(v, T), u)
         soft(u, torch.full((3,), T))
-        if structure.binary:
+        if binary:
             value_and_gradient(lambda v: soft(v, T, mask=mask), u)
     close(found, expected)
 
