@@ -85,9 +85,14 @@ def _step(problem: Duals, point: Point, lengths: torch.Tensor, step: int) -> tor
 def _solved(L: torch.Tensor, excess: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Newton's direction, and where there is none."""
     factor, failed = torch.linalg.cholesky_ex(L)
-    # Not by cholesky_solve, whose library for batches allocates, which no CUDA graph allows.
-    half = torch.linalg.solve_triangular(factor, excess.unsqueeze(-1), upper=False)
-    return torch.linalg.solve_triangular(factor.mT, half, upper=True).squeeze(-1), failed
+    return substituted(factor, excess.unsqueeze(-1)).squeeze(-1), failed
+
+
+def substituted(factor: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """What Cholesky's factor solves; not by ``cholesky_solve``, whose library for batches allocates memory, which no
+    CUDA graph allows."""
+    half = torch.linalg.solve_triangular(factor, right, upper=False)
+    return torch.linalg.solve_triangular(factor.mT, half, upper=True)
 
 
 def _short(direction: torch.Tensor) -> torch.Tensor:

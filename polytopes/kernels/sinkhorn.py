@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from polytopes.kernels.matching_duals import Duals, laplacian, laplacian_of
-from polytopes.kernels.matching_inside import solve_inside
+from polytopes.kernels.matching_inside import solve_inside, substituted
 from polytopes.kernels.matching_newton import LARGEST_RANGE, solve, solve_quietly
 from sst_cvx.autodiff import Function
 from sst_cvx.host import stops_early
@@ -117,12 +117,12 @@ def _(
     return u.new_empty(u.shape), rows, columns
 
 
-def _factor(L: torch.Tensor) -> torch.Tensor:
-    """Cholesky's, NaN where there is none and the host must not be asked."""
+def _solved(L: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """L^-1 right, by Cholesky; NaN where there is none and the host must not be asked."""
     if stops_early(L):
-        return torch.linalg.cholesky(L)
+        return torch.cholesky_solve(right, torch.linalg.cholesky(L))
     factor, failed = torch.linalg.cholesky_ex(L)
-    return torch.where((failed != 0)[..., None, None], torch.nan, factor)
+    return substituted(torch.where((failed != 0)[..., None, None], torch.nan, factor), right)
 
 
 def _apply_jacobian(
@@ -135,7 +135,7 @@ def _apply_jacobian(
         p = x * v
         along = p.sum(-1, keepdim=True)
         rhs = p.sum(-2).unsqueeze(-1) - x.mT @ along
-        beta = torch.cholesky_solve(rhs, _factor(laplacian(x)))
+        beta = _solved(laplacian(x), rhs)
         return (x * (v - (along - x @ beta) - beta.mT)).to(dtype)
     rows, columns = rows[..., None].to(torch.float64), columns[..., None].to(torch.float64)
     x = x / torch.where(rows > 0, x.sum(-1, keepdim=True), 1.0)
@@ -143,5 +143,5 @@ def _apply_jacobian(
     along = rows * p.sum(-1, keepdim=True)
     rhs = columns * (p.sum(-2).unsqueeze(-1) - tight.mT @ along)
     L = laplacian_of(tight, x.sum(-2), columns[..., 0] > 0, every_column)
-    beta = columns * torch.cholesky_solve(rhs, _factor(L))
+    beta = columns * _solved(L, rhs)
     return (x * (v - (along - tight @ beta) - beta.mT)).to(dtype)

@@ -18,7 +18,10 @@ def sparse_tensor(matrix: Any, device: torch.device) -> torch.Tensor:
     values = torch.tensor(matrix.data, device=device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch announces that these tensors are in beta
-        return torch.sparse_csr_tensor(indptr, indices, values, matrix.shape, check_invariants=True)  # type: ignore
+        shape = matrix.shape  # the device is said again: a default one would be taken
+        return torch.sparse_csr_tensor(  # type: ignore[no-any-return]
+            indptr, indices, values, shape, device=device, check_invariants=True
+        )
 
 
 class SparseMatrix:
