@@ -17,6 +17,7 @@ SOME_SOLVED = {
     "Permutahedron([1, 0.5, 0.5, 0.25, 0])-BinaryEntropy()",
 }
 CHOSEN = SOME | SOME_SOLVED
+QUICK = {p.id for p in FAST if "Matching" not in p.id or "CategoricalEntropy" not in p.id} | SOME
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +32,7 @@ def close(found, expected, tolerance=1e-9):
         torch.testing.assert_close(a, b, atol=tolerance, rtol=0)
 
 
-@pytest.mark.parametrize(("structure", "f"), FAST)
+@pytest.mark.parametrize(("structure", "f"), some(FAST, QUICK))
 def test_no_host_read(structure, f):
     soft, u = sst.SoftArgmax(structure, f, guard="nan"), utilities(structure, 2, 3)
     expected = value_and_gradient(lambda v: sst.SoftArgmax(structure, f)(v, T), u)
@@ -57,7 +58,7 @@ def test_argmax_without_host_reads(structure):
     assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize(("structure", "f"), FAST)
+@pytest.mark.parametrize(("structure", "f"), some(FAST, QUICK))
 def test_shapes_without_numbers(structure, f):
     soft = sst.SoftArgmax(structure, f)
     with FakeTensorMode(allow_non_fake_inputs=True):  # what a structure keeps is real
