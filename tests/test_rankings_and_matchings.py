@@ -238,7 +238,6 @@ def test_partial_matchings_leave_out_what_loses():
     torch.testing.assert_close(sst.SoftArgmax(structure, sst.Euclidean())(u, 0.01), expected)
 
 
-PADDED = [(2, 3), (3, 3), (4, 2), (2, 5)]
 PARTIAL = [Matching(2, 3, partial=True), Matching(3, partial=True)]
 
 
@@ -249,7 +248,10 @@ def feasible(structure, rows, columns):
     return (n > m or rows <= columns) and (n < m or columns <= rows)
 
 
-@pytest.mark.parametrize("structure", [*(Matching(n, m) for n, m in PADDED), *PARTIAL], ids=repr)
+LONG = [pytest.param(s, marks=pytest.mark.slow) for s in (Matching(3), Matching(2, 5), PARTIAL[1])]
+
+
+@pytest.mark.parametrize("structure", [Matching(2, 3), Matching(4, 2), PARTIAL[0], *LONG], ids=repr)
 def test_padded_matchings_are_small_matchings(structure):
     """On every path, for every pair of lengths; or, where more are to be matched than there are partners, refused."""
     n, m = structure.event_shape

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from sst_cvx.host import is_fake
 from sst_cvx.hull.linear import AffineRows, LinearHull
 from sst_cvx.once import CVXPY_LOCK, constants
 
@@ -51,7 +52,10 @@ class ViolationOfLinearHull:
             return tuple(torch.from_numpy(a).to(w.device, w.dtype) for a in self._numpy)
         if key not in self._cache:
             with constants():
-                self._cache[key] = tuple(torch.from_numpy(a).to(w.device, w.dtype) for a in self._numpy)
+                made = tuple(torch.from_numpy(a).to(w.device, w.dtype) for a in self._numpy)
+            if is_fake(made[0]):  # nothing to keep
+                return made
+            self._cache[key] = made
         return self._cache[key]
 
 

@@ -205,6 +205,7 @@ def test_modes_agree(structure):
     assert torch.allclose(total, expected, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("structure", [polytopes.SpanningTree(4), *STRUCTURES[3:6:2]], ids=repr)
 def test_compiled_at_any_scale_and_batch_size(structure):
     soft = sst.SoftArgmax(structure, sst.ExponentialFamilyEntropy())

@@ -32,7 +32,7 @@ class TestTruth:
         soft = sst.SoftArgmax(hull, f)
         assert float(soft.gap(u, soft(u, 1.0), 1.0).max()) < 1e-9
 
-    @pytest.mark.parametrize("t", [1.0, 0.1, 0.01])
+    @pytest.mark.parametrize("t", [1.0, pytest.param(0.1, marks=pytest.mark.slow), 0.01])
     @pytest.mark.parametrize("f", REGULARIZERS, ids=repr)
     def test_gradient_is_the_slope_of_the_value(self, hull, f, t):
         u, v, d = draw(hull)
