@@ -4,16 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test slow lint benchmark clean
+.PHONY: demo test slow exhaustive lint benchmark clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/python examples/which_measurements.py
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m "not slow" --numprocesses auto
+	$(BIN)/python -m pytest -m "not slow and not exhaustive" --numprocesses auto
 
 slow: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m slow --numprocesses auto
+	$(BIN)/python -m pytest -m "slow and not exhaustive" --numprocesses auto
+
+exhaustive: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m exhaustive --numprocesses auto
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

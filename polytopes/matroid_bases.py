@@ -183,6 +183,11 @@ class MatroidBases(sst.Structure, final=True):
             raise NotImplementedError(f"{self.log_partition_refusal}.")
         return u.double() @ self._bases.on(u.device).T
 
+    def prepare(self) -> None:
+        super().prepare()
+        if self._family is None and self.has_log_partition():
+            _ = self._bases
+
     @computed_once
     def _bases(self) -> Table:
         return Table(self.vertices())

@@ -13,12 +13,21 @@ def gradient(function: Callable[[torch.Tensor], torch.Tensor], u: torch.Tensor) 
     """d sum(function(u)) / d u, also under ``torch.no_grad`` and ``torch.inference_mode``; itself differentiable where
     u is and grad mode is on."""
     if is_transformed():
+        if _is_exporting():
+            raise NotImplementedError(
+                "torch.export takes no derivatives inside a program, and would export wrong numbers: export marginals "
+                "by another path, or compile with torch.compile instead."
+            )
         return torch.func.grad(lambda v: function(v).sum())(u)
     differentiable = torch.is_grad_enabled() and u.requires_grad
     with torch.inference_mode(False), torch.enable_grad():
         v = u if differentiable else (u.clone() if u.is_inference() else u.detach()).requires_grad_()
         (x,) = torch.autograd.grad(function(v).sum(), v, create_graph=differentiable)
     return x + u * 0 if differentiable and not x.requires_grad else x  # of a linear function: constant
+
+
+def _is_exporting() -> bool:
+    return getattr(torch.compiler, "is_exporting", lambda: False)()
 
 
 def is_transformed() -> bool:

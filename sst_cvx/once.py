@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 #: Holds whatever reads or writes CVXPY objects: their values, and their canonicalisation, are shared by all threads.
 CVXPY_LOCK = threading.RLock()
@@ -33,7 +34,7 @@ class computed_once(cached_property):  # used as a decorator, as its base is
         with CVXPY_LOCK:
             if self.attrname in instance.__dict__:  # another thread was faster
                 return instance.__dict__[self.attrname]
-            with constants():
+            with _disable_current_modes(), constants():  # nothing fake is kept
                 return super().__get__(instance, owner)
 
 

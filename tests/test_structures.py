@@ -16,10 +16,16 @@ from polytopes import SpanningTree
 from tests.hulls import pairs
 from tests.oracles import marginals
 
-#: With the slow checks: temperatures 1 and 0.3, for 0.1 is the hardest, and differences of what is solved.
-SLOW = re.compile(r"t=(1|0\.3)$|by interior_point: gradient = differences")
+#: With the slow checks: temperature 1, for 0.1 is the hardest, and differences of what is solved.
+SLOW = re.compile(r"t=1$|by interior_point: gradient = differences")
+
+
+def marks(name):
+    return pytest.mark.exhaustive if name.endswith("t=0.3") else pytest.mark.slow if SLOW.search(name) else ()
+
+
 CONTRACT = [
-    pytest.param(check, id=f"{structure!r}: {check}", marks=pytest.mark.slow if SLOW.search(str(check)) else ())
+    pytest.param(check, id=f"{structure!r}: {check}", marks=marks(str(check)))
     for structure in (*polytopes.EXAMPLES, pairs())
     for check in sst.checks(structure)
 ]

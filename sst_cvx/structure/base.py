@@ -325,6 +325,11 @@ class Structure:
         """``violation`` without parameters, of tensors alone: what is asked where the host must not be."""
         return self.violation(x)
 
+    def prepare(self) -> None:
+        """Make what is kept and asked for on the fast path, which cannot be made while a compiler traces."""
+        if not (self.overrides("violation") or self.overrides("violation_by_tensors") or self.parameters):
+            self.violation(torch.zeros(1, self.variable.size, dtype=torch.float64, device="cpu"))
+
     def surely_within(self, x: torch.Tensor, tolerance: float) -> bool:
         """Whether ``violation`` of all points is at most the tolerance, told quickly; False says nothing."""
         return not self.overrides("violation") and self.hull.surely_within(x, tolerance)

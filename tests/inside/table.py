@@ -52,8 +52,8 @@ SOME = {
 
 
 def some(params: list[Any], chosen: set[str]) -> list[Any]:
-    """All, but those that are not chosen behind the marker."""
-    return [p if p.id in chosen else pytest.param(*p.values, id=p.id, marks=pytest.mark.slow) for p in params]
+    """All, but those that are not chosen behind the marker of what CI leaves out."""
+    return [p if p.id in chosen else pytest.param(*p.values, id=p.id, marks=pytest.mark.exhaustive) for p in params]
 
 
 def utilities(structure: sst.Structure, *batch: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:

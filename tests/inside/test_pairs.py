@@ -65,7 +65,7 @@ def test_shapes_without_numbers(structure, f):
         assert soft(torch.empty(3, *structure.event_shape), T).shape == (3, *structure.event_shape)
 
 
-@pytest.mark.parametrize("backend", [pytest.param("eager", marks=pytest.mark.slow), "aot_eager"])
+@pytest.mark.parametrize("backend", [pytest.param("eager", marks=pytest.mark.exhaustive), "aot_eager"])
 @pytest.mark.parametrize(("structure", "f"), some(ALL, CHOSEN))
 def test_compiled_cold(structure, f, backend):
     soft, u = sst.SoftArgmax(structure, f), utilities(structure, 3)
@@ -76,8 +76,7 @@ def test_compiled_cold(structure, f, backend):
 INDUCTOR = {"OneHot(n=5)-CategoricalEntropy()", "SpanningTree(4)-Euclidean()"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("structure", "f"), [p for p in ALL if p.id in CHOSEN | INDUCTOR])
+@pytest.mark.parametrize(("structure", "f"), some([p for p in ALL if p.id in CHOSEN | INDUCTOR], set()))
 def test_compiled_by_inductor(structure, f):
     soft, u = sst.SoftArgmax(structure, f), utilities(structure, 3)
     found = value_and_gradient(torch.compile(lambda v: soft(v, T), fullgraph=True), u)
@@ -96,6 +95,10 @@ class Layer(torch.nn.Module):
 @pytest.mark.parametrize(("structure", "f"), some(ALL, CHOSEN))
 def test_exported(structure, f):
     layer, u = Layer(sst.SoftArgmax(structure, f)), utilities(structure, 3)
+    if "gradient of log_partition" in repr(layer.soft):
+        with pytest.raises(NotImplementedError, match="takes no derivatives inside"):
+            torch.export.export(layer, (u,))
+        return
     program = torch.export.export(layer, (u,))
     other = utilities(structure, 3)
     close([program.module()(other)], [layer(other)])

@@ -24,9 +24,7 @@ class FastPath(Path):
             raise Refused(self.how)
         self._function, self._structure, self._regularizer = function, structure, regularizer
         self._takes_masks = takes_masks(structure, regularizer)
-        own = structure.overrides("violation") or structure.overrides("violation_by_tensors")
-        if not (own or structure.parameters):  # its tables are made here, not while a compiler traces
-            structure.violation(torch.zeros(1, structure.variable.size, dtype=torch.float64))
+        structure.prepare()  # here, not while a compiler traces
 
     def answer(self, batch: Batch) -> torch.Tensor:
         if batch.mask is not None and self._takes_masks:
