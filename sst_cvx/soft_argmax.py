@@ -33,9 +33,8 @@ class SoftArgmax(torch.nn.Module):
             a hull and those that prefer it), "interior_point" (a linear hull and a separable f: one batched solve,
             differentiated exactly) and "layer" (the CvxpyLayer: any cone, any convex f). By name, it must apply. With
             ``integral=False`` the active-set path projects on conv(X) itself, the others on the declared, looser hull.
-        solver: engine of the layer (and of ``reference()``): "DIFFCP" (default), "MOREAU", or a cvxpylayers
-            ``SolverInterface``. Other paths have no engine, but elements that the interior-point solver gives up go
-            to the layer.
+        solver: engine of the layer: "DIFFCP" (default), "MOREAU", or a cvxpylayers ``SolverInterface``. Other paths
+            have none, but elements that the interior-point solver gives up go to the layer.
         solver_options: settings of that engine.
         guard: how failures are told: "raise" (at once, asking the host), "nan" (on the device: NaN, and the error at
             the next call or by ``sst.synchronize()``), None: by circumstance, see ``sst.guard``.
@@ -70,8 +69,7 @@ class SoftArgmax(torch.nn.Module):
         if path not in NAMES:
             raise ValueError(f"path must be one of {NAMES}, got {path!r}.")
         make_solver(solver, solver_options)  # a wrong name is an error on every path
-        self.structure, self.regularizer = structure, regularizer
-        self.guard = check_mode(guard)
+        self.structure, self.regularizer, self.guard = structure, regularizer, check_mode(guard)
         self._options = Options(path != "auto", solver, solver_options)
         with constants():
             check_regularizer(regularizer, structure)
@@ -94,8 +92,9 @@ class SoftArgmax(torch.nn.Module):
             return
         if path != "auto":
             raise ValueError(f"path={path!r} does not apply: {refusals[0]}. Use path='auto' or another one.")
-        reasons = "; ".join(dict.fromkeys(refusals))
-        raise ValueError(f"no path takes {self.regularizer!r} over {self.structure!r}: {reasons}.")
+        raise ValueError(
+            f"no path takes {self.regularizer!r} over {self.structure!r}: {'; '.join(dict.fromkeys(refusals))}."
+        )
 
     def _of_face(self, kept: Any) -> SoftArgmax:
         """The same map over the elements without the items that a flat mask leaves out."""
@@ -126,16 +125,12 @@ class SoftArgmax(torch.nn.Module):
                 return self._checked(u, temperature, mask, parameters)
         return self._checked(u, temperature, mask, parameters)
 
-    def _checked(
-        self, u: torch.Tensor, temperature: Any, mask: Any, parameters: dict[str, torch.Tensor]
-    ) -> torch.Tensor:
+    def _checked(self, u: torch.Tensor, temperature: Any, mask: Any, parameters: Any) -> torch.Tensor:
         batch_shape = check_utilities(u, self.structure.event_shape)
         with without_autocast(u.device.type):
             masked = None if mask is None else opaque.flat_mask(self.structure, self.path == "fast", mask, u)
             batch = Batch.of(self.structure, u, temperature, masked, parameters, batch_shape)
-            if not u.numel():
-                return u * 0
-            x = batch.spoiled(self._answer(batch), self)
+            x = batch.spoiled(self._answer(batch), self) if u.numel() else u * 0
             return x if x.shape == u.shape and x.dtype == u.dtype else x.reshape(u.shape).to(u.dtype)
 
     def _answer(self, batch: Batch) -> torch.Tensor:
@@ -157,14 +152,11 @@ class SoftArgmax(torch.nn.Module):
                 batch = batch.to(path.device or u.device, path.dtype or u.dtype)
             x = path(batch)
             if not path.checks_hull:
-                check_hull(self.structure, x, batch.parameters, self._who, batch.faults)
+                check_hull(self.structure, x, batch.parameters, path.who, batch.faults)
             x = x if mask is None else mask.removed(x, batch.faults)
         except SolveError as error:
             raise batch.elements.rename(error) from error.__cause__
         return x if x.dtype == u.dtype and x.device == u.device else x.to(u.device, u.dtype)
-
-    def _who(self) -> str:
-        return f"fast path {self._path.how}" if self.path == "fast" else f"the path {self.path!r}"
 
     def gap(
         self, u: torch.Tensor, x: torch.Tensor, temperature: Any = 1.0, *, mask: Any = None, **parameters: Any
@@ -198,10 +190,9 @@ class SoftArgmax(torch.nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        why = self._why
         with constants():
             self._choose(self.path)
-        self._why, self._faces, self._number = why, Faces(self._of_face), opaque.register(self)
+        self._why, self._faces, self._number = state["_why"], Faces(self._of_face), opaque.register(self)
 
     def __repr__(self) -> str:
         return f"SoftArgmax({self.structure!r}, {self.regularizer!r}, path={self.path!r}: {self._why})"

@@ -187,6 +187,10 @@ class Path(ABC):
         del t
         return self.accuracy
 
+    def who(self) -> str:
+        """What it is called in errors."""
+        return f"the path {self.name!r}"
+
     @abstractmethod
     def answer(self, batch: Batch) -> torch.Tensor:
         """What ``__call__`` returns. Its errors may call elements by the numbers of their rows."""

@@ -26,6 +26,9 @@ class FastPath(Path):
         self._takes_masks = takes_masks(structure, regularizer)
         structure.prepare()  # here, not while a compiler traces
 
+    def who(self) -> str:
+        return f"fast path {self.how}"
+
     def answer(self, batch: Batch) -> torch.Tensor:
         if batch.mask is not None and self._takes_masks:
             u = batch.over_temperature(batch.without_mask().u)
