@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator
-from typing import Any
 
 import cvxpy as cp
 import numpy as np
 import torch
-from torch.utils._python_dispatch import _disable_current_modes
 
 import sst_cvx as sst
 from polytopes.kernels.isotonic import entropic_on_permutations, project_on_permutations
 from polytopes.kernels.log_weights import widened
 from polytopes.kernels.permanent import LARGEST_PERMANENT, log_matchings
+from polytopes.kernels.tables import Table
 from sst_cvx.arguments import check_finite, check_vertex_count
 from sst_cvx.once import constants
 
@@ -49,7 +48,7 @@ class Permutahedron(sst.Structure, final=True):
         self._values, counts = self.weights.unique(return_counts=True)
         self._counts: list[int] = counts.tolist()
         self._numbers: list[float] = self.weights.tolist()
-        self._copies: dict[torch.device, torch.Tensor] = {}
+        self._table = Table(self.weights)
         self._size = 1 + sum(map(abs, self._numbers))
         n = len(self.weights)
         x, order = cp.Variable(n), cp.Variable((n, len(counts)))
@@ -64,7 +63,7 @@ class Permutahedron(sst.Structure, final=True):
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """The weights in the order of the utilities, by sorting; on the device of ``u``."""
         order = u.argsort(-1, descending=True)
-        return torch.empty_like(u).scatter(-1, order, self._weights_on(u.device).to(u).expand_as(u))
+        return torch.empty_like(u).scatter(-1, order, self._table.on(u.device).to(u).expand_as(u))
 
     @constants()
     def vertices(self) -> torch.Tensor:
@@ -80,7 +79,7 @@ class Permutahedron(sst.Structure, final=True):
         """
         if self.log_partition_refusal:
             raise ValueError(self.log_partition_refusal + ".")
-        wide, weights = u.double(), self._weights_on(u.device)
+        wide, weights = u.double(), self._table.on(u.device)
         least = weights[-1]  # no number: exported derivatives of products with numbers fail (torch 2.13)
         scores = wide[..., :, None] * (weights - least)
         above = log_matchings(scores, every_row=True, every_column=True) - self._log_repeats()
@@ -92,24 +91,9 @@ class Permutahedron(sst.Structure, final=True):
 
     def violation(self, x: torch.Tensor) -> torch.Tensor:
         """By majorisation: the k largest entries sum to no more than the k largest weights, and all to as much."""
-        most = self._weights_on(x.device).to(x).cumsum(-1)
+        most = self._table.on(x.device).to(x).cumsum(-1)
         sums = x.sort(-1, descending=True).values.cumsum(-1)
         return torch.maximum((sums - most).amax(-1), (most - sums)[..., -1]) / self._size
-
-    def _weights_on(self, device: torch.device) -> torch.Tensor:
-        """The weights on a device, copied there once: CUDA graphs take no copies from the CPU."""
-        if device.type == "cpu":
-            return self.weights
-        kept = self._copies.get(device)
-        if kept is not None:
-            return kept
-        if torch.compiler.is_compiling():
-            return self.weights.to(device)
-        with _disable_current_modes(), constants():
-            return self._copies.setdefault(device, self.weights.to(device))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_copies": {}}
 
     def coordinate_range(self, tight: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Each entry is any of the weights."""
@@ -136,10 +120,10 @@ def _arrangements(counts: list[int]) -> Iterator[tuple[int, ...]]:
 
 @sst.fast_path(Permutahedron, sst.Euclidean)
 def euclidean(structure: Permutahedron, regularizer: sst.Euclidean, u: torch.Tensor) -> torch.Tensor:
-    return project_on_permutations(u, structure._weights_on(u.device))
+    return project_on_permutations(u, structure._table.on(u.device))
 
 
 @sst.fast_path(Permutahedron, sst.CategoricalEntropy)
 def categorical(structure: Permutahedron, regularizer: sst.CategoricalEntropy, u: torch.Tensor) -> torch.Tensor:
     positive = sum(w > 0 for w in structure._numbers)
-    return entropic_on_permutations(u, structure._weights_on(u.device), positive)
+    return entropic_on_permutations(u, structure._table.on(u.device), positive)

@@ -12,7 +12,8 @@ from dataclasses import replace
 
 import torch
 
-from polytopes.kernels.matching_duals import Duals, Point, laplacian, laplacian_of
+from polytopes.kernels.matching_direction import bounded_direction, short
+from polytopes.kernels.matching_duals import Duals, Point, laplacian
 
 _FIRST_RANGE = 16.0  # range of the utilities at the first stage
 _STAGE = 8.0  # growth of the scale from one stage to the next
@@ -72,9 +73,9 @@ def _step(problem: Duals, point: Point, lengths: torch.Tensor, step: int) -> tor
         direction, failed = _solved(laplacian(point.x), point.column - 1)
         search = _search
     else:
-        direction, failed = _bounded_direction(problem, point)
+        direction, failed = bounded_direction(problem, point, _solved, 1 if problem.every_column else _GUESSES)
         search = _composite_search
-    trials, good = search(problem, point, _short(direction), lengths)
+    trials, good = search(problem, point, short(direction), lengths)
     trial = trials[-1]
     for i in reversed(range(len(trials) - 1)):
         trial = torch.where(good[i, :, None], trials[i], trial)
@@ -93,11 +94,6 @@ def substituted(factor: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     CUDA graph allows."""
     half = torch.linalg.solve_triangular(factor, right, upper=False)
     return torch.linalg.solve_triangular(factor.mT, half, upper=True)
-
-
-def _short(direction: torch.Tensor) -> torch.Tensor:
-    """Of 4 at most."""
-    return direction * (4.0 / direction.abs().amax(-1, keepdim=True).clamp(min=4.0))
 
 
 def _search(
@@ -120,29 +116,3 @@ def _composite_search(
     fall = value - problem.value_of(trial.b, trial.level)
     lower = (fall >= -1e-4 * lengths * slope) & (fall > 1e-14 * (1 + value.abs()))
     return trial.b, lower | (trial.error <= 0.5 * point.error)
-
-
-def _bounded_direction(problem: Duals, point: Point) -> tuple[torch.Tensor, torch.Tensor]:
-    """As ``matching_newton._bounded_direction``, with a fixed number of guesses."""
-    b, x, column = point.b, point.x, point.column
-    row, a = x.sum(-1).clamp(min=1e-300), (point.level - 1).clamp(min=0.0)
-    tight, free = problem.tight(point)
-    if not problem.every_column:
-        free = free | (column > 1)
-    for _ in range(1 if problem.every_column else _GUESSES):
-        of_a, of_b = torch.where(tight, 0.0, -a), torch.where(free, 0.0, -b)
-        lack = torch.where(tight, (row - 1 - _times(x, of_b)) / row, of_a)
-        L = laplacian_of(x * (tight / row.sqrt())[:, :, None], column, free, problem.every_column)
-        direction, failed = _solved(L, torch.where(free, column - 1 - _times(x.mT, lack), 0.0))
-        direction = torch.where(free, direction, of_b)
-        of_a = torch.where(tight, (row - 1 - _times(x, direction)) / row, of_a)
-        if not problem.every_row:
-            tight = torch.where(tight, a + of_a > 0, row - row * of_a - _times(x, direction) > 1)
-        if not problem.every_column:
-            free = torch.where(free, b + direction > 0, column - column * direction - _times(x.mT, of_a) > 1)
-        tight, free = problem.of_those_there(tight, free)
-    return direction, failed
-
-
-def _times(x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    return (x @ v.unsqueeze(-1)).squeeze(-1)

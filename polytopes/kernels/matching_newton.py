@@ -11,7 +11,8 @@ from dataclasses import replace
 
 import torch
 
-from polytopes.kernels.matching_duals import Duals, Point, laplacian, laplacian_of
+from polytopes.kernels.matching_direction import bounded_direction, short
+from polytopes.kernels.matching_duals import Duals, Point, laplacian
 from sst_cvx.errors import SolveError
 
 _FIRST_RANGE = 16.0  # range of the utilities at the first stage
@@ -111,10 +112,10 @@ def _step(problem: Duals, point: Point, step: int) -> torch.Tensor:
         return problem.sinkhorn(point)
     if problem.plain:
         direction, failed = _solved(laplacian(point.x), point.column - 1)
-        trial, good = _search(problem, point, _short(direction))
+        trial, good = _search(problem, point, short(direction))
     else:
-        direction, failed = _bounded_direction(problem, point)
-        trial, good = _composite_search(problem, point, _short(direction))
+        direction, failed = bounded_direction(problem, point, _solved, _GUESSES, stops_early=True)
+        trial, good = _composite_search(problem, point, short(direction))
     usable = good & (failed == 0) & torch.isfinite(direction).all(-1)
     return trial if bool(usable.all()) else torch.where(usable[:, None], trial, problem.sinkhorn(point))
 
@@ -123,11 +124,6 @@ def _solved(L: torch.Tensor, excess: torch.Tensor) -> tuple[torch.Tensor, torch.
     """Newton's direction, and where there is none."""
     factor, failed = torch.linalg.cholesky_ex(L)
     return torch.cholesky_solve(excess.unsqueeze(-1), factor).squeeze(-1), failed
-
-
-def _short(direction: torch.Tensor) -> torch.Tensor:
-    """Of 4 at most."""
-    return direction * (4.0 / direction.abs().amax(-1, keepdim=True).clamp(min=4.0))
 
 
 def _search(problem: Duals, point: Point, direction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -144,38 +140,6 @@ def _search(problem: Duals, point: Point, direction: torch.Tensor) -> tuple[torc
             break
         length = torch.where(good, length, 0.5 * length)
     return trial, good
-
-
-def _bounded_direction(problem: Duals, point: Point) -> tuple[torch.Tensor, torch.Tensor]:
-    """Newton's direction with bounds: the minimum of the dual's quadratic model in a and b over a, b >= 0.
-
-    From a guess which of them are at 0, which the solution corrects, a few times (a primal-dual active set).
-    """
-    b, x, column = point.b, point.x, point.column
-    row, a = x.sum(-1).clamp(min=1e-300), (point.level - 1).clamp(min=0.0)
-    tight, free = problem.tight(point)
-    if not problem.every_column:
-        free = free | (column > 1)
-    for _ in range(_GUESSES):
-        of_a, of_b = torch.where(tight, 0.0, -a), torch.where(free, 0.0, -b)
-        lack = torch.where(tight, (row - 1 - _times(x, of_b)) / row, of_a)
-        L = laplacian_of(x * (tight / row.sqrt())[:, :, None], column, free, problem.every_column)
-        direction, failed = _solved(L, torch.where(free, column - 1 - _times(x.mT, lack), 0.0))
-        direction = torch.where(free, direction, of_b)
-        of_a = torch.where(tight, (row - 1 - _times(x, direction)) / row, of_a)
-        guess = tight, free
-        if not problem.every_row:
-            tight = torch.where(tight, a + of_a > 0, row - row * of_a - _times(x, direction) > 1)
-        if not problem.every_column:
-            free = torch.where(free, b + direction > 0, column - column * direction - _times(x.mT, of_a) > 1)
-        tight, free = problem.of_those_there(tight, free)
-        if torch.equal(tight, guess[0]) and torch.equal(free, guess[1]):
-            break
-    return direction, failed
-
-
-def _times(x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    return (x @ v.unsqueeze(-1)).squeeze(-1)
 
 
 def _composite_search(problem: Duals, point: Point, direction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
