@@ -218,6 +218,8 @@ def _log_sum(terms: torch.Tensor) -> torch.Tensor:
 class _Values(Function):
     """Log-sums at all vertices, float64, and the share of every edge in its head's sum."""
 
+    one_by_one = True
+
     @staticmethod
     def forward(padded: torch.Tensor, graph: PathGraph, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         share = torch.zeros_like(padded, dtype=dtype)
@@ -255,6 +257,8 @@ class _Values(Function):
 
 class _Linear(Function):
     """x_v = source_v + sum over edges into v (``up``: out of v) of weight times x at the other end."""
+
+    one_by_one = True
 
     @staticmethod
     def forward(weight: torch.Tensor, source: torch.Tensor, graph: PathGraph, up: bool) -> torch.Tensor:

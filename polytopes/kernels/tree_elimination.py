@@ -90,6 +90,8 @@ class _EliminatedWeights(Function):
 class _Marginals(Function):
     """w Y, from the factors of the elimination; and Y, kept for the Jacobian: a constant outside."""
 
+    one_by_one = True
+
     @staticmethod
     def forward(
         w: torch.Tensor, factors: torch.Tensor, mass: torch.Tensor, single_root: bool
