@@ -109,8 +109,8 @@ class Permutahedron(sst.Structure, final=True):
 def _losses(z: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     """Scores of place i with weight j, ``(*batch, n, n)``, less what the best order, i with i, is worth by duals.
 
-    z_i w_j - z_i w_i - (b_j - b_i) <= 0, for sorted z and w and any constants b with b_(l+1) - b_l = c_l (w_(l+1) - w_l)
-    and c_l from z_(l+1) to z_l; from i to j, sums of (z_i - c_l) (w_(l+1) - w_l). No difference of large scores: these
+    z_i w_j - z_i w_i - (b_j - b_i) <= 0, for sorted z and w and constants b with b_(l+1) - b_l = c_l (w_(l+1) - w_l),
+    c_l from z_(l+1) to z_l: from i to j, sums of (z_i - c_l) (w_(l+1) - w_l). No difference of large scores: these
     would leave sums of probabilities that are not 1, and an entropy off by that times <u, x>.
     """
     middle = (0.5 * (z[..., 1:] + z[..., :-1])).detach()

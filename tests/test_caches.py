@@ -1,7 +1,7 @@
 """Whatever is computed once and kept, in whichever mode of the caller's, never poisons a later training step.
 
-First evaluations inside a hostile mode; then a training step in float64, of the same instance, of an equal one, of copies:
-bit for bit as if nothing had been before.
+First evaluations inside a hostile mode; then a training step in float64, of the same instance, of an equal one, of
+copies: bit for bit as if nothing had been before.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import sst_cvx as sst
 from tests.hulls import pairs, trees_by_martin
 
 REGULARIZERS = (sst.ExponentialFamilyEntropy(), sst.Euclidean(), sst.CategoricalEntropy())
-STRUCTURES = [*polytopes.EXAMPLES, pairs(), trees_by_martin(4)]
+STRUCTURES = [*polytopes.EXAMPLES, trees_by_martin(4), pairs()]
 
 
 def fresh(structure: sst.Structure) -> sst.Structure:
@@ -174,7 +174,7 @@ def check(structure: sst.Structure, mode: str, count: int) -> None:
 
 
 #: One of each class.
-SOME = list({type(s): s for s in reversed(STRUCTURES)}.values())
+SOME = list({type(s): s for s in STRUCTURES}.values())
 
 
 @pytest.mark.parametrize("structure", SOME, ids=repr)
@@ -205,9 +205,8 @@ def in_another_process(mode: str, path: Path) -> list[list[torch.Tensor]]:
     """What a process learns whose first evaluations of all structures were in that mode."""
     root = Path(__file__).resolve().parents[1]
     command = [sys.executable, "-c", PROCESS, mode, str(path)]
-    done = subprocess.run(
-        command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True
-    )
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert not done.returncode, done.stderr[-2000:]
     return torch.load(path)
 

@@ -97,9 +97,7 @@ def solve_threshold(u: torch.Tensor, total: int, f: SeparableRegularizer) -> tup
     centre, low, high = _bracket(u, total, f)
     s = (u - centre).double()
     nu = low if total == 1 and math.isfinite(f.unit_slopes) else low.lerp(high, 0.5)  # from low, steps never overshoot
-    if total > 1 and math.isfinite(
-        f.unit_slopes
-    ):  # a vertex: no step gets there, and ties at 1 - eps seem free to move
+    if total > 1 and math.isfinite(f.unit_slopes):  # a vertex: no step gets there, and ties at 1 - eps seem to move
         nu = torch.where((s > low).sum(-1, keepdim=True) > total, nu, low)
     tolerance = max(4 * torch.finfo(torch.float64).eps * total, torch.finfo(u.dtype).eps / 8)
     x, nu = _newton(s, total, f, low, high, nu, tolerance)
