@@ -65,10 +65,8 @@ class Function:
     - a compiler, which takes neither ``jvp`` nor ``vmap``, sees the older kind without them.
 
     Of the older ``vmap``, that of ``torch.autograd.grad(is_grads_batched=True)``, classes that work in place say
-    ``one_by_one = True``: their cotangents (and tangents) are then taken so.
+    ``one_by_one=True``: their cotangents (and tangents) are then taken so.
     """
-
-    one_by_one = False
 
     _transformed: type[torch.autograd.Function]
     _eager: type[torch.autograd.Function]
@@ -78,7 +76,7 @@ class Function:
     backward: Callable[..., Any]
     jvp: Callable[..., Any]
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, one_by_one: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
 
         def forward(ctx: Any, *inputs: Any) -> Any:
@@ -89,7 +87,7 @@ class Function:
         own = {name: cls.__dict__[name] for name in _METHODS if name in cls.__dict__}
         older = {"forward": staticmethod(forward), "backward": own["backward"]}
         forwards = {"jvp": own["jvp"]} if "jvp" in own else {}
-        if cls.one_by_one:
+        if one_by_one:
             older["backward"] = staticmethod(_one_by_one(cls.backward))
             forwards = {name: staticmethod(_one_by_one(cls.jvp)) for name in forwards}
         cls._transformed = type(cls.__name__, (torch.autograd.Function,), own)
@@ -129,16 +127,16 @@ def _one_by_one(method: Callable[..., Any]) -> Callable[..., Any]:
             )
         level = torch._C._vmapmode_increment_nesting() - 1
         torch._C._vmapmode_decrement_nesting()
-        rows = [torch._remove_batch_dim(v, level, 0, 0).unbind() if _is_mapped(v) else None for v in vectors]
+        split, join = torch._remove_batch_dim, torch._add_batch_dim  # pyright: ignore[reportPrivateImportUsage]
+        rows = [split(v, level, 0, 0).unbind() if _is_mapped(v) else None for v in vectors]
         count = next(len(x) for x in rows if x is not None)
         found = [
             method(ctx, *(v if x is None else x[i] for v, x in zip(vectors, rows, strict=True))) for i in range(count)
         ]
         if isinstance(found[0], torch.Tensor):
-            return torch._add_batch_dim(torch.stack(found), 0, level)
-        return tuple(
-            None if x[0] is None else torch._add_batch_dim(torch.stack(x), 0, level) for x in zip(*found, strict=True)
-        )
+            return join(torch.stack(found), 0, level)
+        parts = zip(*found, strict=True)
+        return tuple(None if part[0] is None else join(torch.stack(part), 0, level) for part in parts)
 
     return call
 

@@ -22,6 +22,7 @@ import sst_cvx as sst
 from polytopes.kernels.threshold import SEARCHABLE, threshold_map
 from sst_cvx.learning.noise import draw
 from tests.inside.table import FAST, SOLVED
+from tests.oracles import bisection, pullback
 
 KINDS = {
     "float32": (torch.float32, False),
@@ -82,7 +83,8 @@ class Cell:
         assert error < max(1e-4 if self.dtype == torch.float32 else 4 * self.eps, 1e-7), f"gradient: {error}"
 
     def check_loss(self) -> None:
-        y = self.structure.argmax(self.noise(*self.u.shape)).to(self.dtype)
+        y = self.structure.argmax(self.noise(*self.u.shape))
+        y = y.to(self.dtype) if self.structure.binary else y  # others leave the hull by rounding
         loss = sst.FenchelYoungLoss(self.soft, "none")
         truth = loss(self.u.double(), y)
         with self.mode():
@@ -202,3 +204,24 @@ def test_entropy_of_orders_of_uneven_weights(numbers):
         truth = -exact.fsum(p * exact.log(p) for p in shares)
         found = exact.mpf(float(sst.ExponentialFamily(structure, u).entropy()))
         assert abs(found - truth) < 1e-14 * (1 + abs(top))
+
+
+@pytest.mark.parametrize("f", [kind() for kind in SEARCHABLE], ids=repr)
+@pytest.mark.parametrize("size", [0.01, 1.0, 300.0])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_thresholds_of_any_size_and_batch(f, size, dtype):
+    """Near 0, beyond 100, alone and in batches: values and gradients by halvings and the implicit function theorem."""
+    name = type(f).__name__
+    u = (size * torch.randn(40, 5, dtype=torch.float64)).to(dtype).requires_grad_()
+    v, wide = torch.randn_like(u), u.detach().double()
+    x = threshold_map(u, 2, f)
+    truth = bisection(wide, 2, name)
+    torch.testing.assert_close(
+        x.detach().double(), truth, rtol=0, atol=max(1e-12, 4 * torch.finfo(dtype).eps)
+    )  # u - nu: 1e-13
+    (g,) = torch.autograd.grad((x * v).sum(), u)
+    right = pullback(x.detach().double(), v.double(), name)
+    torch.testing.assert_close(g.double(), right, rtol=0, atol=1e-5 if dtype == torch.float32 else 1e-10)
+    for count in (1, 6, 7, 35):
+        each = torch.cat([threshold_map(part, 2, f) for part in u.detach().split(count)])
+        torch.testing.assert_close(each, x.detach(), rtol=0, atol=4 * torch.finfo(dtype).eps)

@@ -215,10 +215,8 @@ def _log_sum(terms: torch.Tensor) -> torch.Tensor:
     return terms.logsumexp(0)
 
 
-class _Values(Function):
+class _Values(Function, one_by_one=True):
     """Log-sums at all vertices, float64, and the share of every edge in its head's sum."""
-
-    one_by_one = True
 
     @staticmethod
     def forward(padded: torch.Tensor, graph: PathGraph, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -255,10 +253,8 @@ class _Values(Function):
         return (values.unflatten(1, flat.shape[1:]), share.unflatten(1, flat.shape[1:])), (1, 1)
 
 
-class _Linear(Function):
+class _Linear(Function, one_by_one=True):
     """x_v = source_v + sum over edges into v (``up``: out of v) of weight times x at the other end."""
-
-    one_by_one = True
 
     @staticmethod
     def forward(weight: torch.Tensor, source: torch.Tensor, graph: PathGraph, up: bool) -> torch.Tensor:
