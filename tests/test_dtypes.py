@@ -216,9 +216,7 @@ def test_thresholds_of_any_size_and_batch(f, size, dtype):
     v, wide = torch.randn_like(u), u.detach().double()
     x = threshold_map(u, 2, f)
     truth = bisection(wide, 2, name)
-    torch.testing.assert_close(
-        x.detach().double(), truth, rtol=0, atol=max(1e-12, 4 * torch.finfo(dtype).eps)
-    )  # u - nu: 1e-13
+    torch.testing.assert_close(x.detach().double(), truth, rtol=0, atol=max(1e-12, 4 * torch.finfo(dtype).eps))
     (g,) = torch.autograd.grad((x * v).sum(), u)
     right = pullback(x.detach().double(), v.double(), name)
     torch.testing.assert_close(g.double(), right, rtol=0, atol=1e-5 if dtype == torch.float32 else 1e-10)
