@@ -44,8 +44,9 @@ class OneHot(sst.Structure, final=True):
 
     @widened
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
-        """logsumexp(u)."""
-        return u.logsumexp(-1)
+        """logsumexp(u); relative to the largest, as derivatives by the rounded sum lose digits."""
+        top = u.detach().amax(-1, keepdim=True)
+        return (u - top).logsumexp(-1) + top[..., 0]
 
     def violation_by_tensors(self, x: torch.Tensor) -> torch.Tensor:
         return box_violation(x, 1, 1)

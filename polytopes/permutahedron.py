@@ -79,11 +79,9 @@ class Permutahedron(sst.Structure, final=True):
         """
         if self.log_partition_refusal:
             raise ValueError(self.log_partition_refusal + ".")
-        wide, weights = u.double(), self._table.on(u.device)
-        least = weights[-1]  # no number: exported derivatives of products with numbers fail (torch 2.13)
-        scores = wide[..., :, None] * (weights - least)
-        above = log_matchings(scores, every_row=True, every_column=True) - self._log_repeats()
-        return (above + least * wide.sum(-1)).to(u.dtype)
+        z, weights = u.double().sort(-1, descending=True).values, self._table.on(u.device)
+        others = log_matchings(_losses(z, weights), every_row=True, every_column=True) - self._log_repeats()
+        return ((z * weights).sum(-1) + others).to(u.dtype)
 
     def _log_repeats(self) -> float:
         """log of the number of permutations that give one order."""
@@ -106,6 +104,22 @@ class Permutahedron(sst.Structure, final=True):
     def __repr__(self) -> str:
         shown = [f"{w:g}" for w in self._numbers]
         return f"Permutahedron([{', '.join(shown if len(shown) < 8 else [*shown[:3], '...', shown[-1]])}])"
+
+
+def _losses(z: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """Scores of place i with weight j, ``(*batch, n, n)``, less what the best order, i with i, is worth by duals.
+
+    z_i w_j - z_i w_i - (b_j - b_i) <= 0, for sorted z and w and constants b with b_(l+1) - b_l = c_l (w_(l+1) - w_l),
+    c_l from z_(l+1) to z_l: from i to j, sums of (z_i - c_l) (w_(l+1) - w_l). No difference of large scores: these
+    would leave sums of probabilities that are not 1, and an entropy off by that times <u, x>.
+    """
+    middle = (0.5 * (z[..., 1:] + z[..., :-1])).detach()
+    steps = (z[..., :, None] - middle[..., None, :]) * (w[1:] - w[:-1])
+    place = torch.arange(len(w), device=z.device)
+    later = place[:-1] >= place[:, None]
+    up = torch.where(later, steps, 0.0).cumsum(-1)
+    down = torch.where(later, 0.0, steps).flip(-1).cumsum(-1).flip(-1)
+    return torch.nn.functional.pad(up, (1, 0)) - torch.nn.functional.pad(down, (0, 1))
 
 
 def _arrangements(counts: list[int]) -> Iterator[tuple[int, ...]]:

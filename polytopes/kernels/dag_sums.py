@@ -215,7 +215,7 @@ def _log_sum(terms: torch.Tensor) -> torch.Tensor:
     return terms.logsumexp(0)
 
 
-class _Values(Function):
+class _Values(Function, one_by_one=True):
     """Log-sums at all vertices, float64, and the share of every edge in its head's sum."""
 
     @staticmethod
@@ -253,7 +253,7 @@ class _Values(Function):
         return (values.unflatten(1, flat.shape[1:]), share.unflatten(1, flat.shape[1:])), (1, 1)
 
 
-class _Linear(Function):
+class _Linear(Function, one_by_one=True):
     """x_v = source_v + sum over edges into v (``up``: out of v) of weight times x at the other end."""
 
     @staticmethod

@@ -60,7 +60,8 @@ class Partition(Family):
         return torch.minimum(counts, self._most.on(sets.device)).sum(-1).round().long()
 
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
-        return torch.stack([log_elementary_symmetric(part, k) for part, k in self._parts(u)]).sum(0)
+        wide = u.double()  # groups may cancel
+        return torch.stack([log_elementary_symmetric(part, k) for part, k in self._parts(wide)]).sum(0).to(u.dtype)
 
     def marginals(self, u: torch.Tensor) -> torch.Tensor:
         together = torch.cat([subset_marginals(part, k) for part, k in self._parts(u)], -1)

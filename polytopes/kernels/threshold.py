@@ -95,27 +95,29 @@ def solve_threshold(u: torch.Tensor, total: int, f: SeparableRegularizer) -> tup
     if not stops_early(u):
         return fixed_solve(u, total, f)
     centre, low, high = _bracket(u, total, f)
-    s, low, high = (u - centre).double(), low.double(), high.double()
-    convex = total == 1 and math.isfinite(f.unit_slopes)  # then Newton's steps from the left never overshoot
-    nu = low if convex else low.lerp(high, 0.5)
+    s = (u - centre).double()
+    nu = low if total == 1 and math.isfinite(f.unit_slopes) else low.lerp(high, 0.5)  # from low, steps never overshoot
+    if total > 1 and math.isfinite(f.unit_slopes):  # a vertex: no step gets there, and ties at 1 - eps seem to move
+        nu = torch.where((s > low).sum(-1, keepdim=True) > total, nu, low)
     tolerance = max(4 * torch.finfo(torch.float64).eps * total, torch.finfo(u.dtype).eps / 8)
     x, nu = _newton(s, total, f, low, high, nu, tolerance)
     return x.to(u.dtype), nu.to(u.dtype) + centre
 
 
 def _bracket(u: torch.Tensor, total: int, f: SeparableRegularizer) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The total-th largest entry, and bounds of nu relative to it, ``(*batch, 1)``.
+    """The total-th largest entry, and bounds of nu relative to it, in float64, ``(*batch, 1)``.
 
-    Where g rises from 0 to 1 within a finite length, this entry is neither 0 nor past 1. For the sigmoid, neither it
-    nor the next one can be on the wrong side by more than log n.
+    Where g rises from 0 to 1 within a finite length, this entry is neither 0 nor past 1 (which rounding must not keep
+    it from). For the sigmoid, neither it nor the next one can be on the wrong side by more than log n.
     """
     if math.isfinite(f.unit_slopes):
         kth = kth_largest(u, total)
-        return kth, torch.full_like(kth, -f.unit_slopes), torch.zeros_like(kth)
+        high = torch.zeros_like(kth, dtype=torch.float64)
+        return kth, high - f.unit_slopes * (1 + 2.0**-50), high
     largest, room = u.topk(total + 1, dim=-1).values, math.log(u.shape[-1])
     kth = largest[..., -2:-1]
-    low = (largest[..., -1:] - kth - room).clamp(min=-1e30)  # finite, and anything will do in a gap that wide
-    return kth, low, torch.full_like(kth, room)
+    low = (largest[..., -1:] - kth).double().clamp(min=-1e30) - room  # finite, and anything will do in a gap that wide
+    return kth, low, torch.full_like(low, room)
 
 
 def _newton(

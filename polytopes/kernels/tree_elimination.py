@@ -87,7 +87,7 @@ class _EliminatedWeights(Function):
         return (x * tangent).sum((1, 2)), None, None
 
 
-class _Marginals(Function):
+class _Marginals(Function, one_by_one=True):
     """w Y, from the factors of the elimination; and Y, kept for the Jacobian: a constant outside."""
 
     @staticmethod
