@@ -160,7 +160,14 @@ class SoftArgmax(torch.nn.Module):
         return x if x.dtype == u.dtype and x.device == u.device else x.to(u.device, u.dtype)
 
     def gap(
-        self, u: torch.Tensor, x: torch.Tensor, temperature: Any = 1.0, *, mask: Any = None, log: Any = None, **more: Any
+        self,
+        u: torch.Tensor,
+        x: torch.Tensor,
+        temperature: Any = 1.0,
+        *,
+        mask: Any = None,
+        log: Any = None,
+        **more: Any,
     ) -> torch.Tensor:
         """Frank-Wolfe gap max_v <u - t grad f(x), v - x>, ``(*batch,)``, float64: 0 at X_t(u), up to the rounding of x.
 

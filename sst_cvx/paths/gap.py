@@ -1,8 +1,8 @@
 """The certificate of optimality: the Frank-Wolfe gap of a point that is known to rounding.
 
-With g = grad f(x') for any x', Fenchel and Young give, for every x of the hull,
+With g = grad f(x') for any x', and D(x, x') = f(x) - f(x') - <g, x - x'>, Fenchel and Young give, for x of the hull,
 
-    <u, X_t> - t f(X_t) - <u, x> + t f(x)  <=  max_v <u - t g, v - x> + t D(x, x'),   D(x, x') = f(x) - f(x') - <g, x - x'>,
+    <u, X_t> - t f(X_t) - <u, x> + t f(x)  <=  max_v <u - t g, v - x> + t D(x, x'),
 
 and the left side is at least t m / 2 |x - X_t|^2. With x' = x that is the Frank-Wolfe gap. But a right answer that was
 rounded, to 0 or to 1 in the end, has a slope that says little about it: an entropy's is infinite there. So x' is the
