@@ -121,10 +121,10 @@ class SoftArgmax(torch.nn.Module):
             TypeError, ValueError: arguments of a wrong type, shape or range, naming the argument.
             SolveError: a failed solve, or an answer outside the hull, naming the batch elements.
         """
-        if self.guard is not None:
-            with guard(self.guard):
-                return self._checked(u, temperature, mask, parameters)
-        return self._checked(u, temperature, mask, parameters)
+        if self.guard is None:
+            return self._checked(u, temperature, mask, parameters)
+        with guard(self.guard):
+            return self._checked(u, temperature, mask, parameters)
 
     def _checked(self, u: torch.Tensor, temperature: Any, mask: Any, parameters: Any) -> torch.Tensor:
         batch_shape = check_utilities(u, self.structure.event_shape)
@@ -160,29 +160,19 @@ class SoftArgmax(torch.nn.Module):
         return x if x.dtype == u.dtype and x.device == u.device else x.to(u.device, u.dtype)
 
     def gap(
-        self,
-        u: torch.Tensor,
-        x: torch.Tensor,
-        temperature: Any = 1.0,
-        *,
-        mask: Any = None,
-        log: Any = None,
-        **more: Any,
+        self, u: torch.Tensor, x: torch.Tensor, temperature: Any = 1.0, *, mask: Any = None, **more: Any
     ) -> torch.Tensor:
         """Frank-Wolfe gap max_v <u - t grad f(x), v - x>, ``(*batch,)``, float64: 0 at X_t(u), up to the rounding of x.
 
-        One linear maximisation away; if f is m-strongly convex, t m / 2 |x - X_t(u)|^2 <= gap. x stands for all within
-        its dtype's rounding. With ``log``, log x, entropies are right at any temperature. ``more``: hull parameters.
-
-        Raises NotImplementedError: the regularizer has no torch value (or is exponential-family).
+        If f is m-strongly convex, t m / 2 |x - X_t(u)|^2 <= gap. ``more``: hull parameters; ``log``, log x, with which
+        entropies are right at any temperature. See ``frank_wolfe_gap``, and ``conjugate_gap`` for A*.
         """
-        with without_autocast(u.device.type):
-            return frank_wolfe_gap(self.feasible, self.regularizer, u, x, temperature, mask, log, more)
+        return frank_wolfe_gap(self.feasible, self.regularizer, u, x, temperature, mask=mask, **more)
 
     @property
     def feasible(self) -> Structure:
         """The set whose hull answers are in: the structure's, or where ``integral=False`` the declared one's."""
-        return self.structure if self._path.within_set else self.structure.relaxed
+        return self.structure if self._path.within_set or self.regularizer.within_set else self.structure.relaxed
 
     def accuracy(self, temperature: float = 1.0) -> Accuracy:
         """What the path promises in float64, for utilities of order 1."""

@@ -18,7 +18,9 @@ from typing import Any
 import torch
 
 from sst_cvx.arguments import check_temperature, check_utilities
-from sst_cvx.regularizers import Regularizer, SeparableRegularizer
+from sst_cvx.once import without_autocast
+from sst_cvx.paths.conjugate_gap import conjugate_gap
+from sst_cvx.regularizers import ExponentialFamilyEntropy, Regularizer, SeparableRegularizer
 from sst_cvx.structure.base import Structure
 
 _ROUNDING = 4.0  # units in the last place that a right answer may be off by
@@ -32,16 +34,46 @@ def frank_wolfe_gap(
     u: torch.Tensor,
     x: torch.Tensor,
     temperature: Any,
+    *,
+    mask: torch.Tensor | None = None,
+    log: torch.Tensor | None = None,
+    **parameters: torch.Tensor,
+) -> torch.Tensor:
+    """The bound above over the vertices v of ``structure``, ``(*batch,)``, float64: see ``SoftArgmax.gap``.
+
+    Args:
+        u: utilities ``(*batch, *event_shape)``.
+        x: points of that shape, of the dtype that they were computed in: each stands for all within its rounding.
+        temperature, mask, parameters: those of the soft argmax.
+        log: log x, of the same shape, for entropies of coordinates whose entries underflow.
+
+    Raises:
+        ValueError: x or log of another shape. NotImplementedError: the regularizer has no torch value, or none from
+            logarithms; of exponential families, there are no vertices to enumerate.
+    """
+    with without_autocast(u.device.type):
+        return _gap(structure, regularizer, u, x, temperature, mask, log, parameters)
+
+
+def _gap(
+    structure: Structure,
+    regularizer: Regularizer,
+    u: torch.Tensor,
+    x: torch.Tensor,
+    temperature: Any,
     mask: torch.Tensor | None,
     log: torch.Tensor | None,
     parameters: dict[str, torch.Tensor],
 ) -> torch.Tensor:
-    """The bound above over the vertices v of ``structure``, ``(*batch,)``, float64: see ``SoftArgmax.gap``."""
     batch_shape, event_dim = check_utilities(u, structure.event_shape), len(structure.event_shape)
     check_point(x, u, "x")
     structure.flat_parameters(parameters, batch_shape)  # checks their names
     wide, point = u.detach().double(), x.detach().double()
     _, t = check_temperature(temperature, wide, batch_shape, event_dim)
+    if isinstance(regularizer, ExponentialFamilyEntropy):
+        if log is not None:
+            raise NotImplementedError(f"{regularizer!r} is no entropy of coordinates: leave log= out.")
+        return conjugate_gap(structure, wide, x, t, mask)
     masked = None if mask is None else structure.check_mask(mask, u.shape, u.device)
     if masked is not None:
         point = torch.where(masked.allowed, point, 0.0)

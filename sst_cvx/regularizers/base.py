@@ -28,6 +28,8 @@ class Regularizer:
 
     #: Smallest and largest coordinate at which f is finite.
     domain: tuple[float, float] = (-math.inf, math.inf)
+    #: Whether its program is over conv(X) itself, whatever hull is declared.
+    within_set = False
     #: Whether f is a sum over coordinates of one function (a diagonal Hessian).
     separable = False
     #: Whether this very class is known to be convex and strongly convex, so that no instance needs a test of it.
