@@ -164,8 +164,7 @@ class SoftArgmax(torch.nn.Module):
     ) -> torch.Tensor:
         """Frank-Wolfe gap max_v <u - t grad f(x), v - x>, ``(*batch,)``, float64: 0 at X_t(u), up to the rounding of x.
 
-        If f is m-strongly convex, t m / 2 |x - X_t(u)|^2 <= gap. ``more``: hull parameters; ``log``, log x, with which
-        entropies are right at any temperature. See ``frank_wolfe_gap``, and ``conjugate_gap`` for A*.
+        t m / 2 |x - X_t(u)|^2 <= gap. ``more``: hull parameters; ``log``, log x. See ``paths.gap``, ``conjugate_gap``.
         """
         return frank_wolfe_gap(self.feasible, self.regularizer, u, x, temperature, mask=mask, **more)
 

@@ -158,3 +158,59 @@ def test_without_the_host(structure):
     found = torch.compile(soft.gap, backend="eager")(u, x)
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
     torch.testing.assert_close(torch.func.vmap(soft.gap)(u, x), expected, atol=1e-12, rtol=0)
+
+
+FAMILIES = [p for p in FAST if "ExponentialFamily" in p.id]
+
+
+@pytest.mark.parametrize(("structure", "f"), FAMILIES)
+def test_of_exponential_families(structure, f):
+    """Zero at the marginals, of any dtype; at moved points no less than t m / 2 times the distance."""
+    soft, event = sst.SoftArgmax(structure, f), tuple(range(1, 1 + len(structure.event_shape)))
+    for dtype, bound in ((torch.float64, 1e-11), (torch.float32, 1e-8), (torch.float16, 1e-4)):
+        for scale, t in ((1.0, 1.0), (30.0, 0.1)):
+            u = (scale * torch.randn(2, *structure.event_shape, dtype=torch.float64)).to(dtype)
+            x = soft(u, t)
+            assert 0 <= float(soft.gap(u, x, t).max()) <= bound * t
+            if dtype == torch.float64:
+                moved = x + 1e-3 * (structure.argmax(-u) - x)
+                least = 0.5 * t * f.strong_convexity(structure) * (x - moved).square().sum(event)
+                assert bool((soft.gap(u, moved, t) >= least * (1 - 1e-6) - 1e-14).all())
+
+
+def test_of_one_hot_is_relative_entropy():
+    u, x = torch.randn(5, 4, dtype=torch.float64), torch.rand(5, 4, dtype=torch.float64).softmax(-1)
+    truth = (x * (x.log() - (u / 0.7).log_softmax(-1))).sum(-1) * 0.7
+    gap = sst.SoftArgmax(polytopes.OneHot(4), sst.ExponentialFamilyEntropy()).gap(
+        u, x, torch.full((5,), 0.7, dtype=torch.float64)
+    )
+    torch.testing.assert_close(gap, truth, rtol=1e-9, atol=1e-12)
+
+
+def test_of_exponential_families_with_masks():
+    for structure in (polytopes.KSubset(5, 2), polytopes.SpanningTree(4)):
+        u = torch.randn(3, *structure.event_shape, dtype=torch.float64)
+        mask = torch.ones(structure.event_shape, dtype=torch.bool)
+        mask[1] = False
+        soft = sst.SoftArgmax(structure, sst.ExponentialFamilyEntropy())
+        x = soft(u, mask=mask)
+        assert float(soft.gap(u, x, mask=mask).max()) < 1e-11
+        assert float(soft.gap(u, soft(u + u.flip(-1) * mask, mask=mask), mask=mask).max()) > 1e-3
+        gap, error = sst.ExponentialFamily(structure, u, mask=mask).gap(x)
+        assert float(gap.max()) < 1e-11
+        assert not error.any()
+
+
+def test_of_exponential_families_from_samples():
+    """Too many vertices to enumerate: right marginals have about the standard error, wrong ones many times that."""
+    structure, u = polytopes.KSubset(30, 7), torch.randn(2, 30, dtype=torch.float64)
+    family, generator = sst.ExponentialFamily(structure, u), torch.Generator().manual_seed(0)
+    with pytest.raises(NotImplementedError, match="estimate the gap from exact samples"):
+        family.gap(family.mean)
+    gap, error = family.gap(family.mean, samples=2000, generator=generator)
+    assert bool((gap < 2 * error).all())
+    wrong = sst.ExponentialFamily(structure, 0.7 * u).mean
+    gap, error = family.gap(wrong, samples=2000, generator=generator)
+    assert bool((gap > 10 * error).all())
+    truth = sst.ExponentialFamily(structure, 0.7 * u).kl_divergence(family)
+    torch.testing.assert_close(gap, truth, rtol=0.3, atol=0)

@@ -187,7 +187,6 @@ class ExponentialFamily(Distribution):
         With ``samples=None`` by enumeration of at most 5,000 vertices, exact up to the rounding of x; the error is 0.
         Else from so many exact samples an element, reweighted to the mean x: right marginals have about the error
         (root mean square), and differences below samples^-1/2 are not seen.
-
         Raises ValueError: x of another shape; samples below 2. NotImplementedError: no list of vertices, nor samples.
         """
         check_point(x, self.u, "x")

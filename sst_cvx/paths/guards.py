@@ -69,6 +69,12 @@ def check_gap(gap: torch.Tensor, u: torch.Tensor, x: torch.Tensor, dtype: torch.
         )
 
 
+_NO_SLOPE = (
+    "the gradient that comes in from behind the soft argmax is not finite for {elements}: what was computed from x has "
+    "no derivative there, as log x has none at entries that are exactly 0. Leave these entries out, or add a little."
+)
+
+
 class GradientGuard:
     """Checks a computed vector-Jacobian product g = J v against co-coercivity: |t m g|^2 <= <v, t m g>.
 
@@ -118,4 +124,6 @@ class GradientGuard:
             "accuracy near vertices: raise the temperature, use the default solver if you chose another, or a "
             "structure and regularizer with a fast path."
         )
-        return self._elements.refuse(~(excess <= self.tolerance * (v * v).sum(1)), message, gradient)[0]
+        wrong, finite = ~(excess <= self.tolerance * (v * v).sum(1)), torch.isfinite(v).all(1)
+        (gradient,) = self._elements.refuse(wrong & ~finite, _NO_SLOPE, gradient)
+        return self._elements.refuse(wrong & finite, message, gradient)[0]
