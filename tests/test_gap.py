@@ -78,8 +78,9 @@ def test_logarithms(t):
     assert float(soft.gap(u, x, t, log=log).abs()) < 1e-12 * t
     assert float(soft.gap(u, x, t, log=log - torch.tensor([0.0, 0.1, 0.0, 0.0])).abs()) > 1e-3 * t
     assert float(soft.gap(u, x.flip(-1), t, log=log)) > 0.1 * t
-    soft = sst.SoftArgmax(polytopes.Hypercube(4), sst.BinaryEntropy(weights=[1.0, 2, 3, 0.5]))
-    log = torch.nn.functional.logsigmoid(u / t / soft.regularizer.weights)
+    weights = torch.tensor([1.0, 2, 3, 0.5], dtype=torch.float64)
+    soft = sst.SoftArgmax(polytopes.Hypercube(4), sst.BinaryEntropy(weights=weights))
+    log = torch.nn.functional.logsigmoid(u / t / weights)
     assert float(soft.gap(u, soft(u, t), t, log=log).abs()) < 1e-12 * t
     assert float(soft.gap(u, soft(u, t), t, log=2 * log)) > 1e-2 * t
 

@@ -78,7 +78,7 @@ def tilting(points: torch.Tensor, log_weights: torch.Tensor, x: torch.Tensor, rh
 
 def _tilting(points: torch.Tensor, log_weights: torch.Tensor, x: torch.Tensor, rho: float) -> torch.Tensor:
     d, best = torch.zeros_like(x), torch.full_like(x[:, 0], torch.inf)
-    before = -best
+    before = -best, best
     halves = 0.5 ** torch.arange(_HALVINGS, dtype=x.dtype, device=x.device)
 
     def values(d: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -93,9 +93,9 @@ def _tilting(points: torch.Tensor, log_weights: torch.Tensor, x: torch.Tensor, r
         gap = (d * mean).sum(-1) - tilted[:, 0].logsumexp(-1)  # KL(q || p)
         upper = gap + (x - mean).square().sum(-1) / (2 * rho)
         best = torch.minimum(best, upper)
-        if may_ask(x) and _arrived(upper, dual[:, 0], before):
+        if may_ask(x) and _arrived(upper, dual[:, 0], *before):
             break
-        before = dual[:, 0]
+        before = dual[:, 0], upper - dual[:, 0]
         centred = points - mean[:, None]
         sizes, axes = torch.linalg.eigh((centred * q[..., None]).mT @ centred)
         slope = x - mean - rho * d
@@ -106,6 +106,7 @@ def _tilting(points: torch.Tensor, log_weights: torch.Tensor, x: torch.Tensor, r
     return best.clamp(min=0.0)
 
 
-def _arrived(upper: torch.Tensor, dual: torch.Tensor, before: torch.Tensor) -> bool:
-    """Whether bounds meet, or rounding keeps the dual from rising."""
-    return bool(((upper - dual <= 1e-14 + 1e-9 * upper) | (dual - before <= 1e-13 * (1e-3 + dual.abs()))).all())
+def _arrived(upper: torch.Tensor, dual: torch.Tensor, before: torch.Tensor, apart: torch.Tensor) -> bool:
+    """Whether bounds meet, or rounding keeps the dual from rising and the bounds from coming closer."""
+    stalled = (dual - before <= 1e-13 * (1e-3 + dual.abs())) & (upper - dual >= 0.5 * apart)
+    return bool(((upper - dual <= 1e-14 + 1e-10 * upper) | stalled).all())
