@@ -9,6 +9,7 @@ import torch
 
 import sst_cvx as sst
 from sst_cvx.hull.linear import independent_rows
+from tests.hulls import pairs as exclusive_pairs
 
 
 def polytope(rng, n=3, m=4):
@@ -119,3 +120,12 @@ def test_gradients_that_are_not_finite_say_so():
     u = torch.tensor([[5.0, 0.0, 0.0], [0.1, 0.2, 0.0]], dtype=torch.float64, requires_grad=True)
     with pytest.raises(sst.SolveError, match="not finite for batch element 0: what was computed from x has no"):
         soft(u).log().sum().backward()
+
+
+def test_near_ties():
+    """HiGHS, warm-started, could not tell whether differences of 1e-8 between utilities count."""
+    structure = exclusive_pairs()
+    size = 10 ** (-12 * torch.rand(400, 1, dtype=torch.float64))
+    u = 1 + size * torch.randn(400, 6, dtype=torch.float64)
+    x, again = structure.argmax(u), structure.argmax(u.flip(0)).flip(0)
+    assert float((u * (x - again)).sum(1).abs().max()) < 1e-9

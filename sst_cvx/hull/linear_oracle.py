@@ -72,13 +72,7 @@ class LinearOracle:
             direction = direction.ravel() * units.columns[event]
             direction = direction / (np.abs(direction).max(initial=0.0) or 1.0)
         model.changeColsCost(event.size, event, direction.ravel())
-        model.run()
-        status = model.getModelStatus()
-        if status == highspy.HighsModelStatus.kUnboundedOrInfeasible:  # presolve could not tell: ask without it
-            model.setOptionValue("presolve", "off")
-            model.run()
-            model.setOptionValue("presolve", "choose")
-            status = model.getModelStatus()
+        status = _solved(model)
         if status != highspy.HighsModelStatus.kOptimal:
             return np.full(event.size, np.nan), model.modelStatusToString(status).lower()
         w = np.asarray(model.getSolution().col_value)
@@ -189,6 +183,29 @@ _STATUSES = {
     "AlmostDualInfeasible": "unbounded",
     "AlmostSolved": "solved inaccurately",
 }
+
+
+def _solved(model: highspy.Highs) -> highspy.HighsModelStatus:
+    """The status of a solve, asked again in other ways where HiGHS could not tell: near ties keep a warm start from
+    its tighter tolerance."""
+    kinds = highspy.HighsModelStatus
+    model.run()
+    if model.getModelStatus() == kinds.kUnboundedOrInfeasible:  # presolve could not tell: ask without it
+        _run(model, "presolve", "off", "choose")
+    if model.getModelStatus() in (kinds.kUnknown, kinds.kSolveError):
+        model.clearSolver()
+        model.run()
+    if model.getModelStatus() in (kinds.kUnknown, kinds.kSolveError):
+        model.clearSolver()
+        _run(model, "dual_feasibility_tolerance", 1e-8, 1e-10)
+    return model.getModelStatus()
+
+
+def _run(model: highspy.Highs, option: str, once: Any, usual: Any) -> None:
+    """A run with an option as it is not usual."""
+    model.setOptionValue(option, once)
+    model.run()
+    model.setOptionValue(option, usual)
 
 
 def _highs_model(hull: LinearHull, integral: bool) -> highspy.Highs:
