@@ -12,7 +12,8 @@ from sst_cvx.host import check_mode, guard
 from sst_cvx.once import constants, without_autocast
 from sst_cvx.paths import PATHS, Path, opaque
 from sst_cvx.paths.base import Accuracy, Batch, Options, Refused
-from sst_cvx.paths.guards import check_hull, frank_wolfe_gap
+from sst_cvx.paths.gap import frank_wolfe_gap
+from sst_cvx.paths.guards import check_hull
 from sst_cvx.paths.layer.path import make_solver
 from sst_cvx.regularizers import Regularizer
 from sst_cvx.regularizers.admission import check_regularizer
@@ -120,10 +121,10 @@ class SoftArgmax(torch.nn.Module):
             TypeError, ValueError: arguments of a wrong type, shape or range, naming the argument.
             SolveError: a failed solve, or an answer outside the hull, naming the batch elements.
         """
-        if self.guard is not None:
-            with guard(self.guard):
-                return self._checked(u, temperature, mask, parameters)
-        return self._checked(u, temperature, mask, parameters)
+        if self.guard is None:
+            return self._checked(u, temperature, mask, parameters)
+        with guard(self.guard):
+            return self._checked(u, temperature, mask, parameters)
 
     def _checked(self, u: torch.Tensor, temperature: Any, mask: Any, parameters: Any) -> torch.Tensor:
         batch_shape = check_utilities(u, self.structure.event_shape)
@@ -159,18 +160,18 @@ class SoftArgmax(torch.nn.Module):
         return x if x.dtype == u.dtype and x.device == u.device else x.to(u.device, u.dtype)
 
     def gap(
-        self, u: torch.Tensor, x: torch.Tensor, temperature: Any = 1.0, *, mask: Any = None, **parameters: Any
+        self, u: torch.Tensor, x: torch.Tensor, temperature: Any = 1.0, *, mask: Any = None, **more: Any
     ) -> torch.Tensor:
-        """Frank-Wolfe gap max_{v in X} <u - t grad f(x), v - x>, ``(*batch,)``, float64: zero exactly at X_t(u).
+        """Frank-Wolfe gap max_v <u - t grad f(x), v - x>, ``(*batch,)``, float64: 0 at X_t(u), up to the rounding of x.
 
-        A certificate that trusts no soft solver, one hard argmax away; if f is m-strongly convex,
-        t m / 2 |x - X_t(u)|^2 <= gap. Entropies are evaluated at the smallest positive number where x is 0.
-
-        Raises:
-            NotImplementedError: the regularizer has no torch value (or is exponential-family).
+        t m / 2 |x - X_t(u)|^2 <= gap. ``more``: hull parameters; ``log``, log x. See ``paths.gap``, ``conjugate_gap``.
         """
-        with without_autocast(u.device.type):
-            return frank_wolfe_gap(self.structure, self.regularizer, u, x, temperature, mask, parameters)
+        return frank_wolfe_gap(self.feasible, self.regularizer, u, x, temperature, mask=mask, **more)
+
+    @property
+    def feasible(self) -> Structure:
+        """The set whose hull answers are in: the structure's, or where ``integral=False`` the declared one's."""
+        return self.structure if self._path.within_set or self.regularizer.within_set else self.structure.relaxed
 
     def accuracy(self, temperature: float = 1.0) -> Accuracy:
         """What the path promises in float64, for utilities of order 1."""

@@ -46,10 +46,22 @@ class Canonical:
         return self.pattern[2][1] - 1
 
     def rows(self, theta: np.ndarray) -> tuple[sp.csr_array, np.ndarray]:
-        """A and b at parameter values."""
+        """A and b at parameter values.
+
+        Raises:
+            ValueError: a coefficient, or a bound that is met, is not finite.
+        """
         indices, indptr, shape = self.pattern
         augmented = sp.csc_array((self.matrix @ theta, indices, indptr), shape=shape)
-        return sp.csr_array(-augmented[:, :-1]), augmented[:, [-1]].toarray().ravel()
+        A, b = sp.csr_array(-augmented[:, :-1]), augmented[:, [-1]].toarray().ravel()
+        finite = np.isfinite(b)
+        finite[self.dims.zero : self.dims.zero + self.dims.nonneg] |= b[self.dims.zero :][: self.dims.nonneg] == np.inf
+        if not (finite.all() and np.isfinite(A.data).all()):
+            raise ValueError(
+                "a coefficient or a right side in the hull's constraints is not finite: replace NaN and infinity by "
+                "numbers, or leave these constraints out."
+            )
+        return A, b
 
     def theta(self, values: dict[str, np.ndarray]) -> np.ndarray:
         """Parameter values, by name, as one vector."""

@@ -178,7 +178,9 @@ class CompiledHull:
                 if "unbounded" in status:
                     message = f"the hull is unbounded ({status}): add bounds on the event variable."
                     raise ValueError(message) from None
-                raise EmptySet(f"the hull is empty ({status}): its constraints contradict.") from None
+                if "infeasible" in status:
+                    raise EmptySet(f"the hull is empty ({status}): its constraints contradict.") from None
+                raise ValueError(f"the hull could not be solved over ({status}): scale its constraints.") from None
 
     def _fresh_oracle(self) -> LinearOracle:
         """One whose questions leave no trace in later answers, by a warm start."""

@@ -71,12 +71,18 @@ def _by_columns(value: torch.Tensor) -> torch.Tensor:
     return value.permute(0, *range(value.dim() - 1, 0, -1)).reshape(len(value), -1)
 
 
+def _unit_rows(size: np.ndarray) -> np.ndarray:
+    """Powers of two that bring rows with these largest entries to between 1/2 and 1."""
+    return np.where(size > 0, np.exp2(-np.ceil(np.log2(np.where(size > 0, size, 1.0)))), 1.0)
+
+
 def independent_rows(A: Any) -> np.ndarray:
     """Places of a largest independent set of rows, ascending, by QR with pivoting; of larger systems, all."""
     count, columns = A.shape
     if count < 2 or max(count, columns) > _DENSE_RANK:
         return np.arange(count)
     dense = A.toarray() if sp.issparse(A) else A
+    dense = dense * _unit_rows(np.abs(dense).max(axis=1))[:, None]
     triangle, pivots = cast(Any, scipy.linalg.qr(dense.T, mode="r", pivoting=True))
     diagonal = np.abs(np.diagonal(triangle))
     return np.sort(pivots[: int((diagonal > _RANK * diagonal.max(initial=0.0)).sum())])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from typing import Any
 
 import clarabel
@@ -14,8 +15,10 @@ from cvxpy.reductions.solvers.conic_solvers.clarabel_conif import dims_to_solver
 from sst_cvx.errors import SolveError
 from sst_cvx.hull.canonical import Canonical
 from sst_cvx.hull.linear import LinearHull
+from sst_cvx.hull.units import Units
 
 _ROUND = 1e-7  # HiGHS's primal tolerance: entries this near to an integer are that integer
+_OUTSIDE = 1e-6  # violation, in units of rows and columns, from which a point is not returned
 _CONIC = (1e-10, 1e-8)  # Clarabel's tolerances, tried in turn: ties may keep it from the tighter one
 
 
@@ -60,40 +63,43 @@ class LinearOracle:
                 [i for i, _ in problems],
                 [status for _, status in problems],
             )
-        nearest = np.round(x) + 0.0  # no negative zeros
-        return np.where(np.abs(x - nearest) <= _ROUND, nearest, x)
+        return x
 
     def _by_highs(self, direction: np.ndarray, at: dict[str, np.ndarray] | None) -> tuple[np.ndarray, str]:
-        model, event = self._model(at), self._hull.event.astype(np.int32)
+        program, event = self._program(at), self._hull.event.astype(np.int32)
+        model, units = program.model, program.units
+        if units is not None:
+            direction = direction.ravel() * units.columns[event]
+            direction = direction / (np.abs(direction).max(initial=0.0) or 1.0)
         model.changeColsCost(event.size, event, direction.ravel())
-        model.run()
-        status = model.getModelStatus()
-        if status == highspy.HighsModelStatus.kUnboundedOrInfeasible:  # presolve could not tell: ask without it
-            model.setOptionValue("presolve", "off")
-            model.run()
-            model.setOptionValue("presolve", "choose")
-            status = model.getModelStatus()
+        status = _solved(model)
         if status != highspy.HighsModelStatus.kOptimal:
             return np.full(event.size, np.nan), model.modelStatusToString(status).lower()
-        return np.asarray(model.getSolution().col_value)[event], ""
+        w = np.asarray(model.getSolution().col_value)
+        x = w[event] if units is None else w[event] * units.columns[event]
+        return _rounded(x, 1.0 if units is None else units.columns[event]), program.complaint(w)
 
-    def _model(self, at: dict[str, np.ndarray] | None) -> highspy.Highs:
-        """This thread's model; one of its own at parameter values."""
-        if at is None and hasattr(self._own, "model"):
-            return self._own.model
+    def _program(self, at: dict[str, np.ndarray] | None) -> _Program:
+        """This thread's program; one of its own at parameter values."""
+        if at is None and hasattr(self._own, "program"):
+            return self._own.program
         A, b = self._hull.rows(self._hull.theta(at or {}))
         linear = LinearHull.from_rows(A, b, self._hull.dims.zero, self._hull.event)
-        model = _highs_model(linear, integral=self._integral)
+        program = _Program.of(linear, self._integral)
         if at is None:
-            self._own.model = model
-        return model
+            self._own.program = program
+        return program
 
     def _by_clarabel(self, direction: np.ndarray, at: dict[str, np.ndarray] | None) -> tuple[np.ndarray, str]:
         A, b = self._hull.rows(self._hull.theta(at or {}))
         cost = np.zeros(self._hull.columns)
         cost[self._hull.event] = -direction.ravel()
+        units = Units.of_cone(A, b, _blocks(self._hull.dims, b.size))
+        if units is not None:
+            A, b, cost = units.matrix(A), units.rows * b, units.columns * cost
+            cost = cost / (np.abs(cost).max(initial=0.0) or 1.0)
         nothing = sp.csc_matrix((cost.size, cost.size))
-        status = ""
+        status, solution = "", None
         for tolerance in _CONIC:
             settings: Any = clarabel.DefaultSettings()  # pyright: ignore[reportAttributeAccessIssue]
             settings.verbose, settings.max_threads = False, 1
@@ -106,7 +112,68 @@ class LinearOracle:
                 break
         if status != "Solved":
             return np.full(direction.size, np.nan), _STATUSES.get(status, status.lower())
-        return np.asarray(solution.x)[self._hull.event], ""
+        w = np.asarray(solution.x)  # type: ignore[union-attr]
+        own = np.ones(w.size) if units is None else units.columns
+        x, own = (w * own)[self._hull.event], own[self._hull.event]
+        worst = _outside_cone(A, b, w, self._hull.dims)
+        return _rounded(x, own), "" if worst <= _OUTSIDE else f"a point outside the hull, by {worst:.1e}"
+
+
+@dataclass
+class _Program:
+    """A linear or mixed-integer program over a hull in its own units."""
+
+    hull: LinearHull
+    units: Units | None
+    model: highspy.Highs
+
+    @classmethod
+    def of(cls, hull: LinearHull, integral: bool) -> _Program:
+        units = Units.of(hull, None if integral else hull.event)
+        hull = hull if units is None else units.hull(hull)
+        return cls(hull, units, _highs_model(hull, integral))
+
+    def complaint(self, w: np.ndarray) -> str:
+        """What is wrong with a solution, if anything: HiGHS drops small coefficients, and stops at tolerances."""
+        rows = self.hull.rows @ w
+        worst = max(
+            _excess(w, self.hull.lower, self.hull.upper), _excess(rows, self.hull.row_lower, self.hull.row_upper)
+        )
+        return "" if worst <= _OUTSIDE else f"a point outside the hull, by {worst:.1e}: scale the constraints"
+
+
+def _excess(w: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> float:
+    """How far values are outside of bounds, relative to 1 + |bound|; infinite for what is not a number."""
+    ends = [(end, sign) for end, sign in ((lower, -1.0), (upper, 1.0))]
+    parts = [sign * (w - end) / (1 + np.where(np.isfinite(end), np.abs(end), 0.0)) for end, sign in ends]
+    worst = float(np.max(parts, initial=-np.inf))
+    return np.inf if np.isnan(worst) else worst
+
+
+def _blocks(dims: Any, rows: int) -> np.ndarray:
+    """Of each row, the number of its block: itself in linear cones, else all rows of one cone."""
+    linear = dims.zero + dims.nonneg
+    sizes = [*dims.soc, *(n * (n + 1) // 2 for n in dims.psd), *[3] * (dims.exp + len(dims.p3d))]
+    blocks = np.concatenate([np.arange(linear), linear + np.repeat(np.arange(len(sizes)), sizes)])
+    rest = rows - blocks.size  # generalised power cones: one block
+    return np.concatenate([blocks, np.full(rest, linear + len(sizes))]).astype(int)
+
+
+def _outside_cone(A: Any, b: np.ndarray, w: np.ndarray, dims: Any) -> float:
+    """Largest violation of linear and second-order cones, relative to 1 + |b|; the others are Clarabel's to tell."""
+    s = (b - A @ w) / (1 + np.abs(b).max(initial=0.0))
+    place = dims.zero + dims.nonneg
+    worst = max(np.abs(s[: dims.zero]).max(initial=0.0), (-s[dims.zero : place]).max(initial=0.0))
+    for size in dims.soc:
+        worst = max(worst, np.linalg.norm(s[place + 1 : place + size]) - s[place])
+        place += size
+    return float(worst) if np.isfinite(worst) else np.inf
+
+
+def _rounded(x: np.ndarray, unit: Any) -> np.ndarray:
+    """Points with entries that are integers up to a solver's tolerance, in their column's unit, made so."""
+    nearest = np.round(x) + 0.0  # no negative zeros
+    return np.where(np.abs(x - nearest) <= _ROUND * np.minimum(unit, 1.0), nearest, x)
 
 
 _STATUSES = {
@@ -118,11 +185,39 @@ _STATUSES = {
 }
 
 
+def _solved(model: highspy.Highs) -> highspy.HighsModelStatus:
+    """The status of a solve, asked again in other ways where HiGHS could not tell: near ties keep a warm start from
+    its tighter tolerance."""
+    kinds = highspy.HighsModelStatus
+    model.run()
+    if model.getModelStatus() == kinds.kUnboundedOrInfeasible:  # presolve could not tell: ask without it
+        _run(model, "presolve", "off", "choose")
+    if model.getModelStatus() in (kinds.kUnknown, kinds.kSolveError):
+        model.clearSolver()
+        model.run()
+    if model.getModelStatus() in (kinds.kUnknown, kinds.kSolveError):
+        model.clearSolver()
+        _run(model, "dual_feasibility_tolerance", 1e-8, 1e-10)
+    return model.getModelStatus()
+
+
+def _run(model: highspy.Highs, option: str, once: Any, usual: Any) -> None:
+    """A run with an option as it is not usual."""
+    model.setOptionValue(option, once)
+    model.run()
+    model.setOptionValue(option, usual)
+
+
 def _highs_model(hull: LinearHull, integral: bool) -> highspy.Highs:
     columns, rows = hull.lower.size, hull.row_upper.size
     model = highspy.Highs()
     model.silent()
-    options = {"threads": 1, "dual_feasibility_tolerance": 1e-10, "primal_feasibility_tolerance": 1e-9}
+    options = {
+        "threads": 1,
+        "small_matrix_value": 1e-12,
+        "dual_feasibility_tolerance": 1e-10,
+        "primal_feasibility_tolerance": 1e-9,
+    }
     for name, value in (options | {"mip_rel_gap": 0.0, "mip_abs_gap": 1e-9}).items():
         model.setOptionValue(name, value)
     lp: Any = highspy.HighsLp()

@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from scipy.optimize import linprog
 
 from sst_cvx.hull.linear import LinearHull
+from sst_cvx.hull.units import Units
 
 _SLACK = 1e-6  # a row whose largest slack in the scaled program is below this never has any
 
@@ -42,6 +43,25 @@ def presolve(hull: LinearHull, domain: tuple[float, float]) -> Presolved:
     lower[hull.event] = np.maximum(lower[hull.event], domain[0])
     upper[hull.event] = np.minimum(upper[hull.event], domain[1])
     hull = replace(hull, lower=lower, upper=upper)
+    units = Units.of(hull)
+    if units is not None:
+        found = _presolve(units.hull(hull))
+        same, back = found.hull, units.columns
+        return Presolved(
+            replace(
+                hull,
+                lower=np.where(same.lower == same.upper, same.lower * back, hull.lower),
+                upper=np.where(same.lower == same.upper, same.upper * back, hull.upper),
+                row_lower=np.where(same.row_lower == same.row_upper, hull.row_upper, hull.row_lower),
+            ),
+            None if found.inside is None else found.inside * back,
+            found.degenerate,
+        )
+    return _presolve(hull)
+
+
+def _presolve(hull: LinearHull) -> Presolved:
+    """The same of a hull in units of its own."""
     identity: Any = sp.eye_array(hull.lower.size, format="csr")
     equal = hull.row_lower == hull.row_upper
     fixed = hull.lower == hull.upper

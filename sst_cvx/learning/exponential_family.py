@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch.distributions import Distribution, constraints, register_kl
 
-from sst_cvx.arguments import check_finite, check_utilities, check_vertex_count
+from sst_cvx.arguments import check_finite, check_size, check_utilities, check_vertex_count
 from sst_cvx.autodiff import gradient
 from sst_cvx.faults import not_finite, spoiled
 from sst_cvx.host import may_ask
 from sst_cvx.learning.inputs import broadcast, check_expansion, check_shape, normal
 from sst_cvx.once import without_autocast
+from sst_cvx.paths.conjugate_gap import conjugate_gap, resolution, tilting
+from sst_cvx.paths.gap import check_point
 from sst_cvx.structure.base import Structure
 from sst_cvx.structure.membership import NO_ELEMENT, check_elements
 
@@ -174,6 +177,30 @@ class ExponentialFamily(Distribution):
             return exceeds
         sizes = [self._flat(self.structure.masked_argmax(torch.zeros_like(only), m)).sum(-1) for m in (here, there)]
         return exceeds | (sizes[0] != sizes[1])
+
+    def gap(
+        self, x: torch.Tensor, *, samples: int | None = None, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Certificate of marginals x ``(*batch, *event_shape)``: A(u) + A*(x) - <u, x>, zero where x is the mean, and
+        its standard error, both ``(*batch,)``, float64. Neither the log-partition nor its derivative is used.
+
+        With ``samples=None`` by enumeration of at most 5,000 vertices, exact up to the rounding of x; the error is 0.
+        Else from so many exact samples an element, reweighted to the mean x: right marginals have about the error
+        (root mean square), and differences below samples^-1/2 are not seen.
+        Raises ValueError: x of another shape; samples below 2. NotImplementedError: no list of vertices, nor samples.
+        """
+        check_point(x, self.u, "x")
+        if samples is None:
+            gap = conjugate_gap(self.structure, self.u.detach().double(), x, 1.0, self.mask)
+            return gap, torch.zeros_like(gap)
+        count = check_size("samples", samples, 2)
+        size = self.event_shape.numel()
+        points = self.sample((count,), generator=generator).double().reshape(count, -1, size).movedim(0, 1)
+        uniform = points.new_full(points.shape[:2], -math.log(count))
+        flat = x.detach().double().reshape(-1, size)
+        gap = tilting(points, uniform, flat, max(resolution(x), 1 / count)).reshape(self.batch_shape)
+        rank = (points.var(1) > 0).double().sum(-1).reshape(self.batch_shape)  # an upper bound
+        return gap, (rank / 2 + rank * rank / 4).sqrt() / count
 
     def sample(self, sample_shape: Any = (), *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Exact samples: by the structure's own algorithm where it has one, else from the list of its elements.

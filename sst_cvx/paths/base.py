@@ -170,6 +170,8 @@ class Path(ABC):
     takes_masks: ClassVar[bool] = False
     #: Whether it checks its answers against the hull itself, because it knows more than the event.
     checks_hull: ClassVar[bool] = False
+    #: Whether its answers are in conv(X) itself where the declared hull is looser (``integral=False``).
+    within_set: ClassVar[bool] = False
     #: Where and in what it computes; None: as the utilities are.
     device: ClassVar[torch.device | None] = None
     dtype: ClassVar[torch.dtype | None] = None

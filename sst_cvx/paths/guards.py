@@ -7,10 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from sst_cvx.arguments import check_temperature, check_utilities
 from sst_cvx.errors import Elements, SolveError
 from sst_cvx.faults import Faults
-from sst_cvx.regularizers import Regularizer
 from sst_cvx.structure.base import Structure
 
 #: Accepted violation of the hull, relative to 1 + the size of its bounds.
@@ -71,31 +69,10 @@ def check_gap(gap: torch.Tensor, u: torch.Tensor, x: torch.Tensor, dtype: torch.
         )
 
 
-@torch.no_grad()
-def frank_wolfe_gap(
-    structure: Structure,
-    regularizer: Regularizer,
-    u: torch.Tensor,
-    x: torch.Tensor,
-    temperature: float | torch.Tensor,
-    mask: torch.Tensor | None,
-    parameters: dict[str, torch.Tensor],
-) -> torch.Tensor:
-    """max_{v in X} <u - t grad f(x), v - x>, ``(*batch,)``, float64: see ``SoftArgmax.gap``."""
-    batch_shape, event_dim = check_utilities(u, structure.event_shape), len(structure.event_shape)
-    if not isinstance(x, torch.Tensor) or x.shape != u.shape:
-        got = tuple(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
-        raise ValueError(f"x must be a tensor of the shape of the utilities, {tuple(u.shape)}, got {got}.")
-    structure.flat_parameters(parameters, batch_shape)  # checks their names
-    wide, point = u.detach().double(), x.detach().double()
-    _, t = check_temperature(temperature, wide, batch_shape, event_dim)
-    direction = wide - t * regularizer.gradient(point, event_dim)
-    if mask is None:
-        best = structure.argmax(direction, **parameters)
-    else:
-        best = structure.masked_argmax(direction, mask)
-        direction = torch.where(mask.to(u.device), direction, 0.0)
-    return (direction * (best - point)).reshape(*batch_shape, structure.variable.size).sum(-1)
+_NO_SLOPE = (
+    "the gradient that comes in from behind the soft argmax is not finite for {elements}: what was computed from x has "
+    "no derivative there, as log x has none at entries that are exactly 0. Leave these entries out, or add a little."
+)
 
 
 class GradientGuard:
@@ -147,4 +124,6 @@ class GradientGuard:
             "accuracy near vertices: raise the temperature, use the default solver if you chose another, or a "
             "structure and regularizer with a fast path."
         )
-        return self._elements.refuse(~(excess <= self.tolerance * (v * v).sum(1)), message, gradient)[0]
+        wrong, finite = ~(excess <= self.tolerance * (v * v).sum(1)), torch.isfinite(v).all(1)
+        (gradient,) = self._elements.refuse(wrong & ~finite, _NO_SLOPE, gradient)
+        return self._elements.refuse(wrong & finite, message, gradient)[0]

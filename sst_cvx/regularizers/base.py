@@ -28,6 +28,8 @@ class Regularizer:
 
     #: Smallest and largest coordinate at which f is finite.
     domain: tuple[float, float] = (-math.inf, math.inf)
+    #: Whether its program is over conv(X) itself, whatever hull is declared.
+    within_set = False
     #: Whether f is a sum over coordinates of one function (a diagonal Hessian).
     separable = False
     #: Whether this very class is known to be convex and strongly convex, so that no instance needs a test of it.
@@ -69,6 +71,21 @@ class Regularizer:
     def gradient(self, x: torch.Tensor, event_dim: int = 1) -> torch.Tensor:
         """grad f(x), shape of x."""
         return gradient(lambda y: self.value(y, event_dim), x.detach())
+
+    def gradient_near(self, x: torch.Tensor, e: torch.Tensor, event_dim: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+        """grad f(x') at an x' within e of x, and D(x, x') = f(x) - f(x') - <grad f(x'), x - x'> by coordinates, both
+        of the shape of x. x' is where f' is tamest, towards the middle of the domain; x itself where that has no end.
+        """
+        del e
+        return self.gradient(x, event_dim), torch.zeros_like(x)
+
+    def slope_of_log(self, log: torch.Tensor) -> torch.Tensor:
+        """phi'(x_i) from log x_i, which may underflow in x; entropies alone have it.
+
+        Raises:
+            NotImplementedError: this one does not.
+        """
+        raise NotImplementedError(f"{self!r} has no slope_of_log(log): leave log= out.")
 
     def strong_convexity(self, structure: Structure) -> float:
         """A modulus of strong convexity of f on the hull, in the Euclidean norm; 0 if unknown."""
@@ -169,13 +186,37 @@ class SeparableRegularizer(Regularizer):
         raise NotImplementedError(f"{type(self).__name__} has no unit_inverse_curvature(x).")
 
     def value(self, x: torch.Tensor, event_dim: int = 1) -> torch.Tensor:
-        phi = self.elementwise(x)
-        phi = phi if self.weights is None else phi * self.weights.to(x.device, x.dtype)
+        phi = self.weighted(self.elementwise(x))
         return phi.sum(dim=tuple(range(-event_dim, 0))) if event_dim else phi
 
     def gradient(self, x: torch.Tensor, event_dim: int = 1) -> torch.Tensor:
-        slope = self.slope(x)
-        return slope if self.weights is None else slope * self.weights.to(x.device, x.dtype)
+        return self.weighted(self.slope(x))
+
+    def gradient_near(self, x: torch.Tensor, e: torch.Tensor, event_dim: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+        if not any(map(math.isfinite, self.domain)):
+            return super().gradient_near(x, e, event_dim)
+        slope, divergence = self.slope_near(x.clamp(*self.domain), e)
+        return self.weighted(slope), self.weighted(divergence)
+
+    def slope_near(self, x: torch.Tensor, e: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """phi'(x'_i) for the x' = x + e near the lower end of the domain and x - e near the upper one, and D(x, x')
+        of each coordinate, shape of x."""
+        low, high = self.domain
+        if math.isfinite(low) and math.isfinite(high):
+            inward = torch.where(x > 0.5 * (low + high), -1.0, 1.0)
+        else:
+            inward = 1.0 if math.isfinite(low) else -1.0
+        near = (x + inward * e).clamp(low, high)
+        slope = self.slope(near)
+        return slope, self.divergence(x, near, slope)
+
+    def divergence(self, x: torch.Tensor, near: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+        """D(x_i, x'_i) for x' = ``near``, where phi' is ``slope``."""
+        return (self.elementwise(x) - self.elementwise(near) - slope * (x - near)).clamp(min=0.0)
+
+    def weighted(self, terms: torch.Tensor) -> torch.Tensor:
+        """a_i times what belongs to coordinate i, ``(*batch, *event_shape)``."""
+        return terms if self.weights is None else terms * self.weights.to(terms.device, terms.dtype)
 
     def strong_convexity(self, structure: Structure) -> float:
         modulus = self.modulus(structure)

@@ -26,6 +26,16 @@ class BinaryEntropy(SeparableRegularizer, certified=True):
     def slope(self, x: torch.Tensor) -> torch.Tensor:
         return x.clamp(min=TINY).log() - (1 - x).clamp(min=TINY).log()
 
+    def slope_near(self, x: torch.Tensor, e: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As declared; 1 - x' keeps its digits."""
+        rest, up = 1 - x, x <= 0.5
+        low, high = torch.where(up, x + e, 1 - (rest + e)), torch.where(up, 1 - (x + e), rest + e)
+        divergence = torch.special.xlogy(x, x / low) + torch.special.xlogy(rest, rest / high)
+        return low.log() - high.log(), divergence.clamp(min=0.0)
+
+    def slope_of_log(self, log: torch.Tensor) -> torch.Tensor:
+        return log - torch.where(log > -1, (-log.expm1()).clamp(min=TINY).log(), (-log.exp()).log1p())
+
     def curvature(self, x: torch.Tensor) -> torch.Tensor:
         return (x * (1 - x)).clamp(min=TINY).reciprocal()
 

@@ -28,6 +28,13 @@ class CategoricalEntropy(SeparableRegularizer, certified=True):
     def slope(self, x: torch.Tensor) -> torch.Tensor:
         return x.clamp(min=TINY).log() + 1
 
+    def slope_near(self, x: torch.Tensor, e: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        near = x + e
+        return near.log() + 1, (e + torch.special.xlogy(x, x / near)).clamp(min=0.0)
+
+    def slope_of_log(self, log: torch.Tensor) -> torch.Tensor:
+        return log + 1
+
     def curvature(self, x: torch.Tensor) -> torch.Tensor:
         return x.clamp(min=TINY).reciprocal()
 

@@ -18,6 +18,8 @@ class ExponentialFamilyEntropy(Regularizer):
     the vertices v }, so its reference needs ``vertices()``; their mixtures take the place of the declared hull.
     """
 
+    within_set = True
+
     def __init__(self) -> None:
         pass
 
@@ -43,4 +45,4 @@ class ExponentialFamilyEntropy(Regularizer):
         return 4.0 / diameter**2 if diameter else 0.0
 
     def value(self, x: torch.Tensor, event_dim: int = 1) -> torch.Tensor:
-        raise NotImplementedError("A* has no closed form in x: compare with enumeration over vertices() instead.")
+        raise NotImplementedError("A* has no closed form in x: SoftArgmax.gap compares with enumeration instead.")

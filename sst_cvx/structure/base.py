@@ -310,6 +310,12 @@ class Structure:
             )
         return self.hull
 
+    @computed_once
+    def relaxed(self) -> Structure:
+        """The extreme points of the declared hull, over which soft argmaxes are: this structure, unless the hull is
+        looser than conv(X) (``integral=False``)."""
+        return self if self.integral else _Relaxed(self)
+
     def overrides(self, method: str) -> bool:
         """Whether this instance's own class (not a base class) gives ``method``."""
         return type(self) is not Structure and method in type(self).__dict__
@@ -426,6 +432,25 @@ class _Face(Structure, final=True):
     def vertices(self) -> torch.Tensor:
         points = self._whole.vertices()
         return points[(points.flatten(1)[:, torch.from_numpy(~self._kept)] == 0).all(1)]
+
+
+class _Relaxed(Structure, final=True):
+    """What ``Structure.relaxed`` is where the declared hull is looser than conv(X): argmax by linear programs."""
+
+    known_bounded = True  # or else the other would not be
+
+    def __init__(self, whole: Structure):
+        self._whole = whole
+        super().__init__(whole.variable, whole.constraints, parameters=whole.parameters)
+        self.hull = whole.hull
+
+    @property
+    def known_binary(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Masks are those of the whole."""
+        return self._whole.binary
+
+    def fillers(self, allowed: torch.Tensor) -> torch.Tensor | None:
+        return self._whole.fillers(allowed)
 
 
 class _ByArgmax(Structure, final=True):

@@ -22,6 +22,7 @@ class ActiveSetPath(Path):
 
     name = "active_set"
     takes_masks = True
+    within_set = True
     accuracy = Accuracy(gap=1e-9, gradient=1e-7, differences=1e-7, batches=1e-10, value=1e-9)
 
     def __init__(self, structure: Structure, regularizer: Regularizer, options: Options):
