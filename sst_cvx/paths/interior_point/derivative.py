@@ -24,13 +24,15 @@ from sst_cvx.paths.interior_point.model import Model
 
 @dataclass
 class Cotangents:
-    """Of what a solution depends on; each is computed where it is asked for."""
+    """Of what a solution depends on; each is computed where it is asked for. ``reached``: whether free columns can take
+    up the probes."""
 
     model: Model
     side: torch.Tensor
     p: torch.Tensor
     dw: torch.Tensor
     dy: torch.Tensor
+    reached: torch.Tensor
 
     @property
     def u(self) -> torch.Tensor:
@@ -50,7 +52,13 @@ class Cotangents:
 
 
 def differentiate(
-    model: Model, x: torch.Tensor, t: torch.Tensor, side: torch.Tensor, cotangent: torch.Tensor, elements: Elements
+    model: Model,
+    x: torch.Tensor,
+    t: torch.Tensor,
+    side: torch.Tensor,
+    cotangent: torch.Tensor,
+    elements: Elements,
+    probes: torch.Tensor | None = None,
 ) -> Cotangents:
     """Vector-Jacobian product at solutions, differentiable in x and the cotangent.
 
@@ -61,6 +69,7 @@ def differentiate(
         side: where columns are fixed (-1, 0, 1), ``(batch, columns)``.
         cotangent: of x.
         elements: what the rows are called in errors.
+        probes: changes of right sides ``(batch, rows)`` that free columns may have to take up.
 
     Raises:
         SolveError: the KKT system could not be solved.
@@ -69,8 +78,8 @@ def differentiate(
     p = torch.nn.functional.pad(cotangent, (0, model.columns - model.event_columns))
     q = p.new_zeros(len(p), model.rows.equalities + model.rows.slacks)
     coldest = t * model.weights.amin()
-    dw, dy = _Implicit.apply(inverse_curvature, p, q, coldest, side == 0, model.rows, elements)  # type: ignore[misc]
-    return Cotangents(model, side, p, dw, dy)
+    dw, dy, reached = _Implicit.apply(inverse_curvature, p, q, coldest, side == 0, probes, model.rows, elements)  # type: ignore[misc]
+    return Cotangents(model, side, p, dw, dy, reached)
 
 
 class _Implicit(torch.autograd.Function):
@@ -84,9 +93,10 @@ class _Implicit(torch.autograd.Function):
         q: torch.Tensor,
         t: torch.Tensor,
         free: torch.Tensor,
+        probes: torch.Tensor | None,
         rows: LinearAlgebra,
         elements: Elements,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         system = ActiveSystem(rows, inverse_curvature, t, free)
         unit = tolerances.DERIVATIVE_UNIT * p.abs().amax(1) / t[:, 0]
         dw, dy, error = system.solve_surely(p, q, unit)
@@ -97,14 +107,16 @@ class _Implicit(torch.autograd.Function):
         dw, dy = elements.refuse(~(error <= tolerances.DERIVATIVE), message, dw, dy)
         ctx.rows, ctx.elements = rows, elements
         ctx.save_for_backward(inverse_curvature, p, t, free, dy)
-        return dw, dy
+        reached = torch.ones_like(error, dtype=torch.bool) if probes is None else system.reaches(probes)
+        ctx.mark_non_differentiable(reached)
+        return dw, dy, reached
 
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor) -> Any:
         inverse_curvature, p, t, free, dy = ctx.saved_tensors
-        v_w, v_y = cotangents
-        a, b = _Implicit.apply(inverse_curvature, v_w, v_y, t, free, ctx.rows, ctx.elements)  # type: ignore[misc]
+        v_w, v_y, _ = cotangents
+        a, b, _ = _Implicit.apply(inverse_curvature, v_w, v_y, t, free, None, ctx.rows, ctx.elements)  # type: ignore[misc]
         events = inverse_curvature.shape[1]
         over_d = [ctx.rows.dual_residual(r, s)[:, :events] for r, s in ((p, dy), (v_w, b))]  # dw_i / D_i, a_i / D_i
         on_d = torch.where(free[:, :events], over_d[0] * over_d[1], 0.0)
-        return on_d, torch.where(free, a, 0.0), b, None, None, None, None
+        return on_d, torch.where(free, a, 0.0), b, None, None, None, None, None

@@ -166,7 +166,8 @@ def _center(model: Model, now: Iterate, left: _Residuals, relative: torch.Tensor
         )
         target = torch.maximum(target, left.t.amax(1, keepdim=True) * floor)
     target = torch.maximum(target, tolerances.LEAST_BARRIER * now.temperature_factor)
-    return target + left.pairs * relative * (1 + relative)
+    most = tolerances.MOST_CORRECTION * mu
+    return target + (left.pairs * relative * (1 + relative)).clamp(-most, most)
 
 
 def _arrived(model: Model, problem: Problem, now: Iterate, left: _Residuals, tolerance: float) -> torch.Tensor:

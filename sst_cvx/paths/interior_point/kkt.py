@@ -72,6 +72,22 @@ class ActiveSystem:
             dw[i], dy[i], error[i] = self._least_squares(i, p[i], q[i], unit[i])
         return dw, dy, error
 
+    def reaches(self, q: torch.Tensor) -> torch.Tensor:
+        """Whether free columns can take up right sides q ``(batch, rows)``, ``(batch,)``."""
+        if not q.shape[1]:
+            return torch.ones(len(q), dtype=torch.bool, device=q.device)
+        zero = torch.zeros_like(self._d)
+        dw = zero
+        size = q.abs().amax(1, keepdim=True).clamp(min=1e-200)
+        for _ in range(tolerances.NEWTON_REFINEMENTS):
+            left = self._rows.residual(q, dw)
+            reached = (left.abs() <= tolerances.REACHED * size).all(1)
+            if bool(reached.all()):
+                break
+            ahead, _ = self._factor.solve(zero, left)
+            dw = dw + ahead
+        return reached
+
     def _least_squares(
         self, i: int, p: torch.Tensor, q: torch.Tensor, unit: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

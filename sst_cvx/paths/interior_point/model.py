@@ -29,6 +29,8 @@ class Model:
         free: places of the event columns in the flat event; event_columns: how many.
         columns: of M; has_auxiliary: whether some are neither event columns nor slacks.
         moves: whether bounds depend on parameters, so that columns may be pinned.
+        moving_rows, moving_bounds: which right sides ``(rows,)`` and bounds ``(2, columns)`` depend on parameters.
+        amounts: positive numbers of rows and columns, all different.
         steep: whether phi' is infinite at an end of the domain; steep_everywhere: at both.
         inverts: whether phi' can be inverted (and is not linear).
     """
@@ -44,6 +46,9 @@ class Model:
         self.barriers, self.sides = Barriers(form, regularizer, device), form.sides(device)
         self.free, self.event_columns, self.columns = tensor(form.layout.free), form.event_columns, form.columns
         self.has_auxiliary, self.moves = form.auxiliary > 0, form.start is None
+        self.moving_bounds = tensor(np.isnan(form.ends))
+        self.moving_rows = self.sides.at(self.sides.unknown()).right[0].isnan()
+        self.amounts = tensor(1 + np.random.default_rng(0).random(form.rows + form.columns))
         weights = regularizer.flat_weights(shape).to(device)[self.free]
         self.weights = weights if regularizer.weights is not None else weights[:1]
         inverts = type(regularizer).inverse_slope is not SeparableRegularizer.inverse_slope

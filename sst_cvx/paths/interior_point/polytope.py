@@ -16,7 +16,8 @@ import torch
 from sst_cvx.errors import Elements
 from sst_cvx.once import CVXPY_LOCK, constants
 from sst_cvx.paths.interior_point import interior, tolerances
-from sst_cvx.paths.interior_point.derivative import differentiate
+from sst_cvx.paths.interior_point.closing import probe, reopened
+from sst_cvx.paths.interior_point.derivative import Cotangents, differentiate
 from sst_cvx.paths.interior_point.model import Model
 from sst_cvx.paths.interior_point.polish import polish
 from sst_cvx.paths.interior_point.problem import Solution
@@ -97,18 +98,48 @@ class _SoftArgmax(torch.autograd.Function):
         solution = solve(model, u, t, right, bounds)
         x = solution.w[:, : model.event_columns].clone()
         ctx.model, ctx.elements = model, elements
-        ctx.save_for_backward(x, t, solution.side, solution.accepted)
+        ctx.save_for_backward(x, t, solution.side, solution.accepted, solution.w, u, right, bounds)
         ctx.mark_non_differentiable(solution.w, solution.accepted)
         return x, solution.w, solution.accepted
 
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor) -> Any:
-        x, t, side, accepted = ctx.saved_tensors
+        x, t, side, accepted, w, *sides = ctx.saved_tensors
+        model, elements, needs = ctx.model, ctx.elements, ctx.needs_input_grad
         right = accepted[:, None]  # of others, every column is fixed: no gradient
         x, side, v = (torch.where(right, a, b) for a, b in ((x, _ANYWHERE), (side, -1.0), (cotangents[0], 0.0)))
-        found = differentiate(ctx.model, x, t, side, v, ctx.elements)
-        needs = ctx.needs_input_grad
-        return found.u, None, found.right if needs[2] else None, found.bounds if needs[3] else None, None, None
+        if not (needs[2] or needs[3]):
+            return differentiate(model, x, t, side, v, elements).u, None, None, None, None, None
+        found = differentiate(model, x, t, side, v, elements, probe(model, side))
+        of_right, of_bounds = found.right, found.bounds
+        closed = torch.nonzero(accepted & ~found.reached).flatten()
+        if closed.numel():
+            parts = (part[closed] for part in (x, t, side, v, w.detach(), *(s.detach() for s in sides)))
+            nearby = _differentiate_nearby(model, elements.take(closed), *parts)
+            of_right = of_right.index_copy(0, closed, nearby.right)
+            of_bounds = of_bounds.index_copy(0, closed, nearby.bounds)
+        return found.u, None, of_right if needs[2] else None, of_bounds if needs[3] else None, None, None
+
+
+def _differentiate_nearby(
+    model: Model,
+    elements: Elements,
+    x: torch.Tensor,
+    t: torch.Tensor,
+    side: torch.Tensor,
+    v: torch.Tensor,
+    w: torch.Tensor,
+    *sides: torch.Tensor,
+) -> Cotangents:
+    """As ``differentiate`` of elements at the end of a range, whose one-sided derivative is that of a point nearby."""
+    u, right, bounds = sides
+    near, side, solved = reopened(solve, model, w, side, u, t, right, bounds)
+    message = (
+        "the gradient by the hull's parameters has no value for {elements}: the parameters are at the end of their "
+        "range, and no solution was found nearby. Move them a little."
+    )
+    (v,) = elements.refuse(~solved, message, v)
+    return differentiate(model, near + (x - x.detach()), t, side, v, elements)
 
 
 def solve(model: Model, u: torch.Tensor, t: torch.Tensor, right: torch.Tensor, bounds: torch.Tensor) -> Solution:
