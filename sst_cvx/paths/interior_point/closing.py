@@ -13,44 +13,51 @@ from collections.abc import Callable
 import torch
 
 from sst_cvx.paths.interior_point import tolerances
+from sst_cvx.paths.interior_point.linear_algebra import LinearAlgebra
 from sst_cvx.paths.interior_point.model import Model
 from sst_cvx.paths.interior_point.problem import Solution
 
-Solve = Callable[[Model, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], Solution]
+Solve = Callable[[Model, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, LinearAlgebra], Solution]
 
 
-def probe(model: Model, side: torch.Tensor) -> torch.Tensor:
+def probe(model: Model, rows: LinearAlgebra, side: torch.Tensor) -> torch.Tensor:
     """Changes of the right sides that parameters may ask free columns to take up, ``(batch, rows)``: of rows that move,
     and of columns at bounds that move."""
     leaning = ((side < 0) & model.moving_bounds[0]) | ((side > 0) & model.moving_bounds[1])
-    rows = torch.where(model.moving_rows, 1.0, 0.0) * model.amounts[: len(model.moving_rows)]
-    return rows - model.rows.times(torch.where(leaning, model.amounts[len(model.moving_rows) :], 0.0))
+    own = torch.where(model.moving_rows, 1.0, 0.0) * model.amounts[: len(model.moving_rows)]
+    return own - rows.times(torch.where(leaning, model.amounts[len(model.moving_rows) :], 0.0))
 
 
 def reopened(
-    solve: Solve, model: Model, w: torch.Tensor, side: torch.Tensor, *batch: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Event columns and sides of the solutions nearby, and whether these were found.
+    solve: Solve, model: Model, rows: LinearAlgebra, w: torch.Tensor, side: torch.Tensor, *batch: torch.Tensor
+) -> Solution:
+    """Solutions nearby, where they were found.
 
     Args:
-        solve: of ``(model, u, t, right, bounds)``, the arguments after the first of which are the batch.
+        solve: of ``(model, u, t, right, bounds, rows)``; the batch is the middle ones.
+        rows: M.
         w: solutions ``(batch, columns)`` and where columns are fixed.
     """
     u, t, right, bounds = batch
-    x, near = w[:, : model.event_columns].clone(), side.clone()
-    found = torch.zeros(len(w), dtype=torch.bool, device=w.device)
+    none = torch.zeros(len(w), dtype=torch.bool, device=w.device)
+    found = Solution(w.clone(), torch.zeros_like(right), side.clone(), none)
     for size in tolerances.REOPENED:
-        rows = torch.nonzero(~found).flatten()
-        if not rows.numel():
+        left = torch.nonzero(~found.accepted).flatten()
+        if not left.numel():
             break
-        sides = _opened(model, size, w[rows], side[rows], right[rows], bounds[rows])
-        solution = solve(model, u[rows], t[rows], *sides)
-        x[rows], near[rows], found[rows] = solution.w[:, : model.event_columns], solution.side, solution.accepted
-    return x, near, found
+        sides = _opened(model, rows[left], size, w[left], side[left], right[left], bounds[left])
+        found.put(left, solve(model, u[left], t[left], *sides, rows[left]))
+    return found
 
 
 def _opened(
-    model: Model, size: float, w: torch.Tensor, side: torch.Tensor, right: torch.Tensor, bounds: torch.Tensor
+    model: Model,
+    rows: LinearAlgebra,
+    size: float,
+    w: torch.Tensor,
+    side: torch.Tensor,
+    right: torch.Tensor,
+    bounds: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Right sides and bounds with room around w: columns at bounds step inside."""
     amount = size * (1 + w.abs()) * model.amounts[len(model.moving_rows) :]
@@ -63,4 +70,4 @@ def _opened(
     middle = 0.5 * (lower + upper)
     inside = torch.where(side < 0, w + amount, torch.where(side > 0, w - amount, w))
     inside = torch.where(tight & (side != 0), middle, inside)
-    return right + model.rows.times(inside - w), torch.stack([lower, upper], 1)
+    return right + rows.times(inside - w), torch.stack([lower, upper], 1)

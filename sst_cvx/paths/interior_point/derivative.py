@@ -28,6 +28,7 @@ class Cotangents:
     up the probes."""
 
     model: Model
+    rows: LinearAlgebra
     side: torch.Tensor
     p: torch.Tensor
     dw: torch.Tensor
@@ -44,10 +45,16 @@ class Cotangents:
         """Of the right sides, ``(batch, rows)``."""
         return self.dy
 
+    def matrix(self, w: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Of M without slacks ``(batch, rows, columns)``, at a solution: by t f'(w) + M'y = u, M w = r."""
+        count = w.shape[1] - self.rows.slacks
+        outer = y[:, :, None] * self.dw[:, None, :count] + self.dy[:, :, None] * w[:, None, :count]
+        return -outer
+
     @property
     def bounds(self) -> torch.Tensor:
         """Of lower and upper bounds, ``(batch, 2, columns)``: the dual residuals of the columns that are there."""
-        dual = self.model.rows.dual_residual(self.p, self.dy)
+        dual = self.rows.dual_residual(self.p, self.dy)
         return torch.stack([torch.where(side, dual, 0.0) for side in (self.side < 0, self.side > 0)], 1)
 
 
@@ -59,6 +66,7 @@ def differentiate(
     cotangent: torch.Tensor,
     elements: Elements,
     probes: torch.Tensor | None = None,
+    rows: LinearAlgebra | None = None,
 ) -> Cotangents:
     """Vector-Jacobian product at solutions, differentiable in x and the cotangent.
 
@@ -70,16 +78,18 @@ def differentiate(
         cotangent: of x.
         elements: what the rows are called in errors.
         probes: changes of right sides ``(batch, rows)`` that free columns may have to take up.
+        rows: M, if it is not the model's.
 
     Raises:
         SolveError: the KKT system could not be solved.
     """
+    rows = rows or model.rows
     inverse_curvature = model.f.inverse_curvature(x) / (t * model.weights)
     p = torch.nn.functional.pad(cotangent, (0, model.columns - model.event_columns))
-    q = p.new_zeros(len(p), model.rows.equalities + model.rows.slacks)
+    q = p.new_zeros(len(p), rows.equalities + rows.slacks)
     coldest = t * model.weights.amin()
-    dw, dy, reached = _Implicit.apply(inverse_curvature, p, q, coldest, side == 0, probes, model.rows, elements)  # type: ignore[misc]
-    return Cotangents(model, side, p, dw, dy, reached)
+    dw, dy, reached = _Implicit.apply(inverse_curvature, p, q, coldest, side == 0, probes, rows, elements)  # type: ignore[misc]
+    return Cotangents(model, rows, side, p, dw, dy, reached)
 
 
 class _Implicit(torch.autograd.Function):

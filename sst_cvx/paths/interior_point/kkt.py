@@ -95,7 +95,7 @@ class ActiveSystem:
         free, rows = self._free[i], len(q)
         root = self._d[i][free].sqrt()
         columns = torch.eye(len(free), dtype=p.dtype, device=p.device)[free]
-        scaled = self._rows.times(columns * root[:, None])  # (free, rows)
+        scaled = self._rows[i].times(columns * root[:, None])  # (free, rows)
         event = torch.nonzero(free).flatten() < self._events
         matrix = torch.cat(
             [

@@ -108,7 +108,7 @@ def _outside(problem: Problem, solution: Solution) -> torch.Tensor:
 
 def _dual_residual(model: Model, problem: Problem, solution: Solution) -> torch.Tensor:
     """u - t f'(x) - M' y: zero on free columns, the multiplier of the bound on others."""
-    dual, events = model.rows.dual_residual(problem.linear, solution.y), model.event_columns
+    dual, events = problem.rows.dual_residual(problem.linear, solution.y), model.event_columns
     dual[:, :events] -= problem.temperature * model.f.slope(solution.w[:, :events])
     return dual
 
@@ -130,13 +130,13 @@ def _newton(model: Model, problem: Problem, solution: Solution, rounds: int) -> 
         inverse_curvature = f.inverse_curvature(solution.w[:, :events]) / t
         if not model.inverts:
             distance = (p[:, :events] * inverse_curvature).abs()
-        q = model.rows.residual(problem.right, solution.w)
+        q = problem.rows.residual(problem.right, solution.w)
         error = torch.cat([distance, p[:, events:].abs() / coldest], 1)
         worst = torch.maximum(error.amax(1), largest(q) / (1 + largest(problem.right)))
         solution.accepted = worst <= tolerances.ACCEPTED
         if attempt == rounds or (attempt and bool((worst <= 10 * tolerances.EXACT).all())):
             break
-        system = ActiveSystem(model.rows, inverse_curvature, coldest, free)
+        system = ActiveSystem(problem.rows, inverse_curvature, coldest, free)
         dw, dy, _ = system.solve(p, q, unit, tolerances.NEWTON_REFINEMENTS)
         if model.inverts and not model.steep_everywhere:
             x = solution.w[:, :events]
