@@ -25,7 +25,7 @@ class BatchedRows:
 
     def times(self, w: torch.Tensor) -> torch.Tensor:
         """M w, ``(batch, rows)``."""
-        product = _each(self.core, w[:, : self.core.shape[2]])
+        product = _each(self.core, w[:, : -self.slacks] if self.slacks else w)
         if self.slacks:
             product[:, self.equalities :] += w[:, -self.slacks :]
         return product
@@ -37,11 +37,15 @@ class BatchedRows:
 
     def residual(self, right: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         """right - M w, ``(batch, rows)``."""
-        return right - self.times(w)
+        if self.slacks:
+            return right - self.times(w)
+        return torch.baddbmm(right[:, :, None], self.core, w[:, :, None], alpha=-1)[:, :, 0]
 
     def dual_residual(self, linear: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """linear - M' y, ``(batch, columns)``."""
-        return linear - self.transposed(y)
+        if self.slacks:
+            return linear - self.transposed(y)
+        return torch.baddbmm(linear[:, :, None], self.core_t, y[:, :, None], alpha=-1)[:, :, 0]
 
     def factor(self, d: torch.Tensor) -> Factor:
         """Factorise for d ``(batch, columns)``, all positive and finite, by the smaller of the two matrices."""
@@ -55,4 +59,6 @@ class BatchedRows:
 
 def _each(matrix: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Matrices ``(batch, m, n)``, or one of them, times vectors ``(batch, n)``."""
-    return (matrix @ v[:, :, None])[:, :, 0]
+    if matrix.shape[0] != v.shape[0]:
+        matrix = matrix.expand(len(v), -1, -1)
+    return torch.bmm(matrix, v[:, :, None])[:, :, 0]

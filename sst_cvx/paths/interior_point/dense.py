@@ -16,7 +16,7 @@ from sst_cvx.paths.interior_point.standard_form import StandardForm
 
 
 class DenseCore(Protocol):
-    """M as dense tensors: its columns but for slacks, ``(rows, columns)``, or of each element ``(batch, rows, columns)``."""
+    """M without slack columns as dense tensors: ``(rows, columns)``, or of each element ``(batch, rows, columns)``."""
 
     core: torch.Tensor
     core_t: torch.Tensor

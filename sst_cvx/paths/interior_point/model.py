@@ -54,7 +54,7 @@ class Model:
         self.has_auxiliary, self.moves = form.auxiliary > 0, form.start is None
         self.moving_bounds = tensor(np.isnan(form.ends))
         self.moving_rows = self.sides.at(self.sides.unknown()).right[0].isnan()
-        if form.varying is not None:
+        if form.varying_rows is not None:
             self.moving_rows = self.moving_rows | tensor(form.varying_rows)
         self.amounts = tensor(1 + np.random.default_rng(0).random(form.rows + form.columns))
         weights = regularizer.flat_weights(shape).to(device)[self.free]
@@ -70,7 +70,9 @@ class Model:
     def rows(self) -> LinearAlgebra:
         """M, and linear algebra with it; only where it is one for all elements."""
         if self._rows is None:
-            raise RuntimeError("parameters multiply variables of this hull: M is Problem.rows, of each element its own.")
+            raise RuntimeError(
+                "parameters multiply variables of this hull: each element has an M of its own, Problem.rows."
+            )
         return self._rows
 
     def rows_of(self, core: torch.Tensor | None) -> LinearAlgebra:

@@ -25,7 +25,7 @@ from sst_cvx.paths.interior_point.polish import polish
 from sst_cvx.paths.interior_point.problem import Solution
 from sst_cvx.paths.interior_point.sparse import prefers_sparse
 from sst_cvx.paths.interior_point.standard_form import StandardForm
-from sst_cvx.paths.interior_point.varying import OnceInInputs, parametric_rows
+from sst_cvx.paths.interior_point.varying import NoSecond, parametric_rows
 from sst_cvx.regularizers import SeparableRegularizer
 from sst_cvx.structure.base import Structure
 
@@ -136,8 +136,8 @@ class _SoftArgmax(torch.autograd.Function):
         rows = ctx.model.rows_of(core)
         found = _derivative(ctx.model, rows, (x, t, v), Solution(w, y, side, accepted), (u, right, bounds), ctx)
         if core is not None and torch.is_grad_enabled():
-            inputs = [part for part in given if part.requires_grad]
-            found = [None if g is None else OnceInInputs.apply(g, *inputs) for g in found]
+            nothing = NoSecond.apply(*(part for part in given if part.requires_grad))
+            found = [None if g is None else g + nothing for g in found]
         return *(g if need else None for g, need in zip(found, needs, strict=False)), None, None
 
 
@@ -170,7 +170,9 @@ def _derivative(
         x = near.w[:, : model.event_columns] + (x - x.detach())[closed]
         nearby = differentiate(model, x, t[closed], near.side, v, names, None, rows[closed])
         others = _of_parameters(model, nearby, near, u, t[closed], needs[4])
-        parts = [p if p is None or q is None else p.index_copy(0, closed, q) for p, q in zip(parts, others, strict=True)]
+        parts = [
+            p if p is None or q is None else p.index_copy(0, closed, q) for p, q in zip(parts, others, strict=True)
+        ]
     return [found.u, None, *parts]
 
 
@@ -205,9 +207,7 @@ def solve(
     entries = rows * min(rows, 100) + columns + (0 if model.varying is None else rows * columns)
     chunk = max(1, int(tolerances.CHUNK / entries))
     chunks = zip(*(part.split(chunk) for part in (u, t, right, bounds)), strict=True)
-    return Solution.joined(
-        [_solve(model, *part, matrix[i * chunk : (i + 1) * chunk]) for i, part in enumerate(chunks)]
-    )
+    return Solution.joined([_solve(model, *part, matrix[i * chunk : (i + 1) * chunk]) for i, part in enumerate(chunks)])
 
 
 def _solve(model: Model, *batch: Any) -> Solution:

@@ -20,9 +20,9 @@ import torch
 
 from sst_cvx.hull.linear import AffineRows, LinearHull, independent_rows
 from sst_cvx.hull.presolve import presolve
+from sst_cvx.paths.base import Refused
 from sst_cvx.paths.interior_point import tolerances
 from sst_cvx.paths.interior_point.center import towards_center
-from sst_cvx.paths.base import Refused
 from sst_cvx.paths.interior_point.sides import Layout, Sides, SideValues
 from sst_cvx.paths.interior_point.varying import Entries
 

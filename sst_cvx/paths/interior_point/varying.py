@@ -71,22 +71,18 @@ class VaryingMatrix:
         return core * scale[:, :, None], scale
 
 
-class OnceInInputs(torch.autograd.Function):
-    """A gradient as it is, whose own derivative by the inputs of what it is a gradient of is an error."""
+class NoSecond(torch.autograd.Function):
+    """Zero, as a function of what a gradient depends on in ways that are not differentiated: an error to whoever asks."""
 
     @staticmethod
-    def forward(ctx: Any, gradient: torch.Tensor, *inputs: torch.Tensor) -> torch.Tensor:
-        ctx.count = len(inputs)
-        return gradient.view_as(gradient)
+    def forward(ctx: Any, *inputs: torch.Tensor) -> torch.Tensor:
+        return inputs[0].new_zeros(())
 
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor) -> Any:
-        if any(ctx.needs_input_grad[1:]):
-            raise NotImplementedError(
-                "a soft argmax over a hull whose parameters multiply variables is differentiable once: no second "
-                "derivatives."
-            )
-        return cotangents[0], *[None] * ctx.count
+        raise NotImplementedError(
+            "a soft argmax over a hull whose parameters multiply variables is differentiable once: no second derivatives."
+        )
 
 
 class Violation:
