@@ -43,10 +43,10 @@ class Polytope:
     def __init__(self, structure: Structure, regularizer: SeparableRegularizer):
         hull, domain = structure.declared_hull, regularizer.domain
         with constants():
-            if structure.parameters:
-                varies = hull.affine is None
-                rows = parametric_rows(hull.canonical) if varies else (hull.affine,)
-                self.form = (StandardForm.of_varying_rows if varies else StandardForm.of_rows)(*rows, domain)
+            if structure.parameters and hull.affine is None:
+                self.form = StandardForm.of_varying_rows(*parametric_rows(hull.canonical), domain)
+            elif structure.parameters:
+                self.form = StandardForm.of_rows(hull.affine, domain)
             else:
                 self.form = StandardForm.of_hull(hull.at(), domain)
         self._regularizer, self._shape = regularizer, structure.event_shape

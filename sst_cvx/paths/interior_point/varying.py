@@ -72,7 +72,7 @@ class VaryingMatrix:
 
 
 class NoSecond(torch.autograd.Function):
-    """Zero, as a function of what a gradient depends on in ways that are not differentiated: an error to whoever asks."""
+    """Zero, as a function of what a gradient depends on in ways that are not differentiated: an error if asked."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: torch.Tensor) -> torch.Tensor:
@@ -81,13 +81,14 @@ class NoSecond(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor) -> Any:
         raise NotImplementedError(
-            "a soft argmax over a hull whose parameters multiply variables is differentiable once: no second derivatives."
+            "a soft argmax over a hull whose parameters multiply variables is differentiable once: no second "
+            "derivatives."
         )
 
 
 class Violation:
-    """How far points are outside a hull whose parameters multiply variables, batched: from CVXPY's numbers alone, by the
-    rows over the event alone, each relative to 1 + its right side, at a largest entry of 1."""
+    """How far points are outside a hull whose parameters multiply variables, batched: from CVXPY's numbers alone, by
+    the rows over the event alone, each relative to 1 + its right side, at a largest entry of 1."""
 
     def __init__(self, canonical: Canonical):
         indices, indptr, shape = canonical.pattern
