@@ -1,8 +1,8 @@
 """Gradients by hull parameters that the layer returns, held against differences of its own answers.
 
 The derivative of a cone program near the edge of its cones may be off by orders of magnitude. Along eta, the gradient g
-itself at a largest entry of 1 (all ones where it is small), <g, eta> must be the slope of <v, x(theta + s eta)>: to the right, to the left, or of
-both, at one of a few steps.
+itself at a largest entry of 1 (all ones where it is small), <g, eta> must be the slope of <v, x(theta + s eta)>: to the
+right, to the left, or of both, at one of a few steps.
 """
 
 from __future__ import annotations
