@@ -25,7 +25,7 @@ def weighted() -> sst.Structure:
 
 
 def multiplied() -> sst.Structure:
-    """A parameter that multiplies the variable: by the layer."""
+    """A parameter that multiplies the variable."""
     x, cost = cp.Variable(3), cp.Parameter(3, nonneg=True, name="cost")
     return sst.Structure(x, [x >= 0, x <= 1, cost @ x <= 1])
 

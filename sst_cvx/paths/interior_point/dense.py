@@ -6,11 +6,30 @@ K = diag(1 / d) + G' diag(1 / d_slack) G, of the size of the columns.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 
 from sst_cvx.paths.interior_point import tolerances
 from sst_cvx.paths.interior_point.linear_algebra import Factor
 from sst_cvx.paths.interior_point.standard_form import StandardForm
+
+
+class DenseCore(Protocol):
+    """M without slack columns as dense tensors: ``(rows, columns)``, or of each element ``(batch, rows, columns)``."""
+
+    core: torch.Tensor
+    core_t: torch.Tensor
+    equalities: int
+    slacks: int
+
+    def times(self, w: torch.Tensor) -> torch.Tensor: ...
+    def dual_residual(self, linear: torch.Tensor, y: torch.Tensor) -> torch.Tensor: ...
+
+
+def _product(v: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """Rows ``(batch, m)`` times a matrix ``(m, n)``, or each its own."""
+    return v @ matrix if matrix.dim() == 2 else (v[:, None] @ matrix)[:, 0]
 
 
 class DenseRows:
@@ -21,6 +40,10 @@ class DenseRows:
         self.core_t = self.core.T.contiguous()
         self.equalities, self.slacks = form.equalities, form.slacks
         self.condensed = self.slacks > tolerances.CONDENSED * (form.columns - form.slacks)
+
+    def __getitem__(self, index: object) -> DenseRows:
+        """Of some elements: shared by all."""
+        return self
 
     def residual(self, right: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         """right - M w, ``(batch, rows)``."""
@@ -95,7 +118,7 @@ class _Scalar:
 class SchurFactor:
     """By S = M diag(d) M' + diag(floor). d may be 0 (a fixed column) or infinite in effect (1e20: a free slack)."""
 
-    def __init__(self, rows: DenseRows, d: torch.Tensor, floor: torch.Tensor | None = None):
+    def __init__(self, rows: DenseCore, d: torch.Tensor, floor: torch.Tensor | None = None):
         self._rows, self._d = rows, d
         structural = d[:, : d.shape[1] - rows.slacks]
         matrix = torch.matmul(rows.core * structural[:, None, :], rows.core_t)
@@ -114,27 +137,27 @@ class SchurFactor:
 class CondensedFactor:
     """By K = diag(1 / d) + G' diag(1 / d_slack) G, and the Schur complement of the equalities in it."""
 
-    def __init__(self, rows: DenseRows, d: torch.Tensor):
+    def __init__(self, rows: DenseCore, d: torch.Tensor):
         self._rows = rows
         structural, slack = d[:, : -rows.slacks], d[:, -rows.slacks :]
-        self._A, self._G = rows.core[: rows.equalities], rows.core[rows.equalities :]
+        self._A, self._G = rows.core[..., : rows.equalities, :], rows.core[..., rows.equalities :, :]
         self._weight = slack.reciprocal().clamp(max=tolerances.LARGEST_RECIPROCAL)
-        matrix = torch.matmul(self._G.T * self._weight[:, None, :], self._G)
+        matrix = torch.matmul(self._G.mT * self._weight[:, None, :], self._G)
         matrix.diagonal(dim1=1, dim2=2).add_(structural.reciprocal().clamp(max=tolerances.LARGEST_RECIPROCAL))
         self._matrix = _Cholesky(matrix)
         if rows.equalities:
-            self._spread = self._matrix.solve_many(self._A.T.expand(len(d), -1, -1))
+            self._spread = self._matrix.solve_many(self._A.mT.expand(len(d), -1, -1))
             self._schur = _Cholesky(self._A @ self._spread)
 
     def solve(self, p: torch.Tensor, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """dw and dy for right sides p ``(batch, columns)`` and q ``(batch, rows)``."""
         rows = self._rows
         p_slack, q_slack = p[:, -rows.slacks :], q[:, rows.equalities :]
-        right = p[:, : -rows.slacks] - (p_slack - self._weight * q_slack) @ self._G
+        right = p[:, : -rows.slacks] - _product(p_slack - self._weight * q_slack, self._G)
         dw = self._matrix.solve(right)
         dy = q[:, : rows.equalities]
         if rows.equalities:
-            dy = self._schur.solve(dw @ self._A.T - dy)
+            dy = self._schur.solve(_product(dw, self._A.mT) - dy)
             dw = dw - (self._spread @ dy[:, :, None])[:, :, 0]
-        dw_slack = q_slack - dw @ self._G.T
+        dw_slack = q_slack - _product(dw, self._G.mT)
         return torch.cat([dw, dw_slack], 1), torch.cat([dy, p_slack - self._weight * dw_slack], 1)

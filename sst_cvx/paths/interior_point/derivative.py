@@ -24,13 +24,16 @@ from sst_cvx.paths.interior_point.model import Model
 
 @dataclass
 class Cotangents:
-    """Of what a solution depends on; each is computed where it is asked for."""
+    """Of what a solution depends on; each is computed where it is asked for. ``reached``: whether free columns can take
+    up the probes."""
 
     model: Model
+    rows: LinearAlgebra
     side: torch.Tensor
     p: torch.Tensor
     dw: torch.Tensor
     dy: torch.Tensor
+    reached: torch.Tensor
 
     @property
     def u(self) -> torch.Tensor:
@@ -42,15 +45,28 @@ class Cotangents:
         """Of the right sides, ``(batch, rows)``."""
         return self.dy
 
+    def matrix(self, w: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Of M without slacks ``(batch, rows, columns)``, at a solution: by t f'(w) + M'y = u, M w = r."""
+        count = w.shape[1] - self.rows.slacks
+        outer = y[:, :, None] * self.dw[:, None, :count] + self.dy[:, :, None] * w[:, None, :count]
+        return -outer
+
     @property
     def bounds(self) -> torch.Tensor:
         """Of lower and upper bounds, ``(batch, 2, columns)``: the dual residuals of the columns that are there."""
-        dual = self.model.rows.dual_residual(self.p, self.dy)
+        dual = self.rows.dual_residual(self.p, self.dy)
         return torch.stack([torch.where(side, dual, 0.0) for side in (self.side < 0, self.side > 0)], 1)
 
 
 def differentiate(
-    model: Model, x: torch.Tensor, t: torch.Tensor, side: torch.Tensor, cotangent: torch.Tensor, elements: Elements
+    model: Model,
+    x: torch.Tensor,
+    t: torch.Tensor,
+    side: torch.Tensor,
+    cotangent: torch.Tensor,
+    elements: Elements,
+    probes: torch.Tensor | None = None,
+    rows: LinearAlgebra | None = None,
 ) -> Cotangents:
     """Vector-Jacobian product at solutions, differentiable in x and the cotangent.
 
@@ -61,16 +77,19 @@ def differentiate(
         side: where columns are fixed (-1, 0, 1), ``(batch, columns)``.
         cotangent: of x.
         elements: what the rows are called in errors.
+        probes: changes of right sides ``(batch, rows)`` that free columns may have to take up.
+        rows: M, if it is not the model's.
 
     Raises:
         SolveError: the KKT system could not be solved.
     """
+    rows = rows or model.rows
     inverse_curvature = model.f.inverse_curvature(x) / (t * model.weights)
     p = torch.nn.functional.pad(cotangent, (0, model.columns - model.event_columns))
-    q = p.new_zeros(len(p), model.rows.equalities + model.rows.slacks)
+    q = p.new_zeros(len(p), rows.equalities + rows.slacks)
     coldest = t * model.weights.amin()
-    dw, dy = _Implicit.apply(inverse_curvature, p, q, coldest, side == 0, model.rows, elements)  # type: ignore[misc]
-    return Cotangents(model, side, p, dw, dy)
+    dw, dy, reached = _Implicit.apply(inverse_curvature, p, q, coldest, side == 0, probes, rows, elements)  # type: ignore[misc]
+    return Cotangents(model, rows, side, p, dw, dy, reached)
 
 
 class _Implicit(torch.autograd.Function):
@@ -84,9 +103,10 @@ class _Implicit(torch.autograd.Function):
         q: torch.Tensor,
         t: torch.Tensor,
         free: torch.Tensor,
+        probes: torch.Tensor | None,
         rows: LinearAlgebra,
         elements: Elements,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         system = ActiveSystem(rows, inverse_curvature, t, free)
         unit = tolerances.DERIVATIVE_UNIT * p.abs().amax(1) / t[:, 0]
         dw, dy, error = system.solve_surely(p, q, unit)
@@ -97,14 +117,16 @@ class _Implicit(torch.autograd.Function):
         dw, dy = elements.refuse(~(error <= tolerances.DERIVATIVE), message, dw, dy)
         ctx.rows, ctx.elements = rows, elements
         ctx.save_for_backward(inverse_curvature, p, t, free, dy)
-        return dw, dy
+        reached = torch.ones_like(error, dtype=torch.bool) if probes is None else system.reaches(probes)
+        ctx.mark_non_differentiable(reached)
+        return dw, dy, reached
 
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor) -> Any:
         inverse_curvature, p, t, free, dy = ctx.saved_tensors
-        v_w, v_y = cotangents
-        a, b = _Implicit.apply(inverse_curvature, v_w, v_y, t, free, ctx.rows, ctx.elements)  # type: ignore[misc]
+        v_w, v_y, _ = cotangents
+        a, b, _ = _Implicit.apply(inverse_curvature, v_w, v_y, t, free, None, ctx.rows, ctx.elements)  # type: ignore[misc]
         events = inverse_curvature.shape[1]
         over_d = [ctx.rows.dual_residual(r, s)[:, :events] for r, s in ((p, dy), (v_w, b))]  # dw_i / D_i, a_i / D_i
         on_d = torch.where(free[:, :events], over_d[0] * over_d[1], 0.0)
-        return on_d, torch.where(free, a, 0.0), b, None, None, None, None
+        return on_d, torch.where(free, a, 0.0), b, None, None, None, None, None

@@ -93,9 +93,9 @@ def _residuals(model: Model, problem: Problem, now: Iterate) -> _Residuals:
     x = now.w[:, :events]
     t = problem.temperature * now.temperature_factor if model.steep else problem.temperature
     slope, curvature = model.f.slope(x), model.f.curvature(x)
-    dual = model.rows.dual_residual(problem.linear, now.y)
+    dual = problem.rows.dual_residual(problem.linear, now.y)
     dual[:, :events].addcmul_(t, slope, value=-1)
-    primal = model.rows.residual(problem.right, now.w)
+    primal = problem.rows.residual(problem.right, now.w)
     gaps = model.barriers.gaps(now.w, problem.ends)
     return _Residuals(t, slope, curvature, dual, primal, largest(primal)[:, None], gaps, gaps * now.z)
 
@@ -135,15 +135,15 @@ def _direction(
     if model.moves:
         hessian = torch.where(problem.pinned, tolerances.IMMOVABLE, hessian)
     if not b.count:
-        dw, dy = model.rows.factor(hessian.reciprocal()).solve(left.dual, left.primal)
+        dw, dy = problem.rows.factor(hessian.reciprocal()).solve(left.dual, left.primal)
         return dw, dy, now.z, 1.0
     inverse = left.gaps.reciprocal()
-    factor = model.rows.factor(b.add(hessian, now.z * inverse, signed=False).reciprocal())
+    factor = problem.rows.factor(b.add(hessian, now.z * inverse, signed=False).reciprocal())
     dw, dy = factor.solve(left.dual, left.primal)
     center = _center(model, now, left, b.along(dw) * inverse) * inverse
     dw, dy = factor.solve(b.add(left.dual, center), left.primal)
     for _ in range(tolerances.STEP_REFINEMENTS if model.has_auxiliary else 0):
-        more, dy_more = factor.solve(torch.zeros_like(dw), model.rows.residual(left.primal, dw))
+        more, dy_more = factor.solve(torch.zeros_like(dw), problem.rows.residual(left.primal, dw))
         dw, dy = dw + more, dy + dy_more
     relative = b.along(dw) * inverse
     dz = center - now.z * (1 + relative)
@@ -166,7 +166,8 @@ def _center(model: Model, now: Iterate, left: _Residuals, relative: torch.Tensor
         )
         target = torch.maximum(target, left.t.amax(1, keepdim=True) * floor)
     target = torch.maximum(target, tolerances.LEAST_BARRIER * now.temperature_factor)
-    return target + left.pairs * relative * (1 + relative)
+    most = tolerances.MOST_CORRECTION * mu
+    return target + (left.pairs * relative * (1 + relative)).clamp(-most, most)
 
 
 def _arrived(model: Model, problem: Problem, now: Iterate, left: _Residuals, tolerance: float) -> torch.Tensor:

@@ -72,6 +72,22 @@ class ActiveSystem:
             dw[i], dy[i], error[i] = self._least_squares(i, p[i], q[i], unit[i])
         return dw, dy, error
 
+    def reaches(self, q: torch.Tensor) -> torch.Tensor:
+        """Whether free columns can take up right sides q ``(batch, rows)``, ``(batch,)``."""
+        if not q.shape[1]:
+            return torch.ones(len(q), dtype=torch.bool, device=q.device)
+        zero = torch.zeros_like(self._d)
+        dw = zero
+        size = q.abs().amax(1, keepdim=True).clamp(min=1e-200)
+        for _ in range(tolerances.NEWTON_REFINEMENTS):
+            left = self._rows.residual(q, dw)
+            reached = (left.abs() <= tolerances.REACHED * size).all(1)
+            if bool(reached.all()):
+                break
+            ahead, _ = self._factor.solve(zero, left)
+            dw = dw + ahead
+        return reached
+
     def _least_squares(
         self, i: int, p: torch.Tensor, q: torch.Tensor, unit: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -79,7 +95,7 @@ class ActiveSystem:
         free, rows = self._free[i], len(q)
         root = self._d[i][free].sqrt()
         columns = torch.eye(len(free), dtype=p.dtype, device=p.device)[free]
-        scaled = self._rows.times(columns * root[:, None])  # (free, rows)
+        scaled = self._rows[i].times(columns * root[:, None])  # (free, rows)
         event = torch.nonzero(free).flatten() < self._events
         matrix = torch.cat(
             [

@@ -1,14 +1,15 @@
-"""What Newton's steps ask of linear algebra: a diagonal Hessian over shared rows, batched.
+"""What Newton's steps ask of linear algebra: a diagonal Hessian batched.
 
     [ diag(1 / d)  M' ] [ dw ]   [ p ]
-    [ M            0  ] [ dy ] = [ q ]        M = [[A, 0], [G, I]] shared by the batch, d >= 0 of each element
+    [ M            0  ] [ dy ] = [ q ]        M = [[A, 0], [G, I]] d >= 0 of each element
 
-``DenseRows`` answers, or for large extended formulations ``SparseRows``.
+``DenseRows`` answers, or for large extended formulations ``SparseRows``, both with one M for the batch; ``BatchedRows``
+(``varying``) where parameters multiply variables, with one of each element.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -26,6 +27,10 @@ class LinearAlgebra(Protocol):
 
     equalities: int
     slacks: int
+
+    def __getitem__(self, index: Any) -> LinearAlgebra:
+        """Of some elements."""
+        ...
 
     def times(self, w: torch.Tensor) -> torch.Tensor:
         """M w, ``(batch, rows)``."""

@@ -7,9 +7,10 @@ import torch
 from sst_cvx.errors import SolveError
 from sst_cvx.once import computed_once
 from sst_cvx.paths.base import Accuracy, Batch, Options, Path, Refused
-from sst_cvx.paths.guards import GradientGuard
+from sst_cvx.paths.guards import VIOLATION, GradientGuard, check_violation
 from sst_cvx.paths.interior_point import tolerances
 from sst_cvx.paths.interior_point.polytope import Polytope
+from sst_cvx.paths.interior_point.varying import Violation
 from sst_cvx.paths.layer.path import LayerPath
 from sst_cvx.regularizers import Regularizer, SeparableRegularizer
 from sst_cvx.structure.base import Structure
@@ -34,14 +35,20 @@ class InteriorPointPath(Path):
         if structure.hull.nonlinearity:
             missing = "" if structure.hull.known else ", which the interior-point path needs"
             raise Refused(f"{structure.hull.nonlinearity}{missing}")
-        if structure.parameters and structure.declared_hull.affine is None:
-            raise Refused("parameters multiply variables of the hull, or are symmetric, diagonal or alike")
+        if any(getattr(p, "_has_dim_reducing_attr", False) for p in structure.parameters):
+            raise Refused("parameters of the hull are symmetric, diagonal or alike")
         self._polytope = Polytope(structure, regularizer)
         if self._polytope.too_large:
             raise Refused(self._polytope.too_large)
         self._structure, self._regularizer, self._options = structure, regularizer, options
         self._modulus = regularizer.strong_convexity(structure)
-        self.how = ""
+        self.how = self._polytope.how
+        self._violation = Violation(structure.declared_hull.canonical) if self._polytope.varies else None
+
+    @property
+    def checks_hull(self) -> bool:  # type: ignore[override]
+        """Whether each element has a matrix of its own, for which the structure has no batched check."""
+        return self._violation is not None
 
     @computed_once
     def _layer(self) -> LayerPath:
@@ -55,7 +62,11 @@ class InteriorPointPath(Path):
         u = guard.input(flat * (t.detach() / t)[:, None])
         x, right = self._polytope(u, t.detach(), batch.parameters, batch.elements)
         x = guard.output(x).reshape(batch.u.shape)
-        return x if bool(right.all()) else self._hand_over(batch, x, torch.nonzero(~right).flatten())
+        x = x if bool(right.all()) else self._hand_over(batch, x, torch.nonzero(~right).flatten())
+        if self._violation is not None:
+            violation = self._violation(x.reshape(count, -1), self._polytope.theta(batch.parameters))
+            check_violation(violation.numpy(), VIOLATION[torch.float64], self.who())
+        return x
 
     def _hand_over(self, batch: Batch, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """The answer with these rows by the layer."""

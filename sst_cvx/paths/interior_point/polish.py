@@ -28,10 +28,23 @@ def polish(model: Model, problem: Problem, near: Iterate) -> Solution:
     if model.has_auxiliary and model.steep:
         # ... but those of entropies turn large where one bound too many is fixed.
         _try_fewer(model, problem, solution, wrong, near)
+    if model.moves:
+        _lean(model, problem, solution)
     distance = (solution.w - near.w)[:, :events].abs().amax(1)
     nearby = distance <= tolerances.NEARBY * (1 + near.w[:, :events].abs().amax(1))
     solution.accepted &= nearby & (_outside(problem, solution) <= tolerances.ACCEPTED_OUTSIDE)
     return solution
+
+
+def _lean(model: Model, problem: Problem, solution: Solution) -> None:
+    """Pinned columns to the bound against which they push, in place: with that one they move."""
+    push = _dual_residual(model, problem, solution)
+    for end, steep, sign in zip(model.f.domain, model.f.steep, (torch.inf, -torch.inf), strict=True):
+        if steep:  # phi' is infinite there: only away from it
+            part = push[:, : model.event_columns]
+            part.masked_fill_(solution.w[:, : model.event_columns] == end, sign)
+    solution.side = torch.where(problem.pinned, 2.0 * (push > 0) - 1, solution.side)
+    _pinned(problem, solution)
 
 
 def _try_fewer(model: Model, problem: Problem, solution: Solution, wrong: torch.Tensor, near: Iterate) -> None:
@@ -71,10 +84,10 @@ def _settle(model: Model, problem: Problem, solution: Solution, wrong: torch.Ten
 
 
 def _guess(model: Model, problem: Problem, near: Iterate, ratio: float) -> Solution:
-    """Bounds are active whose multipliers are ``ratio`` times their gaps."""
+    """Bounds are active whose multipliers are ``ratio`` times their gaps; of two close ones, that with the larger."""
     b = model.barriers
     closer = near.z > ratio * b.gaps(near.w, problem.ends)
-    votes = b.add(torch.zeros_like(near.w), -closer.to(near.w.dtype)).sign()
+    votes = b.add(torch.zeros_like(near.w), -(closer * near.z)).sign()
     votes = torch.where(problem.pinned, -1.0, votes)
     accepted = torch.zeros(len(votes), dtype=torch.bool, device=votes.device)
     return _pinned(problem, Solution(near.w.clone(), near.y.clone(), votes, accepted))
@@ -95,7 +108,7 @@ def _outside(problem: Problem, solution: Solution) -> torch.Tensor:
 
 def _dual_residual(model: Model, problem: Problem, solution: Solution) -> torch.Tensor:
     """u - t f'(x) - M' y: zero on free columns, the multiplier of the bound on others."""
-    dual, events = model.rows.dual_residual(problem.linear, solution.y), model.event_columns
+    dual, events = problem.rows.dual_residual(problem.linear, solution.y), model.event_columns
     dual[:, :events] -= problem.temperature * model.f.slope(solution.w[:, :events])
     return dual
 
@@ -117,13 +130,13 @@ def _newton(model: Model, problem: Problem, solution: Solution, rounds: int) -> 
         inverse_curvature = f.inverse_curvature(solution.w[:, :events]) / t
         if not model.inverts:
             distance = (p[:, :events] * inverse_curvature).abs()
-        q = model.rows.residual(problem.right, solution.w)
+        q = problem.rows.residual(problem.right, solution.w)
         error = torch.cat([distance, p[:, events:].abs() / coldest], 1)
         worst = torch.maximum(error.amax(1), largest(q) / (1 + largest(problem.right)))
         solution.accepted = worst <= tolerances.ACCEPTED
         if attempt == rounds or (attempt and bool((worst <= 10 * tolerances.EXACT).all())):
             break
-        system = ActiveSystem(model.rows, inverse_curvature, coldest, free)
+        system = ActiveSystem(problem.rows, inverse_curvature, coldest, free)
         dw, dy, _ = system.solve(p, q, unit, tolerances.NEWTON_REFINEMENTS)
         if model.inverts and not model.steep_everywhere:
             x = solution.w[:, :events]

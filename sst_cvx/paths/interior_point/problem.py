@@ -8,6 +8,8 @@ from typing import Self
 
 import torch
 
+from sst_cvx.paths.interior_point.linear_algebra import LinearAlgebra
+
 
 class Batched:
     """Elements are taken out and put back together."""
@@ -39,6 +41,7 @@ class Problem(Batched):
         ends: those of them with a barrier, ``(batch, barriers)``.
         coldest: the smallest temperature, ``(batch, 1)``.
         pinned: columns whose bounds coincide, at parameter values that leave them no room, ``(batch, columns)``.
+        rows: M.
     """
 
     linear: torch.Tensor
@@ -48,6 +51,7 @@ class Problem(Batched):
     ends: torch.Tensor
     coldest: torch.Tensor
     pinned: torch.Tensor
+    rows: LinearAlgebra
 
 
 @dataclass

@@ -93,6 +93,10 @@ class SparseRows:
         self._matrix, self._transposed = sparse_tensor(form.matrix, device), sparse_tensor(form.matrix.T, device)
         self.equalities, self.slacks = form.equalities, form.slacks
 
+    def __getitem__(self, index: object) -> SparseRows:
+        """Of some elements: shared by all."""
+        return self
+
     def times(self, w: torch.Tensor) -> torch.Tensor:
         """M w, ``(batch, rows)``."""
         return (self._matrix @ w.T.contiguous()).T.contiguous()

@@ -20,9 +20,11 @@ import torch
 
 from sst_cvx.hull.linear import AffineRows, LinearHull, independent_rows
 from sst_cvx.hull.presolve import presolve
+from sst_cvx.paths.base import Refused
 from sst_cvx.paths.interior_point import tolerances
 from sst_cvx.paths.interior_point.center import towards_center
 from sst_cvx.paths.interior_point.sides import Layout, Sides, SideValues
+from sst_cvx.paths.interior_point.varying import Entries
 
 
 @dataclass
@@ -34,6 +36,8 @@ class StandardForm:
         layout: what became of the hull's rows and columns; its ``free`` are the places of the event columns.
         ends: lower and upper bounds of all columns ``(2, columns)``; NaN where they depend on parameters.
         start: columns of a point in the relative interior; None for hulls with parameters.
+        varying: core, its entries that depend on parameters, and their places in it; None if there are none.
+        varying_rows: which rows have some.
     """
 
     source: AffineRows
@@ -42,6 +46,8 @@ class StandardForm:
     core: sp.csr_array
     ends: np.ndarray
     start: np.ndarray | None = None
+    varying: tuple[sp.csr_array, Entries, np.ndarray] | None = None
+    varying_rows: np.ndarray | None = None
 
     @property
     def rows(self) -> int:
@@ -82,7 +88,7 @@ class StandardForm:
     @property
     def fixed_sum(self) -> bool:
         """Whether the equalities fix the sum of the event's free coordinates: utilities may then be shifted."""
-        if not self.equalities or not self.event_columns:
+        if not self.equalities or not self.event_columns or self.varying is not None:
             return False
         A: Any = self.core[: self.equalities].T
         target = (np.arange(A.shape[0]) < self.event_columns).astype(float)
@@ -101,6 +107,21 @@ class StandardForm:
         converge.
         """
         return _of_rows(rows, domain)
+
+    @classmethod
+    def of_varying_rows(cls, rows: AffineRows, entries: Entries, domain: tuple[float, float]) -> StandardForm:
+        """Of a hull whose parameters multiply variables: ``rows`` are it at generic values.
+
+        Raises:
+            Refused: an equality with such parameters depends on others at these.
+        """
+        varies = np.zeros(rows.right.size, bool)
+        varies[entries.row] = True
+        form = _of_rows(rows, domain, varies)
+        row, column = (np.full(count, -1) for count in rows.matrix.shape)  # type: ignore[union-attr]
+        row[form.layout.kept], column[form.layout.order] = np.arange(form.rows), np.arange(form.layout.order.size)
+        place = row[entries.row] * form.layout.order.size + column[entries.column]
+        return replace(form, varying=(form.core, entries, place), varying_rows=varies[form.layout.kept])
 
     @classmethod
     def of_hull(cls, hull: LinearHull, domain: tuple[float, float]) -> StandardForm:
@@ -128,17 +149,19 @@ def _as_rows(hull: LinearHull) -> AffineRows:
     return AffineRows(matrix, right, none, int(equal.sum() + fixed.sum()), hull.event, {})
 
 
-def _of_rows(rows: AffineRows, domain: tuple[float, float]) -> StandardForm:
-    """Rows and columns in order; of the right sides, whatever the parameters may be."""
+def _of_rows(rows: AffineRows, domain: tuple[float, float], varies: np.ndarray | None = None) -> StandardForm:
+    """Rows and columns in order; of the right sides, whatever the parameters may be. ``varies``: rows with entries that
+    depend on parameters, which are no bounds; then no column is eliminated either."""
     A: Any = rows.matrix.copy()
     A.eliminate_zeros()
     rows = replace(rows, matrix=A)
     equal = np.arange(rows.right.size) < rows.equalities
     single = np.diff(A.indptr) == 1
+    single = single if varies is None else single & ~varies
     first = np.minimum(A.indptr[:-1], max(A.nnz - 1, 0))
     column, factor = A.indices[first], A.data[first]
     everywhere = np.arange(A.shape[1])
-    fixed = np.isin(everywhere, column[single & equal])
+    fixed = np.isin(everywhere, column[single & equal]) & (varies is None)
     in_rows = np.diff(sp.csc_array(A[np.flatnonzero(~single)]).indptr) > 0
     free = np.flatnonzero(~fixed[rows.event])
     auxiliary = np.flatnonzero(~np.isin(everywhere, rows.event) & ~fixed & in_rows)
@@ -147,9 +170,10 @@ def _of_rows(rows: AffineRows, domain: tuple[float, float]) -> StandardForm:
     core = A[:, order]
     size = abs(core).max(axis=1).toarray().ravel() if order.size else np.zeros(equal.size)
     scale = np.where(size > 0, 1 / np.where(size > 0, size, 1.0), 1.0)
+    scale = scale if varies is None else np.where(varies, 1.0, scale)
     core = sp.csr_array(sp.diags_array(scale) @ core)
     equalities = np.flatnonzero(~single & equal & (size > 0))
-    chosen = equalities[independent_rows(core[equalities])]
+    chosen = _independent(core, equalities, varies)
     kept = np.concatenate([chosen, np.flatnonzero(~single & ~equal & (size > 0))])
     vacuous = np.flatnonzero(~single & (size == 0))
     layout = Layout(
@@ -169,6 +193,17 @@ def _of_rows(rows: AffineRows, domain: tuple[float, float]) -> StandardForm:
     )
     form = StandardForm(rows, domain, layout, core[kept], np.zeros((2, 0)))
     return replace(form, ends=_numbers(form).bounds[0].numpy())
+
+
+def _independent(core: sp.csr_array, equalities: np.ndarray, varies: np.ndarray | None) -> np.ndarray:
+    """A largest independent set of equalities: all of those that vary, or Refused."""
+    if varies is None:
+        return equalities[independent_rows(core[equalities])]
+    constant = equalities[~varies[equalities]]
+    chosen = np.sort(np.concatenate([constant[independent_rows(core[constant])], equalities[varies[equalities]]]))
+    if independent_rows(core[chosen]).size < chosen.size:
+        raise Refused("equalities in which parameters multiply variables depend on other equalities")
+    return chosen
 
 
 def _numbers(form: StandardForm) -> SideValues:

@@ -37,6 +37,9 @@ BARRIER_FLOOR = 0.05
 BARRIER_FLOOR_INFEASIBLE = 0.01
 #: Least barrier: below are rounding errors.
 LEAST_BARRIER = 1e-17
+#: Second-order correction of the products of gaps and multipliers, over their mean, at most (Gondzio 1996): where the
+#: predictor wants a thousand times what a gap allows, its square is no correction.
+MOST_CORRECTION = 100.0
 #: Fraction of the way to the boundary.
 STEP = 0.995
 #: Curvature of auxiliary columns in the Newton system. With too little of it, rows in which all columns are tiny are
@@ -102,6 +105,9 @@ REFINEMENTS, NEWTON_REFINEMENTS = 40, 8
 RESCUED, RANK = 1e-8, 1e-13
 #: Unit of errors of a derivative, of the undamped one; and the error that is refused.
 DERIVATIVE_UNIT, DERIVATIVE = 1e-3, 1e-7
+
+#: Residual of right sides that free columns cannot take up, relative: then bounds are opened by so much, relative.
+REACHED, REOPENED = 1e-6, (1e-6, 1e-4)
 
 # --- linear algebra ---
 #: Relative ridge under a dense Cholesky factor; where it fails, GROWTH times as much, up to the largest.

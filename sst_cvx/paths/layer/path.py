@@ -10,7 +10,7 @@ import torch
 from cvxpylayers.interfaces.base import SolverInterface
 from cvxpylayers.torch.cvxpylayer import CvxpyLayer
 
-from sst_cvx.errors import SolveError
+from sst_cvx.errors import Elements, SolveError
 from sst_cvx.hull.violation import ViolationOfLinearHull, violation_by_cvxpy
 from sst_cvx.once import CVXPY_LOCK
 from sst_cvx.paths.base import Accuracy, Batch, Options, Path, Refused
@@ -19,8 +19,10 @@ from sst_cvx.paths.layer.degenerate import degenerate_program
 from sst_cvx.paths.layer.diffcp_engine import DiffcpSolver
 from sst_cvx.paths.layer.moreau_engine import MoreauSolver
 from sst_cvx.paths.layer.once import Once
+from sst_cvx.paths.layer.probe import ParameterGuard
 from sst_cvx.regularizers import ExponentialFamilyEntropy, Regularizer, TsallisEntropy
 from sst_cvx.structure.base import Structure
+from sst_cvx.structure.declaration import admitted
 
 _RESOLUTION = 1e-6  # temperature over range of utilities below which a conic solver cannot see the regularizer
 _SPREAD = 4.0  # utilities are scaled to this range: at 1, derivatives of entropies at t = 0.1 were off by 1, not 1e-4
@@ -107,10 +109,24 @@ class LayerPath(Path):
         u = guard.input(once.input(u * (t.detach() / t).reshape(-1, *event_dims)))
         # The same problem in units that suit the solver's tolerances.
         scaled = (u / scale.reshape(-1, *event_dims)).reshape(len(u), *self._shape)
-        x, *auxiliary = self._layer(scaled, t.detach() / scale, *map(once.input, batch.parameters.values()))
+        given = list(batch.parameters.values())
+        probe = self._probe(scaled.detach(), t.detach() / scale, batch.elements)
+        x, *auxiliary = self._layer(scaled, t.detach() / scale, *map(once.input, probe.input(given)))
         x = x.reshape(u.shape)
         self._check_hull(x, auxiliary, batch.parameters)
-        return guard.output(once.output(x))
+        return guard.output(once.output(probe.output(x) if given else x))
+
+    def _probe(self, u: torch.Tensor, t: torch.Tensor, elements: Elements) -> ParameterGuard:
+        """What holds gradients by parameters against this layer's answers."""
+
+        def answer(parameters: list[torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+            return self._layer(u[rows], t[rows], *parameters)[0]
+
+        def admits(parameters: list[torch.Tensor]) -> torch.Tensor:
+            rights = [admitted(p, v) for p, v in zip(self._structure.parameters, parameters, strict=True)]
+            return torch.stack(rights).all(0)
+
+        return ParameterGuard(answer, admits, elements)
 
     def _scale(self, u: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """Unit of utilities and temperature, ``(count,)``."""

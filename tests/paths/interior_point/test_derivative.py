@@ -36,8 +36,8 @@ def wrong(monkeypatch):
     """Gradients of one element that break the bound."""
     true = polytope.differentiate
 
-    def differentiate(model, x, t, side, cotangent, elements):
-        found = true(model, x, t, side, cotangent, elements)
+    def differentiate(model, x, t, side, cotangent, elements, *others, **named):
+        found = true(model, x, t, side, cotangent, elements, *others, **named)
         found.dw = torch.where(loud(cotangent)[:, None], -50 * found.p, found.dw)
         return found
 

@@ -88,13 +88,6 @@ def test_symmetric_parameters_go_by_the_layer():
     assert float((soft(torch.full((2, 2), 5.0), C=value) - value).abs().max()) < 1e-5
 
 
-def test_parameters_that_multiply_go_by_the_layer():
-    x, a = cp.Variable(3), cp.Parameter(3, nonneg=True, name="a")
-    soft = sst.SoftArgmax(sst.Structure(x, [x >= 0, a @ x <= 1, x <= 1]), sst.Euclidean())
-    assert soft.path == "layer"
-    assert "parameters multiply variables" in repr(soft)
-
-
 def capped(n: int) -> sst.Structure:
     """At most ``upper_i`` of each item, ``budget`` in all."""
     x, upper, budget = cp.Variable(n), cp.Parameter(n, nonneg=True, name="upper"), cp.Parameter(name="budget")
