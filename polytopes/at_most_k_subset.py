@@ -17,6 +17,7 @@ import sst_cvx as sst
 from polytopes.hypercube import coordinatewise
 from polytopes.kernels.box import box_violation
 from polytopes.kernels.exact_samples import sample_subset
+from polytopes.kernels.log_threshold import ENTROPIES, log_threshold_up_to
 from polytopes.kernels.log_weights import widened
 from polytopes.kernels.subset_sums_up_to import log_elementary_symmetric_up_to, marginals_up_to
 from polytopes.kernels.threshold import SEARCHABLE, threshold_map
@@ -81,8 +82,14 @@ def slack_or_tight(structure: AtMostKSubset, regularizer: sst.SeparableRegulariz
     return torch.where(tight, threshold_map(u, structure.k, regularizer), box)
 
 
+def log_slack_or_tight(
+    structure: AtMostKSubset, regularizer: sst.SeparableRegularizer, u: torch.Tensor
+) -> torch.Tensor:
+    return log_threshold_up_to(u, structure.k, regularizer)
+
+
 for _kind in SEARCHABLE:
-    sst.fast_path(AtMostKSubset, _kind)(slack_or_tight)
+    sst.fast_path(AtMostKSubset, _kind, log=log_slack_or_tight if _kind in ENTROPIES else None)(slack_or_tight)
 
 
 @sst.fast_path(AtMostKSubset, sst.ExponentialFamilyEntropy)

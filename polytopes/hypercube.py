@@ -12,6 +12,7 @@ import torch
 
 import sst_cvx as sst
 from polytopes.kernels.box import box_violation
+from polytopes.kernels.log_threshold import ENTROPIES, log_box
 from polytopes.kernels.log_weights import widened
 from polytopes.kernels.threshold import SEARCHABLE
 from sst_cvx.arguments import check_size, check_vertex_count
@@ -67,11 +68,21 @@ def coordinatewise(structure: sst.Structure, regularizer: sst.SeparableRegulariz
     return regularizer.unit_inverse_slope(u - regularizer.slope_origin)
 
 
+def log_coordinatewise(
+    structure: sst.Structure, regularizer: sst.SeparableRegularizer, u: torch.Tensor
+) -> torch.Tensor:
+    return log_box(u, regularizer)
+
+
+def log_sigmoid(structure: Hypercube, regularizer: sst.Regularizer, u: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.logsigmoid(u)
+
+
 for _kind in SEARCHABLE:
-    sst.fast_path(Hypercube, _kind)(coordinatewise)
+    sst.fast_path(Hypercube, _kind, log=log_coordinatewise if _kind in ENTROPIES else None)(coordinatewise)
 
 
-@sst.fast_path(Hypercube, sst.ExponentialFamilyEntropy)
+@sst.fast_path(Hypercube, sst.ExponentialFamilyEntropy, log=log_sigmoid)
 def exponential_family(
     structure: Hypercube, regularizer: sst.ExponentialFamilyEntropy, u: torch.Tensor
 ) -> torch.Tensor:

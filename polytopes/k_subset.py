@@ -16,6 +16,7 @@ import torch
 import sst_cvx as sst
 from polytopes.kernels.box import box_violation
 from polytopes.kernels.exact_samples import sample_subset
+from polytopes.kernels.log_threshold import ENTROPIES, log_threshold
 from polytopes.kernels.log_weights import widened
 from polytopes.kernels.subset_sums import log_elementary_symmetric, subset_marginals
 from polytopes.kernels.threshold import SEARCHABLE, threshold_map
@@ -73,8 +74,12 @@ def by_threshold(structure: KSubset, regularizer: sst.SeparableRegularizer, u: t
     return threshold_map(u, structure.k, regularizer)
 
 
+def log_by_threshold(structure: KSubset, regularizer: sst.SeparableRegularizer, u: torch.Tensor) -> torch.Tensor:
+    return log_threshold(u, structure.k, regularizer)
+
+
 for _kind in SEARCHABLE:
-    sst.fast_path(KSubset, _kind)(by_threshold)
+    sst.fast_path(KSubset, _kind, log=log_by_threshold if _kind in ENTROPIES else None)(by_threshold)
 
 
 @sst.fast_path(KSubset, sst.ExponentialFamilyEntropy)

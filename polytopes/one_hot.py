@@ -13,6 +13,7 @@ import torch
 
 import sst_cvx as sst
 from polytopes.kernels.box import box_violation
+from polytopes.kernels.log_threshold import ENTROPIES, log_threshold
 from polytopes.kernels.log_weights import draw_one, widened
 from polytopes.kernels.threshold import threshold_map
 from sst_cvx.arguments import check_size
@@ -68,11 +69,19 @@ def by_threshold(structure: OneHot, regularizer: sst.SeparableRegularizer, u: to
     return threshold_map(u, 1, regularizer)
 
 
+def log_by_threshold(structure: OneHot, regularizer: sst.SeparableRegularizer, u: torch.Tensor) -> torch.Tensor:
+    return log_threshold(u, 1, regularizer)
+
+
+def log_softmax(structure: OneHot, regularizer: sst.Regularizer, u: torch.Tensor) -> torch.Tensor:
+    return u.log_softmax(-1)
+
+
 for _kind in (sst.Euclidean, sst.TsallisEntropy, sst.BinaryEntropy):
-    sst.fast_path(OneHot, _kind)(by_threshold)
+    sst.fast_path(OneHot, _kind, log=log_by_threshold if _kind in ENTROPIES else None)(by_threshold)
 
 
-@sst.fast_path(OneHot, sst.CategoricalEntropy)
-@sst.fast_path(OneHot, sst.ExponentialFamilyEntropy)
+@sst.fast_path(OneHot, sst.CategoricalEntropy, log=log_softmax)
+@sst.fast_path(OneHot, sst.ExponentialFamilyEntropy, log=log_softmax)
 def softmax(structure: OneHot, regularizer: sst.Regularizer, u: torch.Tensor) -> torch.Tensor:
     return u.softmax(-1)

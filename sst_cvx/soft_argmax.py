@@ -9,12 +9,13 @@ import torch
 from sst_cvx.arguments import check_utilities
 from sst_cvx.errors import SolveError
 from sst_cvx.host import check_mode, guard
-from sst_cvx.once import constants, without_autocast
+from sst_cvx.once import computed_once, constants, without_autocast
 from sst_cvx.paths import PATHS, Path, opaque
 from sst_cvx.paths.base import Accuracy, Batch, Options, Refused
 from sst_cvx.paths.gap import frank_wolfe_gap
 from sst_cvx.paths.guards import check_hull
 from sst_cvx.paths.layer.path import make_solver
+from sst_cvx.paths.logarithm import Logarithm, log_soft_argmax
 from sst_cvx.regularizers import Regularizer
 from sst_cvx.regularizers.admission import check_regularizer
 from sst_cvx.structure.base import Structure
@@ -172,6 +173,23 @@ class SoftArgmax(torch.nn.Module):
     def feasible(self) -> Structure:
         """The set whose hull answers are in: the structure's, or where ``integral=False`` the declared one's."""
         return self.structure if self._path.within_set or self.regularizer.within_set else self.structure.relaxed
+
+    def log(
+        self, u: torch.Tensor, temperature: float | torch.Tensor = 1.0, *, mask: Any = None, **parameters: torch.Tensor
+    ) -> torch.Tensor:
+        """log of the soft argmax of an entropy, exact also where that underflows; arguments and errors as of the call.
+
+        Forbidden items, and others that are 0 for any utilities, have -inf. Differentiable as the call.
+
+        Raises:
+            NotImplementedError: regularizers that are no entropies, hulls with cones.
+        """
+        return log_soft_argmax(self, u, temperature, mask, parameters)
+
+    @computed_once
+    def logarithm(self) -> Logarithm:
+        """What ``log`` asks."""
+        return Logarithm(self.structure, self.regularizer)
 
     def accuracy(self, temperature: float = 1.0) -> Accuracy:
         """What the path promises in float64, for utilities of order 1."""

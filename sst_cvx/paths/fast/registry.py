@@ -25,6 +25,7 @@ class Entry:
     when: Condition | None
     supports_parameters: bool
     supports_masks: bool
+    logarithm: FastPathFunction | None = None
 
 
 _REGISTRY: dict[tuple[type, type], Entry] = {}
@@ -37,6 +38,7 @@ def fast_path(
     when: Condition | None = None,
     supports_parameters: bool = False,
     supports_masks: bool = False,
+    log: FastPathFunction | None = None,
 ) -> Callable[[FastPathFunction], FastPathFunction]:
     """Register a function of (structure, regularizer, utilities / temperature) as the soft argmax of a pair of types.
 
@@ -45,6 +47,7 @@ def fast_path(
         supports_parameters: the function also takes the hull's parameters as keywords.
         supports_masks: the function also takes ``mask=``, bool of the utilities' shape; its answer has the structure's
             fillers in place (``with_fillers``). Others see forbidden items as utilities that carry no weight.
+        log: a function of the same arguments to log x, with relative accuracy, for ``SoftArgmax.log``.
 
     Raises:
         ValueError: the pair has a function already. TypeError: not types, or ``Structure`` itself.
@@ -63,7 +66,7 @@ def fast_path(
                 f"({structure_type.__name__}, {regularizer_type.__name__}) has a fast path already: "
                 f"{describe(_REGISTRY[pair].function)}. Remove one of the two."
             )
-        _REGISTRY[pair] = Entry(function, when, supports_parameters, supports_masks)
+        _REGISTRY[pair] = Entry(function, when, supports_parameters, supports_masks, log)
         return function
 
     return register
@@ -87,6 +90,12 @@ def find_fast_path(structure: Structure, regularizer: Regularizer) -> tuple[Fast
     if family and structure.overrides("log_partition"):
         return marginals, "marginals, the gradient of log_partition"
     return None, f"no fast path is registered for {names}"
+
+
+def find_logarithm(structure: Structure, regularizer: Regularizer) -> FastPathFunction | None:
+    """The function registered for logarithms of this pair's fast path, if any."""
+    entry = _REGISTRY.get((type(structure), type(regularizer)))
+    return None if entry is None else entry.logarithm
 
 
 def takes_masks(structure: Structure, regularizer: Regularizer) -> bool:

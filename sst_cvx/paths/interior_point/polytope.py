@@ -5,6 +5,7 @@ model           that, and f, on one device; problem: a batch in its units
 interior        a solution to the root of machine precision
 polish          ... and to rounding, on the active set
 derivative      of the KKT system of that active set
+logarithms      of entropies, with relative accuracy: Newton's method in a tableau
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from sst_cvx.paths.interior_point import interior, tolerances
 from sst_cvx.paths.interior_point.closing import probe, reopened
 from sst_cvx.paths.interior_point.derivative import Cotangents, differentiate
 from sst_cvx.paths.interior_point.linear_algebra import LinearAlgebra
+from sst_cvx.paths.interior_point.logarithms import logarithms_at
 from sst_cvx.paths.interior_point.model import Model
 from sst_cvx.paths.interior_point.polish import polish
 from sst_cvx.paths.interior_point.problem import Solution
+from sst_cvx.paths.interior_point.relative import LiftedRows
 from sst_cvx.paths.interior_point.sparse import prefers_sparse
 from sst_cvx.paths.interior_point.standard_form import StandardForm
 from sst_cvx.paths.interior_point.varying import NoSecond, parametric_rows
@@ -103,6 +106,36 @@ class Polytope:
         if model.moves:
             accepted = accepted & ~sides.broken & ~model.sides.inconsistent(w, sides.dependent.detach())
         return x if everything else sides.event.index_copy(1, model.free, x), accepted
+
+    def logarithms(
+        self, u: torch.Tensor, t: torch.Tensor, values: dict[str, torch.Tensor], elements: Elements
+    ) -> torch.Tensor:
+        """log x for arguments as those of the call, and of an entropy; with relative accuracy, -inf where x is 0.
+
+        Differentiable in u and the parameters, twice.
+
+        Raises:
+            SolveError: elements that did not converge.
+        """
+        model, rows = self._model(u.device), self._lifted(u.device)
+        sides = model.side_values(values, len(u))
+        good, fixed = ~sides.broken, sides.event.clamp(min=0.0).log().expand(u.shape)
+        if model.event_columns:
+            log_x, found = logarithms_at(model, rows, u[:, model.free], t[:, None], sides.right, sides.bounds)
+            good, fixed = good & found, fixed.index_copy(1, model.free, log_x)
+        message = "logarithms of the soft argmax did not settle for {elements}: raise the temperature."
+        return elements.refuse(~good, message, fixed)[0]
+
+    def _lifted(self, device: torch.device) -> LiftedRows:
+        """Of this device; not kept, for it is cheap beside what it is for."""
+        rows = LiftedRows(self.form, self._regularizer, device)
+        size = rows.matrix.shape[0] * sum(rows.matrix.shape)
+        if size > tolerances.LARGEST_TABLEAU:
+            raise NotImplementedError(
+                f"logarithms need a tableau of {size:,} numbers here, more than {tolerances.LARGEST_TABLEAU:,}: "
+                "use a structure with a fast path."
+            )
+        return rows
 
 
 class _SoftArgmax(torch.autograd.Function):

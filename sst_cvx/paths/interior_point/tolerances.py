@@ -128,3 +128,25 @@ DEGREE, FEWEST = 6, 4
 # --- beyond the path ---
 #: Temperature over size of utilities below which the layer's answers have too few digits to take its place.
 LAYER_RESOLUTION = 1e-4
+
+# --- relative accuracy ---
+#: Temperatures of columns without entropy, over the coldest of the event: by factors of ten to one that moves nothing.
+LEVELS = tuple(10.0**-k for k in range(12))
+#: Eliminations at one level.
+ELIMINATIONS = 6
+#: Pivot, relative to its column, below which that depends on others; and what elimination leaves of a zero.
+DEPENDENT, ELIMINATED = 1e-9, 1e-12
+#: A right side that is zero but for rounding, relative to the terms it is a difference of.
+CANCELLED = 1e-13
+#: Newton steps, and halvings of one.
+RELATIVE_STEPS, HALVINGS = 30, 10
+#: Last change of a slope of the event, relative to 1 + its size.
+RELATIVE = 1e-10
+#: Logarithms by which a term may be larger than that of its basic column, in the end and meanwhile.
+FITS, FITS_STILL = 5.0, 20.0
+#: Largest exponent of a scale.
+EXPONENT = 700.0
+#: Distance to the ends of the domain from which to start.
+CLOSE = 1e-6
+#: Numbers in a tableau beyond which an elimination takes minutes.
+LARGEST_TABLEAU = 2_000_000
