@@ -10,8 +10,9 @@ from sst_cvx.arguments import check_utilities
 from sst_cvx.errors import SolveError
 from sst_cvx.host import check_mode, guard
 from sst_cvx.once import computed_once, constants, without_autocast
-from sst_cvx.paths import PATHS, Path, opaque
-from sst_cvx.paths.base import Accuracy, Batch, Options, Refused
+from sst_cvx.paths import opaque
+from sst_cvx.paths.base import Accuracy, Batch, Options
+from sst_cvx.paths.choice import check_name, choose
 from sst_cvx.paths.gap import frank_wolfe_gap
 from sst_cvx.paths.guards import check_hull
 from sst_cvx.paths.layer.path import make_solver
@@ -20,8 +21,6 @@ from sst_cvx.regularizers import Regularizer
 from sst_cvx.regularizers.admission import check_regularizer
 from sst_cvx.structure.base import Structure
 from sst_cvx.structure.faces import Faces
-
-NAMES = ("auto", *(kind.name for kind in PATHS))
 
 
 class SoftArgmax(torch.nn.Module):
@@ -68,8 +67,7 @@ class SoftArgmax(torch.nn.Module):
         if not isinstance(structure, Structure):
             hint = " (an instance, not the class)" if isinstance(structure, type) else ""
             raise TypeError(f"structure must be an sst.Structure, got {structure!r}{hint}.")
-        if path not in NAMES:
-            raise ValueError(f"path must be one of {NAMES}, got {path!r}.")
+        check_name(path)
         make_solver(solver, solver_options)  # a wrong name is an error on every path
         self.structure, self.regularizer, self.guard = structure, regularizer, check_mode(guard)
         self._options = Options(path != "auto", solver, solver_options)
@@ -80,23 +78,8 @@ class SoftArgmax(torch.nn.Module):
 
     def _choose(self, path: str) -> None:
         """The first path that takes the pair; ``path`` is then its name."""
-        refusals: list[str] = []
-        for kind in PATHS:
-            if path not in ("auto", kind.name):
-                continue
-            try:
-                self._path: Path = kind(self.structure, self.regularizer, self._options)
-            except Refused as refused:
-                refusals.append(str(refused))
-                continue
-            asked = ["asked for by name"] if path != "auto" else refusals
-            self.path, self._why = kind.name, "; ".join(part for part in (*asked, self._path.how) if part)
-            return
-        if path != "auto":
-            raise ValueError(f"path={path!r} does not apply: {refusals[0]}. Use path='auto' or another one.")
-        raise ValueError(
-            f"no path takes {self.regularizer!r} over {self.structure!r}: {'; '.join(dict.fromkeys(refusals))}."
-        )
+        self._path, self._why = choose(self.structure, self.regularizer, self._options, path)
+        self.path = self._path.name
 
     def _of_face(self, kept: Any) -> SoftArgmax:
         """The same map over the elements without the items that a flat mask leaves out."""
@@ -205,7 +188,8 @@ class SoftArgmax(torch.nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what was compiled, which is made anew where it is loaded."""
-        return {name: v for name, v in self.__dict__.items() if name not in ("_path", "_faces", "_number")}
+        made = ("_path", "_faces", "_number", "logarithm")
+        return {name: v for name, v in self.__dict__.items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
