@@ -79,3 +79,23 @@ def test_parameters_are_seen_without_cvxpy():
             truth = max(float(c.violation().max()) for c in rows)
             assert (float(found[i]) > 1e-9) == (truth > 1e-9)
             assert float(found[i]) <= truth + 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("structure", [polytopes.KSubset(5000, 2000), polytopes.OneHot(20_000)], ids=repr)
+def test_long_sums_of_right_answers_are_within_the_hull(structure, dtype):
+    """They are added in float64: in float32 they missed by more than the tolerance."""
+    u = torch.randn(4, structure.n, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for regularizer in (sst.Euclidean(), sst.BinaryEntropy(), sst.CategoricalEntropy()):
+        for mode in ("raise", "nan"):
+            with sst.guard(mode):
+                assert torch.isfinite(sst.SoftArgmax(structure, regularizer)(u, 0.5)).all()
+    sst.synchronize()
+
+
+def test_cotangents_in_batches_of_the_older_vmap_are_refused():
+    soft = sst.SoftArgmax(polytopes.Path(torch.tensor([[0, 0, 1], [1, 2, 2]]), 0, 2), sst.CategoricalEntropy())
+    u = torch.zeros(3, dtype=torch.float64)
+    with pytest.raises(NotImplementedError, match="jacrev"):
+        torch.autograd.functional.jacobian(soft, u, vectorize=True)
+    assert torch.equal(torch.func.jacrev(soft)(u), torch.autograd.functional.jacobian(soft, u))

@@ -16,7 +16,7 @@ from sst_cvx.once import CVXPY_LOCK, constants
 
 
 class ViolationOfLinearHull:
-    """Of a linear hull without parameters: batched, on the points' device and in their dtype.
+    """Of a linear hull without parameters: batched, on the points' device, in float64.
 
     With ``event_only`` the rows that involve auxiliary variables are left out (their values are unknown).
     """
@@ -35,6 +35,7 @@ class ViolationOfLinearHull:
 
     def __call__(self, w: torch.Tensor) -> torch.Tensor:
         """Largest violation of points ``(batch, columns)``, ``(batch,)``."""
+        w = w.double()  # sums of thousands of right float32 entries are off by more than the tolerance
         rows, bounds, row_bounds = self._like(w)
         worst = _excess(w, bounds)
         return torch.maximum(worst, _excess(w @ rows, row_bounds)) if rows.shape[1] else worst

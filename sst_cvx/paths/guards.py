@@ -105,6 +105,11 @@ class GradientGuard:
         return x
 
     def _keep(self, cotangent: torch.Tensor | None) -> None:
+        if cotangent is not None and torch._C._functorch.is_legacy_batchedtensor(cotangent):  # pyright: ignore
+            raise NotImplementedError(
+                "paths that solve take one cotangent at a time from torch.autograd.grad(is_grads_batched=True) and "
+                "torch.autograd.functional (vectorize=True): use torch.func.jacrev, or vectorize=False."
+            )
         self._cotangent = None if cotangent is None else cotangent.detach()
 
     def _check(self, gradient: torch.Tensor | None) -> torch.Tensor | None:

@@ -72,8 +72,18 @@ def expand_parameter(p: cp.Parameter, value: object, batch_shape: torch.Size) ->
     return tensor.expand((*batch_shape, *p.shape)).reshape(batch_shape.numel(), *p.shape)
 
 
+_SIGNS = {"nonneg": 1.0, "pos": 1.0, "nonpos": -1.0, "neg": -1.0}  # attributes that need no projection
+
+
 def admitted(p: cp.Parameter, value: torch.Tensor) -> torch.Tensor:
     """Which of the values ``(count, *shape)`` are finite and have the parameter's CVXPY attributes, ``(count,)``."""
+    if not any(p.attributes[name] for name in p.attributes if name not in _SIGNS):
+        finite = value.detach().cpu().reshape(len(value), -1)
+        right = torch.isfinite(finite)
+        for name, sign in _SIGNS.items():
+            if p.attributes[name]:
+                right &= sign * finite >= -1e-9
+        return right.all(1)
     numbers = value.detach().numpy(force=True)
     right = [bool(np.isfinite(v).all() and np.allclose(p.project(v), v, atol=1e-9)) for v in numbers]
     return torch.tensor(right, device="cpu")

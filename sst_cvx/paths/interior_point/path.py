@@ -7,6 +7,7 @@ import torch
 from sst_cvx.errors import SolveError
 from sst_cvx.once import computed_once
 from sst_cvx.paths.base import Accuracy, Batch, Options, Path, Refused
+from sst_cvx.paths.gap import frank_wolfe_gap
 from sst_cvx.paths.guards import VIOLATION, GradientGuard, check_violation
 from sst_cvx.paths.interior_point import tolerances
 from sst_cvx.paths.interior_point.polytope import Polytope
@@ -80,5 +81,14 @@ class InteriorPointPath(Path):
                 "utilities.",
                 rows[cold].tolist(),
             )
-        answer = self._layer(rest.to(torch.device("cpu"), torch.float64))
+        rest = rest.to(torch.device("cpu"), torch.float64)
+        answer = self._layer(rest)
+        gap = frank_wolfe_gap(self._structure.relaxed, self._regularizer, rest.u, answer, rest.t, **rest.parameters)
+        wrong = ~(gap <= tolerances.LAYER_GAP * (1 + size.cpu()))
+        if bool(wrong.any()):
+            raise SolveError(
+                "neither the interior-point solver nor the conic layer converged for {elements} (the Frank-Wolfe gap "
+                "of the latter has not vanished): raise the temperature, or bring rows and weights to one scale.",
+                rows[wrong.to(rows.device)].tolist(),
+            )
         return x.index_copy(0, rows, answer.to(x.device))

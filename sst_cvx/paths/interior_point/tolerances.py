@@ -128,6 +128,8 @@ DEGREE, FEWEST = 6, 4
 # --- beyond the path ---
 #: Temperature over size of utilities below which the layer's answers have too few digits to take its place.
 LAYER_RESOLUTION = 1e-4
+#: Frank-Wolfe gap of the layer's answers, relative to 1 + the largest utility, up to which these are taken.
+LAYER_GAP = 1e-3
 
 # --- relative accuracy ---
 #: Temperatures of columns without entropy, over the coldest of the event: by factors of ten to one that moves nothing.

@@ -11,6 +11,7 @@ import sst_cvx as sst
 from sst_cvx.paths.base import Options, Refused
 from sst_cvx.paths.interior_point import interior, tolerances
 from sst_cvx.paths.interior_point.path import InteriorPointPath
+from sst_cvx.paths.layer.path import LayerPath
 from tests.hulls import birkhoff, k_subset, pairs, trees_by_martin, trees_by_subtours
 from tests.oracles import RESPONSES, SLOPES, bisection, pullback, sinkhorn
 from tests.paths.interior_point.table import REGULARIZERS, absolute_ball, draw
@@ -163,6 +164,25 @@ class TestSelection:
         leaf = u.clone().requires_grad_()
         (truth,) = torch.autograd.grad(soft(leaf).square().sum(), leaf)
         assert float((g - truth).abs().max()) < 1e-5
+
+    def test_what_the_layer_gets_wrong_is_not_returned(self):
+        """Rows and weights over many decades: a point of the hull, and not the best one."""
+        soft, u = sst.SoftArgmax(pairs(6, 2), sst.Euclidean()), draw(pairs(6, 2), 1, 4)[0]
+
+        def never(model, problem, start):
+            answer, converged = interior.run(model, problem, start, tolerances.BRISK)
+            return answer, torch.zeros_like(converged)
+
+        def middle(path, batch):
+            return torch.full_like(batch.u, 2 / 6)
+
+        with (
+            mock.patch.object(interior, "solve", never),
+            mock.patch.object(LayerPath, "__call__", middle),
+            pytest.raises(sst.SolveError, match="gap of the latter has not vanished") as caught,
+        ):
+            soft(u)
+        assert len(caught.value.elements) == 4
 
     def test_too_cold_for_the_layer(self):
         """What the interior-point solver gives up is refused where the layer's answers have too few digits."""
