@@ -12,7 +12,7 @@ import torch
 import sst_cvx as sst
 from polytopes.kernels.threshold import threshold_map
 from sst_cvx.checks.report import Check, CheckFailed, NotApplicable, Report, Result, Worst, at
-from sst_cvx.checks.structure_checks import name_input, sample_utilities
+from sst_cvx.checks.inputs import name_input, sample_utilities
 from sst_cvx.paths.fast import registry
 
 
@@ -214,7 +214,7 @@ def test_gradients_name_the_element(name, monkeypatch):
             return g * torch.tensor([1.0, 1.0, 0.7, 1.0], dtype=g.dtype)[:, None] if len(g) == 4 else g
 
     where = by_path(lambda u: Wrong.apply(right(u)), monkeypatch, name).where
-    assert where.startswith("batch element 2 of 4, u = [")
+    assert "batch element 2 of 4, u = [" in where
 
 
 def test_awkward_inputs_are_named(monkeypatch):
