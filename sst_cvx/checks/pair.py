@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cached_property
 
 import torch
@@ -35,6 +36,7 @@ class Pair:
         self.exponential = isinstance(regularizer, ExponentialFamilyEntropy)
         self._answers: dict[tuple[int, float], tuple[torch.Tensor, torch.Tensor]] = {}
         self._pullbacks: dict[tuple[int, float], torch.Tensor] = {}
+        self._values: dict[float, torch.Tensor] = {}
 
     # -- references -------------------------------------------------------------------------------------------
 
@@ -107,6 +109,8 @@ class Pair:
 
     def value(self, t: float, soft: SoftArgmax | None = None) -> torch.Tensor:
         """The answer at the sample utilities; asked once."""
+        if soft is None and t in self._values:
+            return self._values[t]
         return self._answer(t, soft)[1].detach()
 
     def pullback(self, t: float, soft: SoftArgmax | None = None) -> torch.Tensor:
@@ -117,6 +121,16 @@ class Pair:
             (self._pullbacks[key],) = torch.autograd.grad((x * self.cotangent()).sum(), u)
             self._answers[key] = u, x.detach()  # the graph has done its work
         return self._pullbacks[key]
+
+    def solve_together(self, temperatures: tuple[float, ...]) -> None:
+        """Ask for the answers at several temperatures, those not known yet, at once."""
+        missing = [t for t in temperatures if (id(self.soft), t) not in self._answers and t not in self._values]
+        if missing:
+            u = torch.cat([self.utilities(t) for t in missing])
+            with suppress(Exception):  # asked again one by one, by name
+                x = self.answer(u, torch.tensor(missing, dtype=u.dtype).repeat_interleave(BATCH))
+                for t, part in zip(missing, x.split(BATCH), strict=True):
+                    self._values[t] = part
 
     def _answer(self, t: float, soft: SoftArgmax | None) -> tuple[torch.Tensor, torch.Tensor]:
         key = (id(soft or self.soft), t)

@@ -82,6 +82,8 @@ def limit_is_argmax(pair: Pair) -> Found:
     """0 <= <u, v - X_t> <= t (f(v) - f(X_t)) for the argmax v: what X_t loses vanishes with t."""
     temperatures = (0.1, 0.01, 0.001) if pair.exact else (0.3, 0.1)
     worst = Worst()
+    if pair.exact and not pair.own:
+        pair.solve_together(temperatures)
     for t in temperatures:
         u = pair.utilities(t)
         with at(f"t={t:g}"):
