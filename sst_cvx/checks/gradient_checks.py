@@ -15,12 +15,12 @@ _DIRECTIONS = 6
 
 def gradient_against_layer(pair: Pair, t: float) -> Found:
     """In units: dX / du is of the hull's length over t and the slopes' unit."""
-    error = (pair.pullback(t) - pair.pullback(t, pair.reference)) * (t * pair.unit / max(1.0, pair.extent.reach))
+    error = (pair.pullback(t) - pair.pullback(t, pair.reference)) * (t * pair.unit / max(1.0, pair.reach))
     return found_at(error, pair.reference.accuracy(t).gradient, pair.utilities(t), t=t)
 
 
 def gradient_against_interior_point(pair: Pair, t: float) -> Found:
-    error = (pair.pullback(t) - pair.pullback(t, pair.interior)) * (t * pair.unit / pair.extent.reach)
+    error = (pair.pullback(t) - pair.pullback(t, pair.interior)) * (t * pair.unit / pair.reach)
     return found_at(error, 1e-7, pair.utilities(t), t=t)
 
 
@@ -69,7 +69,7 @@ def _differences(
     along = (x * pair.cotangent()).reshape(3, 2, _DIRECTIONS, BATCH, -1).sum(-1)
     differences = [(along[i, 0] - along[i, 1]) / (2 * h / 2**i) for i in range(3)]
     first, second = ((4 * fine - coarse) / 3 for coarse, fine in itertools.pairwise(differences))
-    size = t * pair.unit / pair.extent.reach
+    size = t * pair.unit / pair.reach
     keep = size * (first - second).abs() <= bound / 5  # the second is 16 times as good
     return size * (second - (g * d).reshape(_DIRECTIONS, BATCH, -1).sum(-1)).abs(), keep
 
@@ -79,7 +79,7 @@ def temperature_gradient(pair: Pair) -> Found:
     u, v = pair.utilities(0.7).requires_grad_(), pair.cotangent()
     t = torch.full((BATCH,), 0.7, dtype=torch.float64, requires_grad=True)
     g_u, g_t = torch.autograd.grad((pair.answer(u, t) * v).sum(), (u, t))
-    size = torch.maximum(torch.tensor(pair.extent.reach).double(), 1e-6 * dot(g_u, u).detach().abs())
+    size = torch.maximum(torch.tensor(pair.reach).double(), 1e-6 * dot(g_u, u).detach().abs())
     return found_at((g_t + dot(g_u, u).detach() / 0.7) / size, 1e-9, u, "t=0.7", 0.7)
 
 
@@ -103,6 +103,6 @@ def second_derivative(pair: Pair) -> Found:
     h, e = 1e-4 * pair.unit, sample_utilities(pair.structure, (BATCH,), pair.seed + 4)
     ahead, behind = gradient(torch.cat([u + h * e, u - h * e]).detach().requires_grad_()).split(BATCH)
     numeric = dot(ahead - behind, d) / (2 * h)
-    error = (numeric - dot(second, e)).abs() * (pair.unit**2 / pair.extent.reach)
+    error = (numeric - dot(second, e)).abs() * (pair.unit**2 / pair.reach)
     median = error.median(0)  # an element may sit at a kink
     return float(median.values), 1e-5, name_input(u, int(median.indices), "t=1", temperature=1.0)

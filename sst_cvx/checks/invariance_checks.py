@@ -29,11 +29,11 @@ def batch_shapes(pair: Pair) -> Found:
     if whole.shape != u.shape or pair.answer(empty, t).shape != empty.shape:
         raise ValueError(f"shape {tuple(whole.shape)} came back for utilities of shape {tuple(u.shape)}.")
     worst = Worst()
-    worst.see(*worst_of((whole.reshape(-1, *event)[some] - singles) / pair.extent.reach, alone, f"t={t:g}", t))
+    worst.see(*worst_of((whole.reshape(-1, *event)[some] - singles) / pair.reach, alone, f"t={t:g}", t))
     if pair.own:
         many = alone.expand(_REPEATS, *alone.shape)
         with at(f"batch shape {tuple(many.shape[:2])}"):
-            error = (pair.answer(many, t) - singles).abs() / pair.extent.reach
+            error = (pair.answer(many, t) - singles).abs() / pair.reach
         name = f"t={t:g}, in a batch of {_REPEATS} x {len(alone)}"
         worst.see(*worst_of(error.transpose(0, 1), alone, name, t))
     return worst.figure, pair.soft.accuracy().batches, worst.where
@@ -105,7 +105,7 @@ def _answer_and_gradient(pair: Pair, u: torch.Tensor) -> tuple[torch.Tensor, tor
 def _degenerate_error(pair: Pair, name: str, u: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     far = 1 + float(u.abs().max()) / pair.unit
     if pair.exponential:
-        error = (flat(x) - marginals(pair, u)).abs().amax(1) / (pair.extent.reach * far)
+        error = (flat(x) - marginals(pair, u)).abs().amax(1) / (pair.reach * far)
     else:
         error = pair.soft.gap(u, x, 1.0, **pair.parameters).abs() / pair.gap_size(u, 1.0).max()
     if name == "range 1e4":  # f' has no digits left at entries within rounding of 1, so neither has the gap

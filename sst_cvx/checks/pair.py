@@ -9,11 +9,13 @@ import torch
 
 from sst_cvx.checks.inputs import Extent, name_input, ordinary, sample_utilities
 from sst_cvx.checks.report import Input, NotApplicable
+from sst_cvx.errors import SolveError
 from sst_cvx.regularizers import ExponentialFamilyEntropy, Regularizer
 from sst_cvx.soft_argmax import SoftArgmax
 from sst_cvx.structure.base import Structure
 
 BATCH = 4
+FAR = 20.0  # distance of a set that counts as far from 0
 SMALL = 0.02  # of the unit: utilities near 0
 
 #: Figure, bound, and the input of the figure.
@@ -23,8 +25,9 @@ Found = tuple[float, float, Input]
 class Pair:
     """The soft argmax of the pair, its references, and its sample inputs.
 
-    Utilities are drawn in units of the slopes that f has on the hull (``unit``, around ``offset`` times t, the slope
-    in its middle), and errors are judged in units of the hull's ``length``; all are 1 (0) where they are of that order.
+    Utilities for algorithms of one's own are drawn in units of the slopes that f has on the hull (``unit``, around
+    ``offset`` times t, the slope in its middle), and errors are judged in units of the hull's ``length``; all are 1 (0)
+    where they are of that order.
     """
 
     def __init__(self, structure: Structure, regularizer: Regularizer, seed: int, parameters: dict[str, torch.Tensor]):
@@ -33,6 +36,7 @@ class Pair:
         self.exact = self.soft.path != "layer"
         #: Answered by someone's own algorithm, in the utilities' dtype: asked at more utilities than solvers are.
         self.own = self.soft.path == "fast"
+        self.combinatorial = self.soft.path in ("fast", "active_set")
         self.exponential = isinstance(regularizer, ExponentialFamilyEntropy)
         self._answers: dict[tuple[int, float], tuple[torch.Tensor, torch.Tensor]] = {}
         self._pullbacks: dict[tuple[int, float], torch.Tensor] = {}
@@ -71,6 +75,8 @@ class Pair:
         extent, nothing = self.extent, torch.zeros(self.structure.event_shape).double()
         if self.exponential:
             return 1 / extent.length, nothing
+        if not self.combinatorial:  # solvers are ours, and tested elsewhere
+            return 1.0, nothing
         ends = torch.stack([extent.centre + extent.width * part for part in (-0.25, 0.0, 0.25)])
         try:
             low, middle, high = self.regularizer.gradient(ends, len(self.structure.event_shape))
@@ -88,16 +94,32 @@ class Pair:
     def offset(self) -> torch.Tensor:
         return self._slopes[1]
 
+    @property
+    def reach(self) -> float:
+        """What errors of values are relative to; solvers promise absolute ones on small sets."""
+        return self.extent.reach if self.combinatorial else max(1.0, self.extent.reach)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the set is of order 1 and near 0: only there must solvers answer (elsewhere they may say no)."""
+        return self.extent.length == 1.0 and float(self.extent.centre.abs().max()) <= FAR
+
     def gap_size(self, u: torch.Tensor, t: float) -> torch.Tensor:
         """What gaps and losses are relative to, ``(batch,)``: how much utilities can differ over the hull, and the
         rounding of <u, x>."""
         spread = self.extent.length * (self.unit + flat(u - t * self.offset).abs().amax(1))
+        spread = spread.clamp(min=0.0 if self.combinatorial else 1.0)
         return torch.maximum(spread, 1e-6 * flat(u * self.extent.centre).abs().sum(1))
 
     # -- answers ----------------------------------------------------------------------------------------------
 
     def answer(self, u: torch.Tensor, t: float | torch.Tensor, soft: SoftArgmax | None = None) -> torch.Tensor:
-        return (soft or self.soft)(u, t, **self.parameters)
+        try:
+            return (soft or self.soft)(u, t, **self.parameters)
+        except SolveError as error:
+            if self.plain or (soft is None and self.combinatorial):
+                raise
+            raise NotApplicable(f"not solved at this scale: {error}") from None
 
     def utilities(self, t: float = 1.0, size: float = 1.0) -> torch.Tensor:
         """Four of them, normal, in units of the slopes."""

@@ -8,7 +8,7 @@ import torch
 
 from sst_cvx.checks.inputs import enumerate_vertices
 from sst_cvx.checks.pair import SMALL, Found, Pair, dot, flat, found_at, worst_of
-from sst_cvx.checks.report import Worst, at
+from sst_cvx.checks.report import NotApplicable, Worst, at
 from sst_cvx.regularizers import BinaryEntropy
 
 _REFEREED = 100.0  # times its accuracy, up to which the layer may be what is wrong
@@ -17,7 +17,7 @@ _REFEREED = 100.0  # times its accuracy, up to which the layer may be what is wr
 def forward_against_layer(pair: Pair, t: float) -> Found:
     """Where the two differ by little more than the layer promises, the certificate that trusts neither decides."""
     u, x = pair.utilities(t), pair.value(t)
-    bound, size = pair.reference.accuracy(t).value, max(1.0, pair.extent.reach)
+    bound, size = pair.reference.accuracy(t).value, max(1.0, pair.reach)
     error = (x - pair.value(t, pair.reference)).abs() / size
     figure, where = worst_of(error, u, t=t)
     if bound < figure <= _REFEREED * bound:
@@ -34,14 +34,14 @@ def distance(pair: Pair, u: torch.Tensor, x: torch.Tensor, t: float) -> torch.Te
 
 
 def forward_against_interior_point(pair: Pair, t: float) -> Found:
-    error = (pair.value(t) - pair.value(t, pair.interior)) / pair.extent.reach
+    error = (pair.value(t) - pair.value(t, pair.interior)) / pair.reach
     return found_at(error, 1e-8, pair.utilities(t), t=t)
 
 
 def forward_against_enumeration(pair: Pair, t: float) -> Found:
     worst, bound = Worst(), 1e-9 if t >= 1 else 1e-8
     for name, u, x in _samples(pair, t):
-        worst.see(*worst_of((flat(x) - marginals(pair, u / t)) / pair.extent.reach, u, name, t))
+        worst.see(*worst_of((flat(x) - marginals(pair, u / t)) / pair.reach, u, name, t))
     return worst.figure, bound, worst.where
 
 
@@ -69,6 +69,8 @@ def optimality_gap(pair: Pair, t: float) -> Found:
             # Right to 1e-9; f' of an entropy sees more than that near its ends.
             gaps = pair.soft.gap(u, off_the_ends(pair, x), t, **pair.parameters) / size
             found = min(found, worst_of(gaps.clamp(min=0), u, name, t))
+            if found[0] > bound and not pair.plain and pair.regularizer.domain != (-math.inf, math.inf):
+                raise NotApplicable("entries near 0, where f' is infinite, have no digits at this scale")
         worst.see(*found)
     return worst.figure, bound, worst.where
 
@@ -101,7 +103,9 @@ def loss_beyond(pair: Pair, u: torch.Tensor, v: torch.Tensor, x: torch.Tensor, t
         event_dim = len(pair.structure.event_shape)
         x_inside, v_inside = (w.clamp(*pair.regularizer.domain) for w in (x, v))
         allowed = t * (pair.regularizer.value(v_inside, event_dim) - pair.regularizer.value(x_inside, event_dim))
-    size = max(pair.extent.length * pair.unit, 1e-6 * float(flat(u * pair.extent.centre).abs().sum(1).max()))
+    spread = pair.extent.length * pair.unit
+    spread = spread if pair.combinatorial else max(1.0, spread)
+    size = max(spread, 1e-6 * float(flat(u * pair.extent.centre).abs().sum(1).max()))
     return torch.maximum(loss - allowed, -loss).clamp(min=0) / size
 
 
@@ -113,6 +117,6 @@ def projection(pair: Pair) -> Found:
     moved = pair.value(t) - pair.answer(other, t)
     excess = t * dot(moved, moved) - dot(moved, u - other)
     worst = Worst()
-    worst.see(*worst_of((pair.answer(v, 1.0) - v) / pair.extent.reach, v, "t=1"))
+    worst.see(*worst_of((pair.answer(v, 1.0) - v) / pair.reach, v, "t=1"))
     worst.see(*worst_of(excess.clamp(min=0) / length**2, u, f"t={t:g}", t))
     return worst.figure, 1e-9, worst.where
