@@ -88,7 +88,7 @@ def _second_best(u):
     return torch.zeros_like(u).scatter(-1, u.topk(3, -1).indices[..., [0, 2]], 1.0)
 
 
-def _right(u):
+def right(u):
     return threshold_map(u, 2, sst.BinaryEntropy())
 
 
@@ -103,18 +103,18 @@ class _Scaled(torch.autograd.Function):
         return ctx.factor * g, None
 
 
-def _bent(x, by=1e-4):
+def bent(x, by=1e-4):
     """Inside the hull, but off."""
     return x + by * (x.mean(-1, keepdim=True) - x)
 
 
-def _only(which, u, wrong=lambda x: _bent(x, 1e-2)):
-    x = _right(u)
+def _only(which, u, wrong=lambda x: bent(x, 1e-2)):
+    x = right(u)
     return torch.where(which, wrong(x), x)
 
 
 def _large_batch(u, x, least):
-    return _bent(x, 1e-3) if u.dim() > 1 and u[..., 0].numel() >= least else x
+    return bent(x, 1e-3) if u.dim() > 1 and u[..., 0].numel() >= least else x
 
 
 #: Kind, name: (a structure that has the fault, the check that names it).
@@ -147,20 +147,20 @@ STRUCTURES = {
 
 #: Kind, name: (a fast path that has the fault, the check that names it).
 PATHS = {
-    "value: off by 1e-4": (lambda u: _bent(_right(u)), GAP),
+    "value: off by 1e-4": (lambda u: bent(right(u)), GAP),
     "value: below 0.05": (lambda u: _only(_far(u) < 0.05 / 0.3, u), GAP),
-    "value: far out": (lambda u: _right(u / (1 + 0.01 * _far(u))), "limit t -> 0 is the argmax"),
-    "value: overflows": (lambda u: _right(u) * (u.exp() / u.exp()), AWKWARD),
-    "gradient: 1 % short": (lambda u: _Scaled.apply(_right(u), 0.99), SLOPE),
-    "gradient: none": (lambda u: _right(u).detach() + 0 * u, SLOPE),
-    "gradient: near 0": (lambda u: _Scaled.apply(_right(u), 0.9 if bool((_far(u) < 0.2).any()) else 1.0), SLOPE),
-    "gradient: 5 % in float32": (lambda u: _Scaled.apply(_right(u), 0.95 if u.dtype == torch.float32 else 1.0), SINGLE),
-    "batch: from 7 on": (lambda u: _large_batch(u, _right(u), 7), SHAPES),
-    "batch: from 50 on": (lambda u: _large_batch(u, _right(u), 50), SHAPES),
-    "batch: its mean leaks": (lambda u: _right(u + 1e-4 * (u.dim() > 1) * u.detach().mean(0)), SHAPES),
-    "batch: order": (lambda u: _right(u).flip(0) if u.dim() > 1 else _right(u), SHAPES),
+    "value: far out": (lambda u: right(u / (1 + 0.01 * _far(u))), "limit t -> 0 is the argmax"),
+    "value: overflows": (lambda u: right(u) * (u.exp() / u.exp()), AWKWARD),
+    "gradient: 1 % short": (lambda u: _Scaled.apply(right(u), 0.99), SLOPE),
+    "gradient: none": (lambda u: right(u).detach() + 0 * u, SLOPE),
+    "gradient: near 0": (lambda u: _Scaled.apply(right(u), 0.9 if bool((_far(u) < 0.2).any()) else 1.0), SLOPE),
+    "gradient: 5 % in float32": (lambda u: _Scaled.apply(right(u), 0.95 if u.dtype == torch.float32 else 1.0), SINGLE),
+    "batch: from 7 on": (lambda u: _large_batch(u, right(u), 7), SHAPES),
+    "batch: from 50 on": (lambda u: _large_batch(u, right(u), 50), SHAPES),
+    "batch: its mean leaks": (lambda u: right(u + 1e-4 * (u.dim() > 1) * u.detach().mean(0)), SHAPES),
+    "batch: order": (lambda u: right(u).flip(0) if u.dim() > 1 else right(u), SHAPES),
     "dtype: float32 beyond 100": (lambda u: _only((_far(u) > 100) & (u.dtype == torch.float32), u), SINGLE),
-    "dtype: float32 off by 1e-5": (lambda u: _bent(_right(u), 1e-4 * (u.dtype == torch.float32)), SINGLE),
+    "dtype: float32 off by 1e-5": (lambda u: bent(right(u), 1e-4 * (u.dtype == torch.float32)), SINGLE),
     "dtype: float32 near 0": (lambda u: _only((_far(u) < 0.2) & (u.dtype == torch.float32), u), SINGLE),
-    "dtype: comes back wide": (lambda u: _right(u.double()), SINGLE),
+    "dtype: comes back wide": (lambda u: right(u.double()), SINGLE),
 }  # fmt: skip
