@@ -11,7 +11,7 @@ from sst_cvx.checks.pair import SMALL, Found, Pair, dot, flat, found_at, worst_o
 from sst_cvx.checks.report import NotApplicable, Worst, at
 from sst_cvx.regularizers import BinaryEntropy
 
-_REFEREED = 100.0  # times its accuracy, up to which the layer may be what is wrong
+REFEREED = 100.0  # times its accuracy, up to which the layer may be what is wrong
 
 
 def forward_against_layer(pair: Pair, t: float) -> Found:
@@ -20,13 +20,15 @@ def forward_against_layer(pair: Pair, t: float) -> Found:
     bound, size = pair.reference.accuracy(t).value, max(1.0, pair.reach)
     error = (x - pair.value(t, pair.reference)).abs() / size
     figure, where = worst_of(error, u, t=t)
-    if bound < figure <= _REFEREED * bound:
+    if bound < figure <= REFEREED * bound:
         figure, where = worst_of(torch.minimum(flat(error).amax(1), distance(pair, u, x, t) / size), u, t=t)
     return figure, bound, where
 
 
 def distance(pair: Pair, u: torch.Tensor, x: torch.Tensor, t: float) -> torch.Tensor:
-    """How far x is from X_t(u) at most, ``(batch,)``: t m / 2 |x - X_t|^2 <= gap; infinite where m is unknown."""
+    """How far x is from X_t(u) at most, ``(batch,)``: t m / 2 |x - X_t|^2 <= gap, or by enumeration; else infinite."""
+    if pair.exponential and pair.structure.has_vertices():
+        return (flat(x) - marginals(pair, u / t)).abs().amax(1)
     modulus = pair.regularizer.strong_convexity(pair.structure)
     if modulus <= 0 or pair.exponential:
         return torch.full((len(u),), math.inf, dtype=torch.float64)
