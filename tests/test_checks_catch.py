@@ -7,24 +7,7 @@ import torch
 import sst_cvx as sst
 from polytopes.kernels.threshold import threshold_map
 from sst_cvx.paths.fast import registry
-
-
-class TwoOfFive(sst.Structure):
-    """A right one; faults override its parts."""
-
-    def __init__(self, constraints=None):
-        x = cp.Variable(5)
-        super().__init__(x, constraints(x) if constraints else [x >= 0, x <= 1, cp.sum(x) == 2])
-
-    def argmax(self, u):
-        return torch.zeros_like(u).scatter(-1, u.topk(2, -1).indices, 1.0)
-
-    def vertices(self):
-        grid = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * 5)
-        return grid[grid.sum(1) == 2]
-
-    def log_partition(self, u):
-        return (u @ self.vertices().T.to(u.dtype)).logsumexp(-1)
+from tests.right_sets import TwoOfFive
 
 
 def failures(structure, *regularizers):

@@ -11,27 +11,10 @@ import torch
 
 import sst_cvx as sst
 from polytopes.kernels.threshold import threshold_map
+from sst_cvx.checks.inputs import name_input, sample_utilities
 from sst_cvx.checks.report import Check, CheckFailed, NotApplicable, Report, Result, Worst, at
-from sst_cvx.checks.structure_checks import name_input, sample_utilities
 from sst_cvx.paths.fast import registry
-
-
-class TwoOfFive(sst.Structure):
-    """A right one; faults override its parts."""
-
-    def __init__(self):
-        x = cp.Variable(5)
-        super().__init__(x, [x >= 0, x <= 1, cp.sum(x) == 2])
-
-    def argmax(self, u):
-        return torch.zeros_like(u).scatter(-1, u.topk(2, -1).indices, 1.0)
-
-    def vertices(self):
-        grid = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * 5)
-        return grid[grid.sum(1) == 2]
-
-    def log_partition(self, u):
-        return (u.double() @ self.vertices().T).logsumexp(-1).to(u.dtype)
+from tests.right_sets import TwoOfFive
 
 
 def found(structure, name, *regularizers):
@@ -214,7 +197,7 @@ def test_gradients_name_the_element(name, monkeypatch):
             return g * torch.tensor([1.0, 1.0, 0.7, 1.0], dtype=g.dtype)[:, None] if len(g) == 4 else g
 
     where = by_path(lambda u: Wrong.apply(right(u)), monkeypatch, name).where
-    assert where.startswith("batch element 2 of 4, u = [")
+    assert "batch element 2 of 4, u = [" in where
 
 
 def test_awkward_inputs_are_named(monkeypatch):

@@ -1,6 +1,7 @@
 """Certify a structure and its fast paths against references: enumeration, the layer, and central differences.
 
 report = sst.check(MySet())          # prints a table; report.ok, report.raise_if_failed()
+print(report.reproduce(report.failures[0]))      # code that fails in the same way
 
 @pytest.mark.parametrize("check", sst.checks(MySet()), ids=str)
 def test_my_set(check):
@@ -15,6 +16,7 @@ import torch
 
 from sst_cvx.checks import path_checks, structure_checks
 from sst_cvx.checks.report import Check, CheckFailed, Report, Result
+from sst_cvx.checks.reproduce import Setting
 from sst_cvx.regularizers import (
     BinaryEntropy,
     CategoricalEntropy,
@@ -72,7 +74,8 @@ def check(
 ) -> Report:
     """Run ``checks(...)`` and return the report; prints it as a table unless ``verbose`` is False."""
     listed = checks(structure, regularizers, temperatures=temperatures, seed=seed, **parameters)
-    report = Report(repr(structure), [c.run() for c in listed])
+    setting = Setting(structure, tuple(temperatures), seed, parameters)
+    report = Report(repr(structure), [c.run() for c in listed], listed, setting)
     if verbose:
         report.print()
     return report

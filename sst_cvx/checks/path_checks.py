@@ -12,8 +12,10 @@ from sst_cvx.checks import invariance_checks as invariance
 from sst_cvx.checks import value_checks as values
 from sst_cvx.checks.pair import Pair
 from sst_cvx.checks.report import Check, Measurement
-from sst_cvx.regularizers import ExponentialFamilyEntropy, Regularizer
+from sst_cvx.regularizers import Regularizer
 from sst_cvx.structure.base import Structure
+
+_SHOWS = "sst.SoftArgmax(structure, regularizer)(u, temperature, **parameters)"
 
 
 def checks(
@@ -28,19 +30,18 @@ def checks(
     try:
         pair = Pair(structure, regularizer, seed, parameters)
     except (ValueError, NotImplementedError) as error:
-        return [Check(f"{regularizer!r}: supported", _failing(error))] if must_apply else []
-    exponential = isinstance(regularizer, ExponentialFamilyEntropy)
+        return [Check(f"{regularizer!r}: supported", _failing(error), regularizer=regularizer)] if must_apply else []
     label = f"{regularizer!r} by {pair.soft.path}"
     found: list[tuple[str, Measurement]] = []
     for t in temperatures:
-        if exponential:
+        if pair.exponential:
             found.append((f"value = enumeration, t={t:g}", partial(values.forward_against_enumeration, pair, t)))
         else:
             found.append((f"optimality gap, t={t:g}", partial(values.optimality_gap, pair, t)))
         if pair.soft.path != "layer":
             found.append((f"value = layer, t={t:g}", partial(values.forward_against_layer, pair, t)))
             found.append((f"gradient = layer, t={t:g}", partial(gradients.gradient_against_layer, pair, t)))
-        if pair.soft.path in ("fast", "active_set") and not exponential:
+        if pair.soft.path in ("fast", "active_set") and not pair.exponential:
             found.append((f"value = interior point, t={t:g}", partial(values.forward_against_interior_point, pair, t)))
             found.append(
                 (f"gradient = interior point, t={t:g}", partial(gradients.gradient_against_interior_point, pair, t))
@@ -57,7 +58,7 @@ def checks(
         ("ties, zeros, huge ranges", partial(invariance.degenerate, pair)),
         ("forbidden items", partial(invariance.masked, pair)),
     ]
-    return [Check(f"{label}: {name}", measurement) for name, measurement in found]
+    return [Check(f"{label}: {name}", measurement, _SHOWS, regularizer) for name, measurement in found]
 
 
 def _failing(error: Exception) -> Measurement:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
+
+from sst_cvx.checks.reproduce import Setting, code_for
 
 
 class CheckFailed(AssertionError):
@@ -14,6 +17,17 @@ class CheckFailed(AssertionError):
 
 class NotApplicable(Exception):
     """Raised by a measurement that says nothing here; carries the reason."""
+
+
+class Input(str):
+    """What a failure names: a text, and by name the tensors and numbers that it tells of, in full."""
+
+    values: dict[str, Any]
+
+    def __new__(cls, text: str, **values: Any) -> Input:
+        made = super().__new__(cls, text)
+        made.values = values
+        return made
 
 
 #: Measures one figure; the check passes if figure <= bound. Raises NotApplicable to be skipped. It may name the input
@@ -25,9 +39,9 @@ class Worst:
     """The largest of several figures, none of them below 0, and the input that gave it. NaN counts as infinite."""
 
     def __init__(self) -> None:
-        self.figure, self.where = 0.0, ""
+        self.figure, self.where = 0.0, Input("")
 
-    def see(self, figure: float, where: str) -> None:
+    def see(self, figure: float, where: Input) -> None:
         figure = math.inf if math.isnan(figure) else figure
         if figure > self.figure:
             self.figure, self.where = figure, where
@@ -52,6 +66,7 @@ class Result:
         note: why it was skipped, or the exception that it failed by.
         where: the input of the figure or the exception, where the check knows: dtype, temperature, batch element,
             utilities.
+        values: that input in full, by name.
     """
 
     name: str
@@ -60,6 +75,7 @@ class Result:
     ok: bool | None
     note: str = ""
     where: str = ""
+    values: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def verdict(self) -> str:
@@ -80,10 +96,17 @@ class Result:
 
 @dataclass(frozen=True)
 class Check:
-    """A named check: call it to assert, or ``run()`` it for the figure."""
+    """A named check: call it to assert, or ``run()`` it for the figure.
+
+    Attributes:
+        shows: an expression in the names of its inputs, ``structure`` and ``regularizer``: what it looks at.
+        regularizer: of the pair, if it is about one.
+    """
 
     name: str
     measure: Measurement
+    shows: str = ""
+    regularizer: Any = None
 
     def run(self) -> Result:
         """The result; an exception in the code under test is a failure, with its message as the note."""
@@ -96,7 +119,8 @@ class Check:
             message = message if len(message) <= 200 else message[:200] + " ..."
             inputs = ", ".join(reversed(getattr(error, "__notes__", [])))  # of ``at``, the outermost first
             return Result(self.name, math.nan, math.nan, False, f"{type(error).__name__}: {message}", inputs)
-        return Result(self.name, figure, bound, bool(figure <= bound), where="".join(where))
+        text = where[0] if where else ""
+        return Result(self.name, figure, bound, bool(figure <= bound), "", str(text), getattr(text, "values", {}))
 
     def __call__(self) -> None:
         """Raise CheckFailed if the figure is beyond its bound (or not a number)."""
@@ -114,6 +138,8 @@ class Report:
 
     title: str
     results: list[Result]
+    checks: list[Check] = field(default_factory=list)
+    setting: Setting | None = None
 
     @property
     def ok(self) -> bool:
@@ -123,6 +149,32 @@ class Report:
     @property
     def failures(self) -> list[Result]:
         return [r for r in self.results if r.ok is False]
+
+    def reproduce(self, row: int | str | Result) -> str:
+        """Python code that fails as a row did: its input in full, what is asked there, and the check by itself.
+
+        Where the structure (or the regularizer) is no instance of an importable class whose repr says all, the code
+        takes it from a variable ``structure`` (``regularizer``): ``exec(code, {"structure": structure})``.
+
+        Args:
+            row: a result, its name, or its number.
+
+        Raises:
+            KeyError, IndexError: no such row. ValueError: a report that ``sst.check`` did not make.
+        """
+        if self.setting is None:
+            raise ValueError("this report does not know its structure: make it by sst.check.")
+        if isinstance(row, int):
+            place = range(len(self.results))[row]
+        else:
+            matches = (
+                (r is row for r in self.results) if isinstance(row, Result) else (r.name == row for r in self.results)
+            )
+            place = next((i for i, same in enumerate(matches) if same), -1)
+            if place < 0:
+                raise KeyError(f"no row is {row!r}: give a result of this report, its name, or its number.")
+        result, check = self.results[place], self.checks[place]
+        return code_for(result.name, result.complaint, result.values, check.shows, check.regularizer, self.setting)
 
     def raise_if_failed(self) -> None:
         """Raise CheckFailed that lists every failure."""
