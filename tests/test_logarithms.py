@@ -163,6 +163,36 @@ def test_hundreds_of_digits(structure, regularizer, temperature):
         assert np.abs(pulled - truth.pull(cotangent)).max() <= 1e-7 / temperature
 
 
+CERTIFIED = [
+    subset(),
+    transport(),
+    order_ideals(),
+    flow(),
+    polytopes.SpanningTree(4),
+    polytopes.CorrelatedKSubset(5, 2),
+]
+
+
+@pytest.mark.parametrize("temperature", [0.1, *(pytest.param(t, marks=pytest.mark.slow) for t in (1.0, 0.01, 0.001))])
+@pytest.mark.parametrize("regularizer", [CATEGORICAL, BINARY], ids=repr)
+@pytest.mark.parametrize("structure", CERTIFIED, ids=repr)
+def test_gap_of_logarithms(structure, regularizer, temperature):
+    """Over t, it is below 1e-9; where u / t is of order 1e3, its own rounding is ten times that."""
+    u = utilities(structure, 8, 1)
+    soft = sst.SoftArgmax(structure, regularizer)
+    log_x = soft.log(u, temperature)
+    gap = soft.gap(u, log_x.exp(), temperature, log=log_x) / temperature
+    assert gap.abs().max() < (1e-9 if temperature >= 0.1 else 2e-8)
+
+
+@pytest.mark.slow
+def test_alone_as_in_a_batch():
+    for structure, regularizer in ((polytopes.CorrelatedKSubset(5, 2), BINARY), (order_ideals(), CATEGORICAL)):
+        soft, u = sst.SoftArgmax(structure, regularizer), utilities(structure, 6, 1)
+        alone = torch.cat([soft.log(row[None], 0.1) for row in u])
+        assert ((soft.log(u, 0.1) - alone).abs() <= 1e-9 * (1 + alone.abs())).all()
+
+
 FAST = [polytopes.OneHot(5), polytopes.KSubset(6, 2), polytopes.AtMostKSubset(6, 2), polytopes.Hypercube(3)]
 
 
@@ -180,7 +210,11 @@ def test_fast_functions_against_the_tableau(structure, regularizer, temperature)
     assert (pulled - right).abs().max() <= 1e-7 / temperature
 
 
-@pytest.mark.parametrize("structure", polytopes.EXAMPLES, ids=repr)
+@pytest.mark.parametrize(
+    "structure",
+    [pytest.param(s, marks=pytest.mark.slow if s.hull.auxiliary else ()) for s in polytopes.EXAMPLES],
+    ids=repr,
+)
 def test_where_x_has_digits_logarithms_are_its_own(structure):
     u = utilities(structure, 3, 4)
     for regularizer in (CATEGORICAL, BINARY, FAMILY):

@@ -112,8 +112,7 @@ def test_the_layer_with_cones_and_parameters():
 
 def test_parameters_in_the_matrix():
     """The rows of the layer's program differ from thread to thread, and so do the independent ones of them."""
-    soft = sst.SoftArgmax(with_factors(), sst.Euclidean())
-    assert soft.path == "layer"
+    soft = sst.SoftArgmax(with_factors(), sst.Euclidean(), path="layer")
     factors = list(torch.rand(THREADS, 6) + 0.1)
     agree(lambda v: soft(v[0], factors=v[1]), list(zip(utilities(), factors, strict=True)), 2, atol=1e-6)
 

@@ -120,7 +120,21 @@ class Relative(Batched):
 
 def refine(f: SeparableRegularizer, rows: LiftedRows, given: Given, s: torch.Tensor) -> Relative:
     """Solve at slopes with relative accuracy, from approximate ones ``s`` of all columns."""
-    levels = tolerances.LEVELS if len(rows.bounded) > rows.events else tolerances.LEVELS[-1:]
+    if len(rows.bounded) == rows.events:
+        return _descend(f, rows, given, s, tolerances.LEVELS[-1:])
+    answer = _descend(f, rows, given, s, tolerances.LEVELS)
+    for levels in tolerances.PATIENT_LEVELS:
+        again = torch.nonzero(answer.level > tolerances.LEVELS[-1]).flatten()
+        if not again.numel():
+            break
+        answer.put(again, _descend(f, rows, given.take(again), s[again], levels))
+    return answer
+
+
+def _descend(
+    f: SeparableRegularizer, rows: LiftedRows, given: Given, s: torch.Tensor, levels: tuple[float, ...]
+) -> Relative:
+    """By one schedule of levels, each from the solution of the one before."""
     answer: Relative | None = None
     for level in levels:
         todo = torch.arange(len(s), device=s.device)
@@ -168,12 +182,13 @@ def _solve(f: SeparableRegularizer, rows: LiftedRows, given: Given, s: torch.Ten
     solved &= ~_misfits(system, mu, events, tolerances.FITS)
     if isinstance(f, BinaryEntropy):
         solved &= (slopes[:, :events] < tolerances.FITS).all(1)
+    solved &= _largest_term(system, mu) < tolerances.LARGEST_TERM
     good = torch.isfinite(slopes).all(1, keepdim=True)
     slopes = torch.where(good, slopes, s)
     at.s = torch.cat(
         [slopes[:, :events] * sign[:, :events].where(given.moving[:, :events], 1.0), slopes[:, events:]], 1
     )
-    at.level = torch.where(solved & good[:, 0], level, torch.inf)
+    at.level = torch.where(solved & good[:, 0], torch.full_like(at.level, level), torch.inf)
     return at
 
 
@@ -188,18 +203,17 @@ def _misfits(system: Equations, mu: torch.Tensor, events: int, margin: float) ->
 def _newton(system: Equations, mu: torch.Tensor, events: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Damped steps; and which elements' event has settled. Others stop where the tableau does not fit any more."""
     going = torch.ones(len(mu), dtype=torch.bool, device=mu.device)
-    solved, event = ~going, system.there & (system.place < events)
-    residual = system.residual(mu)
+    solved = ~going
+    residual = _residual(system, mu, events)
     for _ in range(tolerances.RELATIVE_STEPS):
-        step = system.step(mu)
+        step = newton_step(system, mu, events)
         going = going & torch.isfinite(step).all(1)
         step = torch.where(going[:, None], step, 0.0)
         change = (system.along(step) / system.t)[:, :events].abs()
         size = (change / (1 + system.slopes(mu)[:, :events].abs())).amax(1)
-        taken, residual = _shortened(system, mu, step, residual)
+        taken, residual = _shortened(system, mu, step, residual, events)
         mu, going = mu + taken, going & taken.any(1) | (size == 0)
-        left = torch.where(event, residual, 0.0).amax(1)
-        solved = solved | (going & (torch.maximum(size, left) <= tolerances.RELATIVE))
+        solved = solved | (going & (torch.maximum(size, residual.amax(1)) <= tolerances.RELATIVE))
         going = going & ~solved & ~_misfits(system, mu, events, tolerances.FITS_STILL)
         if not bool(going.any()):
             break
@@ -207,15 +221,45 @@ def _newton(system: Equations, mu: torch.Tensor, events: int) -> tuple[torch.Ten
 
 
 def _shortened(
-    system: Equations, mu: torch.Tensor, step: torch.Tensor, residual: torch.Tensor
+    system: Equations, mu: torch.Tensor, step: torch.Tensor, residual: torch.Tensor, events: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As much of the step that residuals fall, or nothing; and those there."""
     fraction, worst = torch.ones_like(mu[:, :1]), residual.amax(1, keepdim=True)
     for _ in range(tolerances.HALVINGS):
-        there = system.residual(mu + fraction * step)
+        there = _residual(system, mu + fraction * step, events)
         short = ~(there.amax(1, keepdim=True) <= worst * (1 - 0.1 * fraction) + tolerances.RELATIVE)
         if not bool(short.any()):
             break
         fraction = torch.where(short, fraction / 2, fraction)
     fraction = torch.where(short, 0.0, fraction)
     return fraction * step, torch.where(short, residual, there)
+
+
+def _largest_term(system: Equations, mu: torch.Tensor) -> torch.Tensor:
+    """Logarithm of the largest term of any row, ``(batch,)``: no column of a bounded set is large."""
+    positive, negative = system.sides(system.logarithms(mu)[0])
+    return torch.maximum(positive, negative).amax(1)
+
+
+def newton_step(system: Equations, mu: torch.Tensor, events: int) -> torch.Tensor:
+    """Of all rows, or where these have none, of those that count."""
+    step = system.step(mu)
+    none = ~torch.isfinite(step.detach()).all(1, keepdim=True)
+    if not bool(none.any()):
+        return step
+    return torch.where(none, system.step(mu, _counts(system, mu.detach(), events)), step)
+
+
+def _residual(system: Equations, mu: torch.Tensor, events: int) -> torch.Tensor:
+    """Of the rows that count, by how much they do."""
+    ratios = system.ratios(*system.sides(system.logarithms(mu)[0]))
+    weight = torch.where(system.place < events, 1.0, tolerances.RELATIVE_OTHERS)
+    return torch.where(_counts(system, mu, events), weight * ratios, 0.0)
+
+
+def _counts(system: Equations, mu: torch.Tensor, events: int) -> torch.Tensor:
+    """Rows whose terms are not too small to count beside any entry of the event."""
+    log_v, _ = system.logarithms(mu)
+    event = torch.where(system.moving[:, 0, :events], log_v[:, :events], torch.inf)
+    least = event.amin(1, keepdim=True) - tolerances.INSIGNIFICANT
+    return torch.maximum(*system.sides(log_v)) >= least

@@ -150,17 +150,17 @@ class Equations:
             found.append(torch.cat([terms, constant], 2).logsumexp(2))
         return found[0], found[1]
 
-    def residual(self, mu: torch.Tensor) -> torch.Tensor:
-        """Logarithms of the ratios, absolute, ``(batch, rows)``; infinite where a row has no solution."""
-        positive, negative = self.sides(self.logarithms(mu)[0])
+    def ratios(self, positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
+        """Logarithms of the ratios of ``sides``, absolute, ``(batch, rows)``; infinite where a row has no solution."""
         found = torch.where(self.there, positive - negative, 0.0).abs().nan_to_num(torch.inf)
         return torch.where(found < -0.5 * _NOTHING, found, torch.inf)
 
-    def step(self, mu: torch.Tensor) -> torch.Tensor:
-        """Newton's; NaN where there is none."""
+    def step(self, mu: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """Newton's, of the ``rows``; NaN where there is none."""
         log_v, log_d = self.logarithms(mu)
         positive, negative = self.sides(log_v)
-        solvable = self.there & (positive.detach() > 0.5 * _NOTHING) & (negative.detach() > 0.5 * _NOTHING)
+        wanted = self.there if rows is None else self.there & rows
+        solvable = wanted & (positive.detach() > 0.5 * _NOTHING) & (negative.detach() > 0.5 * _NOTHING)
         unit = log_d.gather(1, self.place).detach() - positive  # of a row
         scale = (
             torch.where(self.T > 0, 0.0, (negative - positive)[:, :, None]) + positive[:, :, None] + unit[:, :, None]

@@ -134,20 +134,33 @@ LAYER_GAP = 1e-3
 # --- relative accuracy ---
 #: Temperatures of columns without entropy, over the coldest of the event: by factors of ten to one that moves nothing.
 LEVELS = tuple(10.0**-k for k in range(12))
+#: The same for elements that these leave unsettled.
+PATIENT_LEVELS = (
+    tuple(10.0 ** (-k / 2) for k in range(-2, 22)) + LEVELS[-1:],
+    tuple(10.0 ** (-k / 5) for k in range(-10, 55)) + LEVELS[-1:],
+)
 #: Eliminations at one level.
 ELIMINATIONS = 6
 #: Pivot, relative to its column, below which that depends on others; and what elimination leaves of a zero.
-DEPENDENT, ELIMINATED = 1e-9, 1e-12
+DEPENDENT, ELIMINATED = 1e-7, 1e-12
 #: A right side that is zero but for rounding, relative to the terms it is a difference of.
 CANCELLED = 1e-13
 #: Newton steps, and halvings of one.
 RELATIVE_STEPS, HALVINGS = 30, 10
 #: Last change of a slope of the event, relative to 1 + its size.
 RELATIVE = 1e-10
+#: What residuals of rows of other columns count, beside those of the event.
+RELATIVE_OTHERS = 1e-4
+#: Logarithm of a term that no right answer has.
+LARGEST_TERM = 60.0
+#: Logarithm by which terms are too small to count.
+INSIGNIFICANT = 40.0
 #: Logarithms by which a term may be larger than that of its basic column, in the end and meanwhile.
 FITS, FITS_STILL = 5.0, 20.0
 #: Largest exponent of a scale.
 EXPONENT = 700.0
+#: Distance to the interior point's solution that says that one of the two is wrong.
+APART = 1e-6
 #: Distance to the ends of the domain from which to start.
 CLOSE = 1e-6
 #: Numbers in a tableau beyond which an elimination takes minutes.
