@@ -211,6 +211,7 @@ def test_vocabulary_and_padding():
 # -- training ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_planted_words_are_found_far_above_chance(tmp_path):
     settings = replace(train.PRESETS["synthetic"], steps=250)
     run = train.Run(settings, tmp_path)
@@ -270,6 +271,7 @@ def test_every_relaxation_trains(name, network, tmp_path):
     assert all(not torch.equal(a, b) for a, b in zip(before[:2], run.model.utilities.parameters(), strict=False))
 
 
+@pytest.mark.slow
 def test_sweep_shares_its_storage(tmp_path, monkeypatch):
     pytest.importorskip("optuna")
     monkeypatch.chdir(tmp_path)

@@ -13,6 +13,7 @@ import torch
 import polytopes
 import sst_cvx as sst
 
+COLD, COLDEST = (pytest.param(0.01, marks=pytest.mark.slow), pytest.param(0.001, marks=pytest.mark.exhaustive))
 CATEGORICAL, BINARY, FAMILY = sst.CategoricalEntropy(), sst.BinaryEntropy(), sst.ExponentialFamilyEntropy()
 
 
@@ -146,7 +147,7 @@ def _independent(M: np.ndarray) -> list[int]:
     return keep
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.1, *(pytest.param(t, marks=pytest.mark.slow) for t in (0.01, 0.001))])
+@pytest.mark.parametrize("temperature", [1.0, 0.1, COLD, COLDEST])
 @pytest.mark.parametrize("regularizer", [CATEGORICAL, BINARY], ids=repr)
 @pytest.mark.parametrize("structure", [subset, transport, order_ideals, flow], ids=lambda f: f.__name__)
 def test_hundreds_of_digits(structure, regularizer, temperature):
@@ -173,7 +174,7 @@ CERTIFIED = [
 ]
 
 
-@pytest.mark.parametrize("temperature", [0.1, *(pytest.param(t, marks=pytest.mark.slow) for t in (1.0, 0.01, 0.001))])
+@pytest.mark.parametrize("temperature", [0.1, COLD, COLDEST])
 @pytest.mark.parametrize("regularizer", [CATEGORICAL, BINARY], ids=repr)
 @pytest.mark.parametrize("structure", CERTIFIED, ids=repr)
 def test_gap_of_logarithms(structure, regularizer, temperature):

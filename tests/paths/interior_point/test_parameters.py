@@ -145,6 +145,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of one process is read from /proc")
 def test_many_bounds_take_little_memory():
     """6,000 bounds that are parameters: 6,000 entries, not 6,000 x 12,001 (2.3 GB)."""

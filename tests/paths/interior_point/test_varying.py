@@ -164,6 +164,7 @@ def test_at_the_end_of_a_range():
         torch.testing.assert_close(g, torch.tensor([0.0, 0.5]).double(), atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_inside_torch():
     structure, values = draws("knapsacks")
     soft, u = sst.SoftArgmax(structure, sst.BinaryEntropy()), torch.randn(3, 4, dtype=torch.float64)
