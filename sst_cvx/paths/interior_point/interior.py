@@ -22,25 +22,30 @@ from sst_cvx.paths.interior_point import tolerances
 from sst_cvx.paths.interior_point.model import Model
 from sst_cvx.paths.interior_point.problem import Iterate, Problem, largest
 from sst_cvx.paths.interior_point.tolerances import Schedule
+from sst_cvx.paths.iterations import count
 from sst_cvx.regularizers import Euclidean
 
 
 def solve(model: Model, problem: Problem, start: torch.Tensor) -> tuple[Iterate, torch.Tensor]:
     """Solutions to about the root of machine precision, for Newton to finish; and which elements got there."""
-    answer, converged = run(model, problem, start, tolerances.BRISK)
+    answer, steps, converged = run(model, problem, start, tolerances.BRISK)
     for schedule in tolerances.PATIENT if model.steep else ():
         again = torch.nonzero(~converged).flatten()
         if not again.numel():
             break
-        answer_again, converged[again] = run(model, problem.take(again), start[again], schedule)
+        answer_again, more, converged[again] = run(model, problem.take(again), start[again], schedule)
         answer.put(again, answer_again)
+        steps[again] += more
+    count(steps)
     return answer, converged
 
 
-def run(model: Model, problem: Problem, start: torch.Tensor, schedule: Schedule) -> tuple[Iterate, torch.Tensor]:
-    """By one schedule; elements leave the batch as they arrive."""
+def run(
+    model: Model, problem: Problem, start: torch.Tensor, schedule: Schedule
+) -> tuple[Iterate, torch.Tensor, torch.Tensor]:
+    """By one schedule; elements leave the batch as they arrive. Also after how many steps, and whether they did."""
     now = answer = _first(model, problem, start)
-    converged = torch.zeros(len(start), dtype=torch.bool, device=start.device)
+    steps = torch.full((len(start),), schedule.iterations, device=start.device)
     todo = torch.arange(len(start), device=start.device)
     for iteration in range(schedule.iterations):
         before, late = now, iteration > tolerances.LATE * schedule.iterations
@@ -49,11 +54,11 @@ def run(model: Model, problem: Problem, start: torch.Tensor, schedule: Schedule)
             continue
         rest = torch.nonzero(~arrived).flatten()
         answer.put(todo[arrived], before.take(arrived))
-        converged[todo[arrived]] = True
+        steps[todo[arrived]] = iteration
         if not rest.numel():
-            return answer, converged
+            break
         todo, now, problem = todo[rest], now.take(rest), problem.take(rest)
-    return answer, converged
+    return answer, steps, steps < schedule.iterations
 
 
 def _tolerance(model: Model) -> float:
