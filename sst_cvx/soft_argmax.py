@@ -171,7 +171,7 @@ class SoftArgmax(Questions, torch.nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what was compiled, which is made anew where it is loaded."""
-        made = ("_path", "_faces", "_number", "logarithm", "closest")
+        made = ("_path", "_faces", "_number", "logarithm", "shifted")
         return {name: v for name, v in self.__dict__.items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from sst_cvx.once import computed_once
 from sst_cvx.paths.base import Accuracy, Path
-from sst_cvx.paths.failure.closest import Closest
+from sst_cvx.paths.failure.shifted import ShiftedHull
 from sst_cvx.paths.gap import frank_wolfe_gap
 from sst_cvx.paths.logarithm import Logarithm, log_soft_argmax
 from sst_cvx.regularizers import Regularizer
@@ -54,9 +54,9 @@ class Questions:
         return Logarithm(self.structure, self.regularizer)
 
     @computed_once
-    def closest(self) -> Closest:
-        """What ``on_failure="closest"`` asks."""
-        return Closest(self.structure, self.regularizer)
+    def shifted(self) -> ShiftedHull:
+        """The declared hull with shifts, which closest feasible problems and multipliers ask for."""
+        return ShiftedHull(self.structure)
 
     def accuracy(self, temperature: float = 1.0) -> Accuracy:
         """What the path promises in float64, for utilities of order 1."""

@@ -6,7 +6,7 @@ Of declared constraints g(w) <= 0 and h(w) = 0, w the event and auxiliary variab
 
 is unique; bounds of variables' attributes and of the regularizer's domain are kept. The soft argmax is then over
 { w : g(w) <= s, h(w) = s }. As s is the multiplier of its own constraint, all that s relaxes is tight in every point:
-these rows are equalities, whose right sides are taken from one solution w, so that no rounding empties the set.
+these rows are stated as equalities.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ import clarabel
 import cvxpy as cp
 import numpy as np
 import scipy.sparse as sp
-from cvxpy.constraints.nonpos import Inequality, NonNeg, NonPos
-from cvxpy.constraints.zero import Equality, Zero
+from scipy.optimize import linprog
 
 from sst_cvx.errors import SolveError
-from sst_cvx.hull.canonical import canonicalise
+from sst_cvx.hull.linear import independent_rows
+from sst_cvx.paths.failure.shifted import ShiftedHull
 from sst_cvx.regularizers import Regularizer
 from sst_cvx.structure.base import Structure
 
-_TOLERANCES = (1e-12, 1e-10, 1e-8)  # Clarabel's, tried in turn
-_POLISHED = 1500  # unknowns up to which the solution is polished by dense linear algebra
-_WORSE = 1e-9  # violation that a polished solution may have, relative to 1 + the right sides
+_NOT_ZERO = (1e-5, 1e-6, 1e-7, 1e-8)  # multipliers of tight rows are more than this: tried in turn
+_NO_SHIFT = 1e-13  # amounts that are rounding
+_EXCESS = 1e-9  # violation that is rounding; all relative to 1 + the right sides
+_HIGHS = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
 
 
 @dataclass
@@ -48,31 +49,10 @@ class Relaxed:
 
 
 class Closest:
-    """Of one structure with hull parameters and one regularizer.
+    """Of one structure with hull parameters and one regularizer."""
 
-    Raises:
-        NotImplementedError: other constraints than linear ones, or parameters with attributes of symmetry and alike.
-    """
-
-    def __init__(self, structure: Structure, regularizer: Regularizer):
-        if structure.hull.nonlinearity:
-            raise NotImplementedError(
-                f"on_failure='closest' relaxes linear constraints, but {structure.hull.nonlinearity}: use 'nan'."
-            )
-        if any(getattr(p, "_has_dim_reducing_attr", False) for p in structure.parameters):
-            raise NotImplementedError(
-                "on_failure='closest' takes no symmetric, diagonal or alike parameters: use 'nan'."
-            )
-        self._structure, self._domain = structure, regularizer.domain
-        self._shifts = [cp.Parameter(c.shape, name=f"shift of {i}") for i, c in enumerate(structure.constraints)]
-        constraints = [_shifted(c, s) for c, s in zip(structure.constraints, self._shifts, strict=True)]
-        self._hull = canonicalise(structure.variable, constraints, [*structure.parameters, *self._shifts])
-        indices, indptr, shape = self._hull.pattern
-        split = indptr[-2]
-        places = indices[split:], np.arange(len(indices) - split)
-        spread = sp.csr_array((np.ones(len(places[1])), places), shape=(shape[0], len(places[1])))
-        columns = [np.r_[self._hull.parameter_places[s.name()]] for s in self._shifts]
-        self._slopes = sp.csr_array(spread @ self._hull.matrix[split:][:, np.concatenate(columns)])
+    def __init__(self, structure: Structure, regularizer: Regularizer, hull: ShiftedHull):
+        self._structure, self._domain, self._hull = structure, regularizer.domain, hull
 
     def __call__(self, values: dict[str, np.ndarray]) -> Relaxed:
         """At parameter values by name.
@@ -80,27 +60,27 @@ class Closest:
         Raises:
             SolveError: the least amounts were not found.
         """
-        nothing = {s.name(): np.zeros(s.shape) for s in self._shifts}
-        A, b = self._hull.rows(self._hull.theta(values | nothing))
+        A, b = self._hull.rows(values)
         domain, ends = self._domain_rows()
         A, b = sp.csr_array(sp.vstack([A, domain])), np.concatenate([b, ends])
-        S = sp.csr_array(sp.vstack([self._slopes, sp.csr_array((ends.size, self._slopes.shape[1]))]))  # type: ignore[index]
-        w, s, tight = _least(A, b, S, self._hull.dims.zero)
-        sizes = np.cumsum([p.size for p in self._shifts])[:-1]
-        parts = [v.reshape(p.shape, order="F") for v, p in zip(np.split(s, sizes), self._shifts, strict=True)]
-        return Relaxed(self._face(A, b + S @ s, w, tight), parts, float(np.linalg.norm(s)))
+        S = self._hull.slopes
+        S = sp.csr_array(sp.vstack([S, sp.csr_array((ends.size, S.shape[1]))]))
+        s, w, tight = _least(A, b, S, self._hull.equalities)
+        return Relaxed(self._face(A, b + S @ s, w, tight), self._hull.by_constraint(s), float(np.linalg.norm(s)))
 
     def _domain_rows(self) -> tuple[Any, np.ndarray]:
         """The regularizer's domain as rows A w <= b."""
-        identity: Any = sp.eye_array(self._hull.columns, format="csr")[self._hull.event]
-        parts = [(sign * identity, sign * end) for sign, end in zip((-1, 1), self._domain, strict=True)]
+        identity: Any = sp.eye_array(self._hull.columns, format="csr")
+        parts = [
+            (sign * identity[self._hull.event], sign * end) for sign, end in zip((-1, 1), self._domain, strict=True)
+        ]
         parts = [(rows, np.full(self._hull.event.size, end)) for rows, end in parts if math.isfinite(end)]
         if not parts:
             return sp.csr_array((0, self._hull.columns)), np.zeros(0)
         return sp.vstack([rows for rows, _ in parts]), np.concatenate([ends for _, ends in parts])
 
     def _face(self, A: Any, b: np.ndarray, w: np.ndarray, tight: np.ndarray) -> Structure:
-        """{ w : A w = b where tight, A w <= b elsewhere } as a declaration; right sides such that w is in it."""
+        """{ w : A w = b where tight, A w <= b elsewhere } as a declaration; w is in it, whatever was rounded."""
         variable, event = self._structure.variable, self._hull.event
         others = np.setdiff1d(np.arange(self._hull.columns), event)
         flat = cp.vec(variable, order="C")
@@ -110,60 +90,60 @@ class Closest:
             own = A[rows][:, event] @ flat
             return own if auxiliary is None else own + A[rows][:, others] @ auxiliary
 
-        now = A @ w
-        equal, rest = np.flatnonzero(tight), np.flatnonzero(~tight)
+        now, equal = A @ w, np.flatnonzero(tight)
+        equal = equal[independent_rows(A[equal])]
+        alone = equal[np.diff(A.indptr)[equal] == 1]
+        free = np.isin(np.arange(A.shape[1]), A.indices[A.indptr[alone]], invert=True).astype(float)
+        rest = np.flatnonzero(~tight & (abs(A) @ free > 0))  # rows over fixed columns hold, but for rounding
+        room = np.maximum(b, now)
         constraints = [left(equal) == now[equal]] if equal.size else []
-        constraints += [left(rest) <= np.maximum(b, now)[rest]] if rest.size else []
+        constraints += [left(rest) <= room[rest]] if rest.size else []
         return Structure(variable, constraints)
 
 
-def _shifted(c: Any, shift: cp.Parameter) -> Any:
-    if isinstance(c, Inequality):
-        return c.args[0] - c.args[1] <= shift
-    if isinstance(c, Equality):
-        return c.args[0] - c.args[1] == shift
-    if isinstance(c, Zero):
-        return c.args[0] == shift
-    if isinstance(c, NonPos):
-        return c.args[0] <= shift
-    if isinstance(c, NonNeg):
-        return c.args[0] >= -shift
-    raise NotImplementedError(f"on_failure='closest' relaxes equalities and inequalities, not {c}: use 'nan'.")
-
-
 def _least(A: Any, b: np.ndarray, S: Any, equalities: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """w and s of min |s|^2 / 2, A w - S s <= b (= in the first rows), and which rows are tight in every solution."""
+    """s and w of min |s|^2 / 2, A w - S s <= b (= in the first rows), and which rows are tight in every solution.
+
+    By an interior point (Clarabel), and to rounding by the KKT system of the rows whose multipliers are not 0: which
+    these are, there must be a w to show.
+    """
     (m, n), k = A.shape, S.shape[1]
-    P = sp.csc_matrix(sp.diags_array(np.concatenate([np.zeros(n), np.ones(k)])))
-    rows = sp.csc_matrix(sp.hstack([A, -S]))
+    P, rows = np.concatenate([np.zeros(n), np.ones(k)]), sp.csc_matrix(sp.hstack([A, -S]))
     kinds: Any = clarabel
+    settings = kinds.DefaultSettings()
+    settings.verbose, settings.max_threads = False, 1
+    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-12
     cones = [kinds.ZeroConeT(equalities), kinds.NonnegativeConeT(m - equalities)]
-    solution: Any = None
-    for tolerance in _TOLERANCES:
-        settings = kinds.DefaultSettings()
-        settings.verbose, settings.max_threads = False, 1
-        settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = tolerance
-        solution = kinds.DefaultSolver(P, np.zeros(n + k), rows, b, cones, settings).solve()
-        if str(solution.status) == "Solved":
-            break
-    else:
-        raise SolveError(
-            f"the closest feasible problem was not found for {{elements}}: Clarabel says {solution.status}."
-        )
-    x, z, slack = (np.asarray(part) for part in (solution.x, solution.z, solution.s))
-    tight = (np.arange(m) < equalities) | (z > slack)
-    polished = _polished(A, b, S, tight, x) if n + k + int(tight.sum()) <= _POLISHED else x
-    excess = (rows @ polished - b) / (1 + np.abs(b))
-    if np.max(np.where(tight, np.abs(excess), excess), initial=0.0) <= _WORSE:
-        x = polished
-    return x[:n], x[n:], tight
+    found = kinds.DefaultSolver(sp.diags(P, format="csc"), np.zeros(n + k), rows, b, cones, settings).solve()
+    z, size = np.asarray(found.z), 1 + np.abs(b).max(initial=0.0)
+    if str(found.status) in ("Solved", "AlmostSolved"):
+        A.eliminate_zeros()
+        for least in _NOT_ZERO:
+            tight = (np.arange(m) < equalities) | (z > least * size)
+            s = _by_kkt(A, b, S, tight, np.asarray(found.x))[n:]
+            s[np.abs(s) <= _NO_SHIFT * size] = 0.0
+            excess, w = _excess(A, b + S @ s, tight)
+            if excess <= _EXCESS * size:
+                return s, w, tight
+    raise SolveError(f"the closest feasible problem was not found for {{elements}} ({found.status}).")
 
 
-def _polished(A: Any, b: np.ndarray, S: Any, tight: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The nearest (w, s) to x that solves min |s|^2 / 2, A w - S s = b in the tight rows, by its KKT system."""
+def _by_kkt(A: Any, b: np.ndarray, S: Any, tight: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """The nearest (w, s) to x that solves min |s|^2 / 2, A w - S s = b in the tight rows."""
     n, k = A.shape[1], S.shape[1]
     M = np.hstack([A[tight].toarray(), -S[tight].toarray()])
     P = np.diag(np.concatenate([np.zeros(n), np.ones(k)]))
     system = np.block([[P, M.T], [M, np.zeros((len(M), len(M)))]])
     right = np.concatenate([-P @ x, b[tight] - M @ x])
     return x + np.linalg.lstsq(system, right, rcond=1e-12)[0][: n + k]
+
+
+def _excess(A: Any, b: np.ndarray, tight: np.ndarray) -> tuple[float, np.ndarray]:
+    """The least by which any w violates A w <= b, = in tight rows, and this w; infinite if HiGHS does not say."""
+    one = sp.csr_array(np.ones((b.size, 1)))
+    up, down = sp.hstack([A, -one]), sp.hstack([-A[tight], -one[tight]])
+    cost = np.append(np.zeros(A.shape[1]), 1.0)
+    limits = [(None, None)] * A.shape[1] + [(0, None)]
+    both = sp.csr_array(sp.vstack([up, down])), np.concatenate([b, -b[tight]])
+    found: Any = linprog(cost, *both, bounds=limits, method="highs", options=_HIGHS)
+    return (np.inf, cost[:-1]) if found.x is None else (float(found.x[-1]), found.x[:-1])

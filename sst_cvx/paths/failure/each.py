@@ -15,7 +15,9 @@ import torch
 from sst_cvx.errors import Elements, SolveError
 from sst_cvx.faults import Faults, quietly
 from sst_cvx.paths.base import Batch
-from sst_cvx.paths.failure.info import Call, SolveInfo
+from sst_cvx.paths.failure.call import Call
+from sst_cvx.paths.failure.closest import Closest
+from sst_cvx.paths.failure.info import SolveInfo
 from sst_cvx.paths.failure.spoiling import NoGradient, Spoiled
 from sst_cvx.paths.opaque import is_needed
 from sst_cvx.paths.opaque.patience import answered, assembled, everything
@@ -52,8 +54,8 @@ def each(soft: Any, batch: Batch, like: torch.Tensor, on_failure: str, return_in
                 "sst.guard('raise')."
             )
         return _unasked(soft, batch, like)
-    steps = torch.full((len(batch),), 0 if soft.path == "fast" else -1) if return_info else None
-    batch = replace(batch, steps=steps)
+    steps = torch.zeros(len(batch), dtype=torch.int64, device="cpu")
+    batch = replace(batch, steps=steps if return_info and soft.path != "fast" else None)
     if on_failure == "nan":
         batch = replace(batch, elements=replace(batch.elements, told=_untold))
     failed: _Failed = []
@@ -70,7 +72,7 @@ def each(soft: Any, batch: Batch, like: torch.Tensor, on_failure: str, return_in
     elif failed:
         wrong = torch.zeros(len(batch), dtype=torch.bool, device=x.device)
         x = Spoiled.apply(x, everything(batch), wrong.index_fill(0, torch.cat([rows for rows, _ in failed]), True))
-    info = _info(soft, batch, x, failed, relaxed) if return_info else None
+    info = _info(soft, batch, x, steps, failed, relaxed) if return_info else None
     x = x.reshape(like.shape).to(like.dtype)
     return x if info is None else (x, info)
 
@@ -108,7 +110,11 @@ def _relax(soft: Any, batch: Batch, x: torch.Tensor, row: int, message: str) -> 
         raise elements.error(refused, [row])
     values = {name: v[row].detach().numpy() for name, v in batch.parameters.items()}
     try:
-        found = soft.closest(values)
+        hull = soft.shifted
+    except NotImplementedError as error:
+        raise NotImplementedError(f"on_failure='closest': {error} Use on_failure='nan'.") from None
+    try:
+        found = Closest(structure, soft.regularizer, hull)(values)
         if found.least <= _FEASIBLE:
             raise elements.error(refused, [row])
         near = soft._like(found.structure, "auto")
@@ -134,9 +140,9 @@ def _of_one(error: SolveError) -> SolveError:
     return error if error.named and error.elements else SolveError(error.message, [0], error.status)
 
 
-@torch.no_grad()
-def _info(soft: Any, batch: Batch, x: torch.Tensor, failed: _Failed, relaxed: _Relaxed) -> SolveInfo:
-    assert batch.steps is not None
+def _info(
+    soft: Any, batch: Batch, x: torch.Tensor, steps: torch.Tensor, failed: _Failed, relaxed: _Relaxed
+) -> SolveInfo:
     count, shape = len(batch), tuple(batch.elements.batch_shape)
     status, reason = np.full(count, "solved", dtype="<U10"), np.full(count, "", dtype=object)
     for rows, message in failed:
@@ -145,16 +151,9 @@ def _info(soft: Any, batch: Batch, x: torch.Tensor, failed: _Failed, relaxed: _R
             text = SolveError(message, [batch.elements.index(row)])
             reason[row] = "" if row in relaxed else str(text)
     converged = torch.from_numpy(np.isin(status, ["solved", "closest"])).to(x.device)
-    call = Call(
-        batch.u.detach().clone(),
-        batch.temperatures.detach().double(),
-        x.detach().clone(),
-        {name: v.detach().clone() for name, v in batch.parameters.items()},
-        None if batch.mask is None else batch.mask.allowed.clone(),
-        torch.from_numpy(np.flatnonzero(status == "solved")).to(x.device),
-        relaxed,
-    )
-    steps = batch.steps.to(x.device).reshape(shape)
+    answered = np.flatnonzero(status == "solved")
+    call = Call.of(batch, x, torch.from_numpy(answered).to(x.device), relaxed)
+    steps = steps.to(x.device).reshape(shape)
     return SolveInfo(
         soft.path, status.reshape(shape), reason.reshape(shape), converged.reshape(shape), steps, soft, call
     )
