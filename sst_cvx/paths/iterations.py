@@ -26,7 +26,7 @@ def count(steps: torch.Tensor) -> None:
 @contextlib.contextmanager
 def counting(steps: torch.Tensor, rows: torch.Tensor | None) -> Iterator[None]:
     """What is counted inside goes to these rows of ``steps`` (None: all); of a path within a path, it is added."""
-    place = torch.arange(len(steps)) if rows is None else rows.to(steps.device)
+    place = torch.arange(len(steps), device=steps.device) if rows is None else rows.to(steps.device)
     if not _open.counts:
         steps[place] = -1
     _open.counts.append([])

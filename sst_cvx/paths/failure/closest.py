@@ -27,6 +27,7 @@ from sst_cvx.paths.failure.shifted import ShiftedHull
 from sst_cvx.regularizers import Regularizer
 from sst_cvx.structure.base import Structure
 
+_TOLERANCES = (1e-12, 1e-10, 1e-8)  # Clarabel's, tried in turn
 _NOT_ZERO = (1e-5, 1e-6, 1e-7, 1e-8)  # multipliers of tight rows are more than this: tried in turn
 _NO_SHIFT = 1e-13  # amounts that are rounding
 _EXCESS = 1e-9  # violation that is rounding; all relative to 1 + the right sides
@@ -63,6 +64,7 @@ class Closest:
         A, b = self._hull.rows(values)
         domain, ends = self._domain_rows()
         A, b = sp.csr_array(sp.vstack([A, domain])), np.concatenate([b, ends])
+        A.eliminate_zeros()
         S = self._hull.slopes
         S = sp.csr_array(sp.vstack([S, sp.csr_array((ends.size, S.shape[1]))]))
         s, w, tight = _least(A, b, S, self._hull.equalities)
@@ -110,22 +112,22 @@ def _least(A: Any, b: np.ndarray, S: Any, equalities: int) -> tuple[np.ndarray, 
     (m, n), k = A.shape, S.shape[1]
     P, rows = np.concatenate([np.zeros(n), np.ones(k)]), sp.csc_matrix(sp.hstack([A, -S]))
     kinds: Any = clarabel
-    settings = kinds.DefaultSettings()
-    settings.verbose, settings.max_threads = False, 1
-    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-12
     cones = [kinds.ZeroConeT(equalities), kinds.NonnegativeConeT(m - equalities)]
-    found = kinds.DefaultSolver(sp.diags(P, format="csc"), np.zeros(n + k), rows, b, cones, settings).solve()
-    z, size = np.asarray(found.z), 1 + np.abs(b).max(initial=0.0)
-    if str(found.status) in ("Solved", "AlmostSolved"):
-        A.eliminate_zeros()
-        for least in _NOT_ZERO:
-            tight = (np.arange(m) < equalities) | (z > least * size)
+    size, status = 1 + np.abs(b).max(initial=0.0), ""
+    for tolerance in _TOLERANCES:
+        settings = kinds.DefaultSettings()
+        settings.verbose, settings.max_threads = False, 1
+        settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = tolerance
+        found = kinds.DefaultSolver(sp.diags(P, format="csc"), np.zeros(n + k), rows, b, cones, settings).solve()
+        status = str(found.status)
+        for least in _NOT_ZERO if status == "Solved" else ():
+            tight = (np.arange(m) < equalities) | (np.asarray(found.z) > least * size)
             s = _by_kkt(A, b, S, tight, np.asarray(found.x))[n:]
             s[np.abs(s) <= _NO_SHIFT * size] = 0.0
             excess, w = _excess(A, b + S @ s, tight)
             if excess <= _EXCESS * size:
                 return s, w, tight
-    raise SolveError(f"the closest feasible problem was not found for {{elements}} ({found.status}).")
+    raise SolveError(f"the closest feasible problem was not found for {{elements}} (Clarabel: {status}).")
 
 
 def _by_kkt(A: Any, b: np.ndarray, S: Any, tight: np.ndarray, x: np.ndarray) -> np.ndarray:

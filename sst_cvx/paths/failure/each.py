@@ -121,7 +121,7 @@ def _relax(soft: Any, batch: Batch, x: torch.Tensor, row: int, message: str) -> 
         one = batch.take(torch.tensor([row], device=batch.u.device))
         part = near._at_once(replace(one, parameters={}))
     except SolveError as error:
-        raise elements.take(torch.tensor([row])).rename(_of_one(error)) from error.__cause__
+        raise elements.take(torch.tensor([row], device="cpu")).rename(_of_one(error)) from error.__cause__
     learned = [p for p in batch.parameters.values() if p.requires_grad]
     if learned and torch.is_grad_enabled():
         (index,) = [elements.index(row)]

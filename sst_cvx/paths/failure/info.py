@@ -114,7 +114,7 @@ class SolveInfo:
             columns, shapes = [parts], [tuple(constraint.shape)]
         found = []
         for column, shape in zip(columns, shapes, strict=True):
-            nothing = torch.full(shape, torch.nan, dtype=torch.float64)
+            nothing = torch.full(shape, torch.nan, dtype=torch.float64, device="cpu")
             whole = [nothing if part is None else part.reshape(shape) for part in column]
             found.append(torch.stack(whole).reshape(batch + shape) if whole else nothing.expand(batch + shape))
         return found if len(found) > 1 else found[0]

@@ -46,7 +46,7 @@ def by_linear_program(
         kept: of masks, which items may be there, ``(size,)``, bool.
     """
     A, b = hull.rows(values)
-    S, equal = hull.slopes, np.arange(b.size) < hull.equalities
+    S, equal = hull.slopes, np.arange(len(b)) < hull.equalities
     if kept is not None:
         identity: Any = sp.eye_array(hull.columns, format="csr")
         pins = identity[hull.event[~kept]]
@@ -54,9 +54,9 @@ def by_linear_program(
         S = sp.csr_array(sp.vstack([S, sp.csr_array((pins.shape[0], S.shape[1]))]))
         equal = np.concatenate([equal, np.ones(pins.shape[0], bool)])
     direction = g.detach().numpy()
-    scale = np.abs(direction).max(initial=0.0)
+    scale = float(np.abs(direction).max(initial=0.0))
     if scale <= noise:  # no constraint is active
-        return hull.by_constraint(torch.zeros(S.shape[1], dtype=torch.float64, device="cpu"))
+        return hull.by_constraint(torch.zeros(hull.slopes.shape[1], dtype=torch.float64, device="cpu"))
     y, most = _solved(A, b, equal, hull, direction / scale)
     reached = float(direction @ x) / scale
     if y is None or abs(most - reached) > (_GAP + noise / scale) * (1 + abs(reached)):

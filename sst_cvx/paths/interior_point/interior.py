@@ -28,24 +28,28 @@ from sst_cvx.regularizers import Euclidean
 
 def solve(model: Model, problem: Problem, start: torch.Tensor) -> tuple[Iterate, torch.Tensor]:
     """Solutions to about the root of machine precision, for Newton to finish; and which elements got there."""
-    answer, steps, converged = run(model, problem, start, tolerances.BRISK)
+    steps = torch.zeros(len(start), dtype=torch.int64, device=start.device)
+    answer, converged = run(model, problem, start, tolerances.BRISK, steps)
     for schedule in tolerances.PATIENT if model.steep else ():
         again = torch.nonzero(~converged).flatten()
         if not again.numel():
             break
-        answer_again, more, converged[again] = run(model, problem.take(again), start[again], schedule)
+        more = steps[again]
+        answer_again, converged[again] = run(model, problem.take(again), start[again], schedule, more)
         answer.put(again, answer_again)
-        steps[again] += more
+        steps[again] = more
     count(steps)
     return answer, converged
 
 
 def run(
-    model: Model, problem: Problem, start: torch.Tensor, schedule: Schedule
-) -> tuple[Iterate, torch.Tensor, torch.Tensor]:
-    """By one schedule; elements leave the batch as they arrive. Also after how many steps, and whether they did."""
+    model: Model, problem: Problem, start: torch.Tensor, schedule: Schedule, steps: torch.Tensor | None = None
+) -> tuple[Iterate, torch.Tensor]:
+    """By one schedule; elements leave the batch as they arrive. ``steps``, ``(batch,)``: what theirs are added to."""
+    steps = torch.zeros(len(start), dtype=torch.int64, device=start.device) if steps is None else steps
+    steps += schedule.iterations
     now = answer = _first(model, problem, start)
-    steps = torch.full((len(start),), schedule.iterations, device=start.device)
+    converged = torch.zeros(len(start), dtype=torch.bool, device=start.device)
     todo = torch.arange(len(start), device=start.device)
     for iteration in range(schedule.iterations):
         before, late = now, iteration > tolerances.LATE * schedule.iterations
@@ -54,11 +58,12 @@ def run(
             continue
         rest = torch.nonzero(~arrived).flatten()
         answer.put(todo[arrived], before.take(arrived))
-        steps[todo[arrived]] = iteration
+        converged[todo[arrived]] = True
+        steps[todo[arrived]] += iteration - schedule.iterations
         if not rest.numel():
-            break
+            return answer, converged
         todo, now, problem = todo[rest], now.take(rest), problem.take(rest)
-    return answer, steps, steps < schedule.iterations
+    return answer, converged
 
 
 def _tolerance(model: Model) -> float:

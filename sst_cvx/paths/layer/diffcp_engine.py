@@ -68,7 +68,7 @@ class DiffcpSolver(ConicSolver):
             solutions.append(program.expand(point.x, point.y, point.s))
             words.append(str(result["info"]["status"]))
             steps.append(int(result["info"].get("iter", -1)))
-        count(torch.tensor(steps))
+        count(torch.tensor(steps, device="cpu"))
         x, y, s = (np.stack(parts) for parts in zip(*solutions, strict=True))
         return x, y, s, words, points
 
