@@ -107,7 +107,7 @@ class SoftArgmax(Questions, torch.nn.Module):
             mask: bool, broadcasts to ``u``: False where an item is forbidden, and then exactly 0, in every element; its
                 utility does not count. The fast paths take any mask; others compile once for each distinct one.
             on_failure: of elements whose parameters contradict, or that did not converge. "raise": SolveError (but see
-                ``guard``). "nan": they are NaN, as is their gradient (0 where a loss leaves them out), others are
+                ``guard``). "nan": they are NaN, as is their gradient (eagerly, 0 if a loss leaves them out), others are
                 untouched, and no error follows. "closest": the soft argmax over the closest feasible hull (linear
                 constraints, right sides relaxed by the least squares), differentiable in u and the temperature.
             return_info: whether to tell, by element, how it was answered. Eagerly only, as is "closest".

@@ -52,6 +52,7 @@ def test_every_path(soft, shape):
     assert "_soft" not in repr(info)
 
 
+@pytest.mark.filterwarnings("ignore:Solution may be inaccurate")  # of the reference
 @pytest.mark.parametrize("soft", PATHS, ids=["fast", "active_set", "interior_point", "layer", "cone"])
 def test_multipliers_are_those_of_cvxpy(soft):
     """Where no item is on an edge of the box, multipliers of k-subsets are unique."""
@@ -190,3 +191,14 @@ def test_copies_of_a_soft_argmax():
         _, again = other(u, return_info=True)
         for a, b in zip(info.multipliers, again.multipliers, strict=True):
             torch.testing.assert_close(a, b)
+
+
+def test_inference_mode():
+    soft, u = PATHS[2], torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    with torch.inference_mode():
+        _, info = soft(u, return_info=True)
+    _, expected = soft(u, return_info=True)
+    for a, b in zip((info.gap, *info.multipliers), (expected.gap, *expected.multipliers), strict=True):
+        torch.testing.assert_close(a, b.detach())
+    assert expected.multipliers[-1].requires_grad
+    assert not info.multipliers[-1].requires_grad

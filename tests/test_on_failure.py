@@ -122,6 +122,22 @@ def test_a_planted_path(planted):
         planted(u, on_failure="closest")
 
 
+@pytest.mark.parametrize("planted", ["outside"], indirect=True)
+def test_a_planted_path_under_torch_func(planted):
+    u = torch.randn(3, 5, dtype=torch.float64)
+    u[:, 0] = torch.tensor([-1.0, 1.0, -1.0])
+
+    def answer(v):
+        return planted(v, on_failure="nan")
+
+    jacobian = torch.func.jacrev(answer)(u)
+    assert jacobian[1, :, 1].isnan().all()
+    torch.testing.assert_close(jacobian[0, :, 0], torch.func.jacrev(planted)(u[0]))
+    _, moved = torch.func.jvp(answer, (u,), (torch.ones_like(u),))
+    assert moved[1].isnan().all()
+    assert moved[[0, 2]].isfinite().all()
+
+
 @pytest.mark.parametrize("structure", [polytopes.KSubset(5, 2), TwoOfFive()], ids=["fast", "interior_point"])
 def test_masks_that_leave_nothing(structure):
     soft, u = sst.SoftArgmax(structure, sst.BinaryEntropy()), torch.randn(3, 5, dtype=torch.float64)

@@ -14,6 +14,7 @@ import torch
 
 from sst_cvx.errors import Elements, SolveError
 from sst_cvx.faults import Faults, quietly
+from sst_cvx.host import guard
 from sst_cvx.paths.base import Batch
 from sst_cvx.paths.failure.call import Call
 from sst_cvx.paths.failure.closest import Closest
@@ -46,7 +47,7 @@ def each(soft: Any, batch: Batch, like: torch.Tensor, on_failure: str, return_in
         SolveError: with "raise", and with "closest" what no relaxation helps. NotImplementedError: "closest" or
             return_info where the host must not be asked.
     """
-    if batch.faults is not None or (soft.path != "fast" and is_needed(batch.u)):
+    if batch.faults is not None or is_needed(batch.u):
         if on_failure == "closest" or return_info:
             raise NotImplementedError(
                 "on_failure='closest' and return_info=True ask the host about each element, which torch.compile, "
@@ -86,7 +87,7 @@ def _unasked(soft: Any, batch: Batch, like: torch.Tensor) -> torch.Tensor:
     if torch.compiler.is_compiling():  # none follows anyway
         return batch.spoiled(soft._answer(batch), soft).reshape(like.shape).to(like.dtype)
     batch = replace(batch, elements=replace(batch.elements, told=_untold))
-    with quietly():
+    with guard("nan"), quietly():
         return batch.spoiled(soft._answer(batch), soft).reshape(like.shape).to(like.dtype)
 
 

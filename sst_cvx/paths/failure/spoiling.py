@@ -21,7 +21,6 @@ class Spoiled(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         ctx.save_for_backward(inputs[2])
-        ctx.save_for_forward(inputs[2])
 
     @staticmethod
     def backward(ctx: Any, v: Any) -> Any:
@@ -29,12 +28,6 @@ class Spoiled(Function):
         used = wrong & (v != 0).flatten(1).any(1)
         nothing = torch.zeros_like(v)
         return torch.where(_like(wrong, v), nothing, v), nothing.masked_fill(_like(used, v), torch.nan), None
-
-    @staticmethod
-    def jvp(ctx: Any, dx: Any, de: Any, _: Any) -> Any:
-        (wrong,) = ctx.saved_tensors
-        moves = dx if dx is not None else torch.zeros_like(de)
-        return moves.masked_fill(_like(wrong, moves), torch.nan)
 
 
 class NoGradient(Function):
