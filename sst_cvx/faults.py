@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +50,7 @@ class Faults:
 
     def leave(self, x: torch.Tensor, who: object) -> None:
         """Where errors may follow: keep what failed, for ``raise_pending``, and who answered."""
-        if self._parts and leaves_traces(x):
+        if self._parts and not _pending.quiet and leaves_traces(x):
             failed = torch.stack([part.to(x.dtype).isnan() for _, part in self._parts])
             _pending.queue.append(_Pending.of(failed, [reason for reason, _ in self._parts], self._elements, who))
 
@@ -62,7 +64,7 @@ def not_finite(x: torch.Tensor, batch_dim: int) -> torch.Tensor:
 
 def tell(wrong: torch.Tensor, batch_shape: torch.Size, who: object, reason: str) -> None:
     """Of elements ``(*batch, ...)`` that are NaN already, let the error follow."""
-    if leaves_traces(wrong):
+    if not _pending.quiet and leaves_traces(wrong):
         raise_pending()
         failed = wrong.reshape(1, batch_shape.numel(), -1).any(-1)
         _pending.queue.append(_Pending.of(failed, [reason], Elements(batch_shape), who))
@@ -110,9 +112,20 @@ class _Pending:
 class _Queue(threading.local):
     def __init__(self) -> None:
         self.queue: deque[_Pending] = deque()
+        self.quiet = False
 
 
 _pending = _Queue()
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """In this thread, no error follows what fails here: the caller asked for NaN."""
+    before, _pending.quiet = _pending.quiet, True
+    try:
+        yield
+    finally:
+        _pending.quiet = before
 
 
 def raise_pending() -> None:

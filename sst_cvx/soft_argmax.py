@@ -9,21 +9,21 @@ import torch
 from sst_cvx.arguments import check_utilities
 from sst_cvx.errors import SolveError
 from sst_cvx.host import check_mode, guard
-from sst_cvx.once import computed_once, constants, without_autocast
+from sst_cvx.once import constants, without_autocast
 from sst_cvx.paths import opaque
-from sst_cvx.paths.base import Accuracy, Batch, Options
+from sst_cvx.paths.base import Batch, Options
 from sst_cvx.paths.choice import check_name, choose
-from sst_cvx.paths.gap import frank_wolfe_gap
+from sst_cvx.paths.failure import check_failure, each
 from sst_cvx.paths.guards import check_hull
 from sst_cvx.paths.layer.path import make_solver
-from sst_cvx.paths.logarithm import Logarithm, log_soft_argmax
+from sst_cvx.paths.questions import Questions
 from sst_cvx.regularizers import Regularizer
 from sst_cvx.regularizers.admission import check_regularizer
 from sst_cvx.structure.base import Structure
 from sst_cvx.structure.faces import Faces
 
 
-class SoftArgmax(torch.nn.Module):
+class SoftArgmax(Questions, torch.nn.Module):
     """X_t(u) = argmax { <u, x> - t f(x) : x in conv(X) }, differentiable in u, t and the hull's parameters.
 
     Args:
@@ -90,31 +90,49 @@ class SoftArgmax(torch.nn.Module):
         return SoftArgmax(structure, self.regularizer, path=path, guard=self.guard, **engine)
 
     def forward(
-        self, u: torch.Tensor, temperature: float | torch.Tensor = 1.0, *, mask: Any = None, **parameters: torch.Tensor
-    ) -> torch.Tensor:
-        """The soft argmax, same shape, dtype and device as ``u``.
+        self,
+        u: torch.Tensor,
+        temperature: float | torch.Tensor = 1.0,
+        *,
+        mask: Any = None,
+        on_failure: str = "raise",
+        return_info: bool = False,
+        **parameters: torch.Tensor,
+    ) -> Any:
+        """The soft argmax, same shape, dtype and device as ``u``; ``return_info``: a pair of it and a ``SolveInfo``.
 
         Args:
             u: utilities ``(*batch, *event_shape)``, any floating dtype and device.
             temperature: positive; a number, a scalar tensor, or one that broadcasts to ``batch``. Differentiable.
             mask: bool, broadcasts to ``u``: False where an item is forbidden, and then exactly 0, in every element; its
                 utility does not count. The fast paths take any mask; others compile once for each distinct one.
+            on_failure: of elements whose parameters contradict, or that did not converge. "raise": SolveError (but see
+                ``guard``). "nan": they are NaN, as is their gradient (eagerly, 0 if a loss leaves them out), others are
+                untouched, and no error follows. "closest": the soft argmax over the closest feasible hull (linear
+                constraints, right sides relaxed by the least squares), differentiable in u and the temperature.
+            return_info: whether to tell, by element, how it was answered. Eagerly only, as is "closest".
             parameters: the hull's parameters by name, each of its own shape, with or without leading batch dimensions.
 
         Raises:
             TypeError, ValueError: arguments of a wrong type, shape or range, naming the argument.
             SolveError: a failed solve, or an answer outside the hull, naming the batch elements.
         """
+        how = None
+        if on_failure != "raise" or return_info is not False:
+            check_failure(on_failure, return_info)
+            how = on_failure, return_info
         if self.guard is None:
-            return self._checked(u, temperature, mask, parameters)
+            return self._checked(u, temperature, mask, parameters, how)
         with guard(self.guard):
-            return self._checked(u, temperature, mask, parameters)
+            return self._checked(u, temperature, mask, parameters, how)
 
-    def _checked(self, u: torch.Tensor, temperature: Any, mask: Any, parameters: Any) -> torch.Tensor:
+    def _checked(self, u: torch.Tensor, temperature: Any, mask: Any, parameters: Any, how: Any) -> Any:
         batch_shape = check_utilities(u, self.structure.event_shape)
         with without_autocast(u.device.type):
             masked = None if mask is None else opaque.flat_mask(self.structure, self.path == "fast", mask, u)
             batch = Batch.of(self.structure, u, temperature, masked, parameters, batch_shape)
+            if how is not None:
+                return each(self, batch, u, *how)
             x = batch.spoiled(self._answer(batch), self) if u.numel() else u * 0
             return x if x.shape == u.shape and x.dtype == u.dtype else x.reshape(u.shape).to(u.dtype)
 
@@ -143,41 +161,6 @@ class SoftArgmax(torch.nn.Module):
             raise batch.elements.rename(error) from error.__cause__
         return x if x.dtype == u.dtype and x.device == u.device else x.to(u.device, u.dtype)
 
-    def gap(
-        self, u: torch.Tensor, x: torch.Tensor, temperature: Any = 1.0, *, mask: Any = None, **more: Any
-    ) -> torch.Tensor:
-        """Frank-Wolfe gap max_v <u - t grad f(x), v - x>, ``(*batch,)``, float64: 0 at X_t(u), up to the rounding of x.
-
-        t m / 2 |x - X_t(u)|^2 <= gap. ``more``: hull parameters; ``log``, log x. See ``paths.gap``, ``conjugate_gap``.
-        """
-        return frank_wolfe_gap(self.feasible, self.regularizer, u, x, temperature, mask=mask, **more)
-
-    @property
-    def feasible(self) -> Structure:
-        """The set whose hull answers are in: the structure's, or where ``integral=False`` the declared one's."""
-        return self.structure if self._path.within_set or self.regularizer.within_set else self.structure.relaxed
-
-    def log(
-        self, u: torch.Tensor, temperature: float | torch.Tensor = 1.0, *, mask: Any = None, **parameters: torch.Tensor
-    ) -> torch.Tensor:
-        """log of the soft argmax of an entropy, exact also where that underflows; arguments and errors as of the call.
-
-        Forbidden items, and others that are 0 for any utilities, have -inf. Differentiable as the call.
-
-        Raises:
-            NotImplementedError: regularizers that are no entropies, hulls with cones.
-        """
-        return log_soft_argmax(self, u, temperature, mask, parameters)
-
-    @computed_once
-    def logarithm(self) -> Logarithm:
-        """What ``log`` asks."""
-        return Logarithm(self.structure, self.regularizer)
-
-    def accuracy(self, temperature: float = 1.0) -> Accuracy:
-        """What the path promises in float64, for utilities of order 1."""
-        return self._path.accuracy_at(temperature)
-
     def reference(self) -> SoftArgmax:
         """The same map by the CvxpyLayer."""
         return self._like(self.structure, "layer")
@@ -188,7 +171,7 @@ class SoftArgmax(torch.nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what was compiled, which is made anew where it is loaded."""
-        made = ("_path", "_faces", "_number", "logarithm")
+        made = ("_path", "_faces", "_number", "logarithm", "shifted")
         return {name: v for name, v in self.__dict__.items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

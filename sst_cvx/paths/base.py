@@ -12,6 +12,7 @@ from sst_cvx.arguments import check_finite, check_temperature, surely_finite
 from sst_cvx.errors import Elements, SolveError
 from sst_cvx.faults import Faults, raise_pending
 from sst_cvx.host import leaves_traces, may_ask
+from sst_cvx.paths.iterations import counting
 from sst_cvx.regularizers import Regularizer
 from sst_cvx.structure.base import Structure
 from sst_cvx.structure.masks import Mask
@@ -60,6 +61,7 @@ class Batch:
         mask: of the same flat batch.
         elements: what the rows are called in errors, forward and backward.
         faults: collects what fails, where the host must not be asked; else None.
+        steps: where solvers' iterations are counted, of the caller's flat batch ``(all,)``, int64; None: nowhere.
     """
 
     u: torch.Tensor
@@ -68,6 +70,7 @@ class Batch:
     mask: Mask | None
     elements: Elements = field(default_factory=lambda: Elements(torch.Size()))
     faults: Faults | None = None
+    steps: torch.Tensor | None = None
 
     @staticmethod
     def of(
@@ -110,6 +113,7 @@ class Batch:
             {name: v[rows.to(v.device)] for name, v in self.parameters.items()},
             None if self.mask is None else self.mask.take(rows),
             self.elements.take(rows),
+            steps=self.steps,
         )
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
@@ -206,6 +210,9 @@ class Path(ABC):
             ValueError: utilities that are not finite. SolveError: what could not be solved, naming the elements.
         """
         try:
-            return self.answer(batch)
+            if batch.steps is None:
+                return self.answer(batch)
+            with counting(batch.steps, batch.elements.numbers):
+                return self.answer(batch)
         except SolveError as error:
             raise batch.elements.rename(error) from error.__cause__

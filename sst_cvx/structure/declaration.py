@@ -46,6 +46,7 @@ def order_parameters(constraints: list[Any], listed: Sequence[cp.Parameter]) -> 
     ordered = list(listed) if listed else list(found.values())
     names = [p.name() for p in ordered]
     taken = {"self", "u", "x", "y", "temperature", "mask", "log", "structure", "utilities", "soft_argmax", "generator"}
+    taken |= {"on_failure", "return_info"}
     if len(set(names)) < len(names) or taken & set(names) or not all(name.isidentifier() for name in names):
         raise ValueError(f"hull parameters {names} need distinct names, valid in Python and none of {sorted(taken)}.")
     return ordered

@@ -17,6 +17,7 @@ import torch
 
 from sst_cvx.errors import SolveError
 from sst_cvx.paths.active_set.corral import Corral, weights_towards
+from sst_cvx.paths.iterations import count
 
 _GAP = 1e-14  # of sum (|g| + |x|) |v - x|: a gap that is rounding error
 _ACCEPTED = 1e-10  # the same where rounding stops all progress
@@ -94,9 +95,12 @@ class _Wolfe:
         self._newest = torch.full_like(self._running, -1)  # the slot filled last, -1 if the vertex was not taken
 
     def solve(self) -> Corral:
+        steps = torch.zeros_like(self._running)
         for _ in range(100 + 20 * self._target.shape[1]):
             if not self._running.numel():
+                count(steps)
                 return self._done
+            steps[self._running] += 1
             blocked = self._move()
             finished = torch.zeros_like(blocked)
             asked = torch.nonzero(~blocked).flatten()

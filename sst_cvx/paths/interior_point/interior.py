@@ -22,23 +22,32 @@ from sst_cvx.paths.interior_point import tolerances
 from sst_cvx.paths.interior_point.model import Model
 from sst_cvx.paths.interior_point.problem import Iterate, Problem, largest
 from sst_cvx.paths.interior_point.tolerances import Schedule
+from sst_cvx.paths.iterations import count
 from sst_cvx.regularizers import Euclidean
 
 
 def solve(model: Model, problem: Problem, start: torch.Tensor) -> tuple[Iterate, torch.Tensor]:
     """Solutions to about the root of machine precision, for Newton to finish; and which elements got there."""
-    answer, converged = run(model, problem, start, tolerances.BRISK)
+    steps = torch.zeros(len(start), dtype=torch.int64, device=start.device)
+    answer, converged = run(model, problem, start, tolerances.BRISK, steps)
     for schedule in tolerances.PATIENT if model.steep else ():
         again = torch.nonzero(~converged).flatten()
         if not again.numel():
             break
-        answer_again, converged[again] = run(model, problem.take(again), start[again], schedule)
+        more = steps[again]
+        answer_again, converged[again] = run(model, problem.take(again), start[again], schedule, more)
         answer.put(again, answer_again)
+        steps[again] = more
+    count(steps)
     return answer, converged
 
 
-def run(model: Model, problem: Problem, start: torch.Tensor, schedule: Schedule) -> tuple[Iterate, torch.Tensor]:
-    """By one schedule; elements leave the batch as they arrive."""
+def run(
+    model: Model, problem: Problem, start: torch.Tensor, schedule: Schedule, steps: torch.Tensor | None = None
+) -> tuple[Iterate, torch.Tensor]:
+    """By one schedule; elements leave the batch as they arrive. ``steps``, ``(batch,)``: what theirs are added to."""
+    steps = torch.zeros(len(start), dtype=torch.int64, device=start.device) if steps is None else steps
+    steps += schedule.iterations
     now = answer = _first(model, problem, start)
     converged = torch.zeros(len(start), dtype=torch.bool, device=start.device)
     todo = torch.arange(len(start), device=start.device)
@@ -50,6 +59,7 @@ def run(model: Model, problem: Problem, start: torch.Tensor, schedule: Schedule)
         rest = torch.nonzero(~arrived).flatten()
         answer.put(todo[arrived], before.take(arrived))
         converged[todo[arrived]] = True
+        steps[todo[arrived]] += iteration - schedule.iterations
         if not rest.numel():
             return answer, converged
         todo, now, problem = todo[rest], now.take(rest), problem.take(rest)

@@ -13,9 +13,11 @@ import cvxpy as cp
 import diffcp
 import numpy as np
 import scipy.sparse as sp
+import torch
 from threadpoolctl import ThreadpoolController
 
 from sst_cvx.hull.linear import independent_rows
+from sst_cvx.paths.iterations import count
 from sst_cvx.paths.layer.engine import ConicSolver
 from sst_cvx.paths.layer.homogeneous_embedding import ConeProgram, Embedding
 
@@ -54,7 +56,7 @@ class DiffcpSolver(ConicSolver):
             return self._solve_each(c, A, b)
 
     def _solve_each(self, c: np.ndarray, A: np.ndarray, b: np.ndarray) -> tuple:
-        points, solutions, words = [], [], []
+        points, solutions, words, steps = [], [], [], []
         for i in range(len(c)):
             program = self._independent(self.program.A(A[i]), b[i], c[i])
             result = self._run(program)
@@ -65,6 +67,8 @@ class DiffcpSolver(ConicSolver):
             points.append(point)
             solutions.append(program.expand(point.x, point.y, point.s))
             words.append(str(result["info"]["status"]))
+            steps.append(int(result["info"].get("iter", -1)))
+        count(torch.tensor(steps, device="cpu"))
         x, y, s = (np.stack(parts) for parts in zip(*solutions, strict=True))
         return x, y, s, words, points
 

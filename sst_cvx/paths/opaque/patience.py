@@ -34,15 +34,21 @@ def patiently(answer: _Answer, batch: Batch, structure: Structure) -> torch.Tens
     left = torch.nonzero(~wrong).flatten()
     failed: list[tuple[torch.Tensor, str]] = []
     with guard("raise"):
-        parts = _parts(answer, replace(batch, faults=None, elements=elements), left, failed)
+        parts = answered(answer, replace(batch, faults=None, elements=elements), left, failed)
     for rows, reason in failed:
         own.add(torch.zeros_like(wrong).index_fill(0, rows, True), reason)
     whole = len(parts) == 1 and len(parts[0][1]) == len(batch)
-    x = parts[0][1] if whole else torch.zeros_like(batch.u)
-    for rows, part in () if whole else parts:
-        x = x.index_copy(0, rows, part)
+    x = parts[0][1] if whole else assembled(parts, batch.u)
     faults.take(own)
-    return own.spoil(x, _everything(batch))
+    return own.spoil(x, everything(batch))
+
+
+def assembled(parts: list[tuple[torch.Tensor, torch.Tensor]], like: torch.Tensor) -> torch.Tensor:
+    """Rows and their answers as one batch, 0 elsewhere."""
+    x = torch.zeros_like(like)
+    for rows, part in parts:
+        x = x.index_copy(0, rows, part)
+    return x
 
 
 def _unsound(batch: Batch, structure: Structure, faults: Faults) -> torch.Tensor:
@@ -61,19 +67,24 @@ def _unsound(batch: Batch, structure: Structure, faults: Faults) -> torch.Tensor
     return wrong
 
 
-def _parts(
-    answer: _Answer, batch: Batch, rows: torch.Tensor, failed: list[tuple[torch.Tensor, str]]
+def answered(
+    answer: _Answer,
+    batch: Batch,
+    rows: torch.Tensor,
+    failed: list[tuple[torch.Tensor, str]],
+    errors: tuple[type[Exception], ...] = (SolveError, ValueError),
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Answers of these rows but for those that fail, which are put into a list."""
+    """Answers of these rows but for those that fail by one of these errors, which are put into a list with its
+    message."""
     while len(rows):
         try:
             return [(rows, answer(batch if len(rows) == len(batch) else batch.take(rows)))]
-        except (SolveError, ValueError) as error:
+        except errors as error:
             message = error.message if isinstance(error, SolveError) else str(error)
             wrong = _rows(error, batch.elements, rows) if isinstance(error, SolveError) else None
             if wrong is None and len(rows) > 1:  # one of them, but which?
                 halves = rows.tensor_split(2)
-                return [part for half in halves for part in _parts(answer, batch, half, failed)]
+                return [part for half in halves for part in answered(answer, batch, half, failed, errors)]
             wrong = torch.ones_like(rows, dtype=torch.bool) if wrong is None else wrong
         failed.append((rows[wrong], message))
         rows = rows[~wrong]
@@ -88,7 +99,7 @@ def _rows(error: SolveError, elements: Elements, rows: torch.Tensor) -> torch.Te
     return wrong if bool(wrong.any()) else None
 
 
-def _everything(batch: Batch) -> torch.Tensor:
+def everything(batch: Batch) -> torch.Tensor:
     """Utilities that depend on all that is differentiable, for the gradients of what failed."""
     t = batch.t
     u = batch.without_mask().u
