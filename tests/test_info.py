@@ -202,3 +202,13 @@ def test_inference_mode():
         torch.testing.assert_close(a, b.detach())
     assert expected.multipliers[-1].requires_grad
     assert not info.multipliers[-1].requires_grad
+
+
+def test_multipliers_of_rows_that_move_have_no_derivatives():
+    """They would lack the part of the rows: better none than a wrong one."""
+    x, row = cp.Variable(3), cp.Parameter(3, name="row")
+    soft = sst.SoftArgmax(sst.Structure(x, [x >= 0, x <= 1, row @ x <= 1]), sst.Euclidean())
+    u = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64, requires_grad=True)
+    _, info = soft(u, row=torch.ones(3, dtype=torch.float64), return_info=True)
+    assert float(info.multipliers[2]) > 0
+    assert not info.multipliers[2].requires_grad

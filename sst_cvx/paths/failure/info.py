@@ -81,7 +81,8 @@ class SolveInfo:
 
         One of many where they are not unique, a list of tensors for cones with several parts, NaN for all but "solved"
         elements. On every path, by a linear program an element when first asked for. Differentiable as x is, where they
-        are unique, no active one is 0 and parameters are right sides; hulls with cones: without derivatives.
+        are unique and no active one is 0; without derivatives where the hull has cones, or parameters that multiply
+        variables.
 
         Raises:
             NotImplementedError: ExponentialFamilyEntropy, sets without a hull, masks of structures with fillers or
@@ -92,11 +93,13 @@ class SolveInfo:
         mask, points = more.pop("mask", None), x.detach().double().cpu()
         values = [{name: v[i].detach().numpy() for name, v in more.items()} for i in range(len(x))]
         u, push = (part.cpu() for part in self._direction())
-        direction, linear = u - push, self._linear()
+        direction, linear, structure = u - push, self._linear(), self._soft.structure
+        if structure.parameters and structure.declared_hull.affine is None:  # the rows move, too
+            direction = direction.detach()
         digits = _ROUNDING * torch.finfo(x.dtype).eps
         noise = (digits * (u.detach().abs() + push.detach().abs())).reshape(len(x), -1).sum(1).tolist()
         if linear is None:
-            each = list(by_cvxpy(self._soft.structure, direction.detach().numpy(), points.numpy(), noise, values))
+            each = list(by_cvxpy(structure, direction.detach().numpy(), points.numpy(), noise, values))
         else:
             kept = [None] * len(x) if mask is None else mask.reshape(len(x), -1).numpy(force=True)
             flat = (direction.reshape(len(x), -1), points.reshape(len(x), -1).numpy())
