@@ -71,7 +71,8 @@ def check_gap(gap: torch.Tensor, u: torch.Tensor, x: torch.Tensor, dtype: torch.
 
 _NO_SLOPE = (
     "the gradient that comes in from behind the soft argmax is not finite for {elements}: what was computed from x has "
-    "no derivative there, as log x has none at entries that are exactly 0. Leave these entries out, or add a little."
+    "no derivative there, as log x has none at entries that are exactly 0. Take logarithms by soft.log(u, t), leave "
+    "these entries out, or add a little."
 )
 
 
