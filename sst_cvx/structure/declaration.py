@@ -79,7 +79,7 @@ _SIGNS = {"nonneg": 1.0, "pos": 1.0, "nonpos": -1.0, "neg": -1.0}  # attributes 
 def admitted(p: cp.Parameter, value: torch.Tensor) -> torch.Tensor:
     """Which of the values ``(count, *shape)`` are finite and have the parameter's CVXPY attributes, ``(count,)``."""
     if not any(p.attributes[name] for name in p.attributes if name not in _SIGNS):
-        finite = value.detach().cpu().reshape(len(value), -1)
+        finite = value.detach().cpu().reshape(len(value), p.size)
         right = torch.isfinite(finite)
         for name, sign in _SIGNS.items():
             if p.attributes[name]:
