@@ -2,8 +2,8 @@
 
     max <u, x> - t |x|^2 / 2   over   0 <= x <= 1,  A x = b
 
-Forward and backward by u, A and b; medians of interleaved runs, CPU time of the process, one thread. qpth, libdqp and
-proxsuite are measured where they are installed and take a batch of QPs (qpth does).
+Forward and backward by u, A and b; medians of interleaved runs, CPU time of the process, one thread. qpth is measured
+where it is installed.
 """
 
 from __future__ import annotations
