@@ -9,7 +9,7 @@ import torch
 from sst_cvx.arguments import check_utilities
 from sst_cvx.errors import SolveError
 from sst_cvx.host import check_mode, guard
-from sst_cvx.once import constants, without_autocast
+from sst_cvx.once import constants, state_without_computed, without_autocast
 from sst_cvx.paths import opaque
 from sst_cvx.paths.base import Batch, Options
 from sst_cvx.paths.choice import check_name, choose
@@ -171,8 +171,8 @@ class SoftArgmax(Questions, torch.nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what was compiled, which is made anew where it is loaded."""
-        made = ("_path", "_faces", "_number", "logarithm", "shifted")
-        return {name: v for name, v in self.__dict__.items() if name not in made}
+        made = ("_path", "_faces", "_number")
+        return {name: v for name, v in state_without_computed(self).items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

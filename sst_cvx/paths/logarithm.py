@@ -15,8 +15,9 @@ from sst_cvx.arguments import check_utilities
 from sst_cvx.errors import SolveError
 from sst_cvx.once import without_autocast
 from sst_cvx.paths import opaque
-from sst_cvx.paths.base import Batch
+from sst_cvx.paths.base import Batch, Path
 from sst_cvx.paths.fast.registry import FastPathFunction, find_logarithm
+from sst_cvx.paths.interior_point.path import InteriorPointPath
 from sst_cvx.paths.interior_point.polytope import Polytope
 from sst_cvx.paths.interior_point.tableau import is_entropy
 from sst_cvx.regularizers import ExponentialFamilyEntropy, Regularizer, SeparableRegularizer
@@ -28,13 +29,13 @@ _NEVER = 40.0
 
 
 class Logarithm:
-    """log X_t(u) of one pair.
+    """log X_t(u) of one pair, whose points come by ``path``.
 
     Raises:
         NotImplementedError: the pair has no logarithms with relative accuracy, saying why.
     """
 
-    def __init__(self, structure: Structure, regularizer: Regularizer):
+    def __init__(self, structure: Structure, regularizer: Regularizer, path: Path):
         self._structure, self._regularizer = structure, regularizer
         self._function = self._by_tensors()
         self._polytope: Polytope | None = None
@@ -49,7 +50,8 @@ class Logarithm:
             raise NotImplementedError(
                 f"logarithms need linear constraints, of which parameters are right sides: {structure!r} has others."
             )
-        self._polytope = Polytope(structure, regularizer)
+        own = isinstance(path, InteriorPointPath)
+        self._polytope = path.polytope if own else Polytope(structure, regularizer)
 
     def _by_tensors(self) -> FastPathFunction | None:
         structure, regularizer = self._structure, self._regularizer

@@ -51,7 +51,7 @@ class Questions:
     @computed_once
     def logarithm(self) -> Logarithm:
         """What ``log`` asks."""
-        return Logarithm(self.structure, self.regularizer)
+        return Logarithm(self.structure, self.regularizer, self._path)
 
     @computed_once
     def shifted(self) -> ShiftedHull:

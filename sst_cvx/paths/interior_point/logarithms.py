@@ -33,9 +33,8 @@ def logarithms_at(
         solution = polish(model, problem, near)
         s = _slopes(model, rows, problem, solution)
         at = refine(model.f, rows, _given(model, rows, problem), s)
-    level = float(at.level.amax()) if bool((at.level <= tolerances.LEVELS[-1]).all()) else tolerances.LEVELS[-1]
-    given = _given(model, rows, problem)
-    system, events = equations(model.f, rows, given, at, level), model.event_columns
+    given, events = _given(model, rows, problem), model.event_columns
+    system = equations(model.f, rows, given, at, tolerances.LEVELS[-1])
     local = torch.cat([at.s[:, :events] * at.sign[:, :events], at.s[:, events:]], 1)
     mu = system.unknowns(local).detach()
     for _ in range(_DIFFERENTIABLE):

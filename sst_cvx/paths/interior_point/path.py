@@ -38,13 +38,13 @@ class InteriorPointPath(Path):
             raise Refused(f"{structure.hull.nonlinearity}{missing}")
         if any(getattr(p, "_has_dim_reducing_attr", False) for p in structure.parameters):
             raise Refused("parameters of the hull are symmetric, diagonal or alike")
-        self._polytope = Polytope(structure, regularizer)
-        if self._polytope.too_large:
-            raise Refused(self._polytope.too_large)
+        self.polytope = Polytope(structure, regularizer)
+        if self.polytope.too_large:
+            raise Refused(self.polytope.too_large)
         self._structure, self._regularizer, self._options = structure, regularizer, options
         self._modulus = regularizer.strong_convexity(structure)
-        self.how = self._polytope.how
-        self._violation = Violation(structure.declared_hull.canonical) if self._polytope.varies else None
+        self.how = self.polytope.how
+        self._violation = Violation(structure.declared_hull.canonical) if self.polytope.varies else None
 
     @property
     def checks_hull(self) -> bool:  # type: ignore[override]
@@ -61,11 +61,11 @@ class InteriorPointPath(Path):
         guard = GradientGuard(self._modulus, t.detach(), batch.elements)
         flat = batch.u.reshape(count, self._structure.variable.size)
         u = guard.input(flat * (t.detach() / t)[:, None])
-        x, right = self._polytope(u, t.detach(), batch.parameters, batch.elements)
+        x, right = self.polytope(u, t.detach(), batch.parameters, batch.elements)
         x = guard.output(x).reshape(batch.u.shape)
         x = x if bool(right.all()) else self._hand_over(batch, x, torch.nonzero(~right).flatten())
         if self._violation is not None:
-            violation = self._violation(x.reshape(count, -1), self._polytope.theta(batch.parameters))
+            violation = self._violation(x.reshape(count, -1), self.polytope.theta(batch.parameters))
             check_violation(violation.numpy(), VIOLATION[torch.float64], self.who())
         return x
 

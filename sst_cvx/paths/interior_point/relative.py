@@ -155,12 +155,17 @@ def _descend(
 def equations(f: SeparableRegularizer, rows: LiftedRows, given: Given, at: Relative, level: float) -> Equations:
     """Of the tableau; differentiable in what is given."""
     further = len(rows.bounded) - rows.events
-    coldest = given.t.amin(1, keepdim=True)
-    t = torch.cat([given.t, (level * coldest).expand(-1, further)], 1)
-    flipped = torch.nn.functional.pad((at.sign[:, : rows.events] < 0).to(t.dtype), (0, further))
+    flipped = torch.nn.functional.pad((at.sign[:, : rows.events] < 0).to(given.t.dtype), (0, further))
     linear = torch.nn.functional.pad(given.linear * at.sign[:, : rows.events], (0, further))
     right = given.right - (given.origin + flipped) @ rows.matrix.T
+    t = _temperatures(rows, given, level)
     return Equations(f, at.tableau, linear, t, right, rows.bounded, given.moving, rows.events)
+
+
+def _temperatures(rows: LiftedRows, given: Given, level: float) -> torch.Tensor:
+    """Of all columns: those beyond the event have the coldest of the event, times the level."""
+    coldest = given.t.amin(1, keepdim=True)
+    return torch.cat([given.t, (level * coldest).expand(-1, len(rows.bounded) - rows.events)], 1)
 
 
 def _solve(f: SeparableRegularizer, rows: LiftedRows, given: Given, s: torch.Tensor, level: float) -> Relative:
@@ -170,7 +175,7 @@ def _solve(f: SeparableRegularizer, rows: LiftedRows, given: Given, s: torch.Ten
         nearer = torch.where((s[:, :events] > 0) & given.moving[:, :events], -1.0, 1.0)
         sign[:, :events] = nearer
         s = torch.cat([s[:, :events] * nearer, s[:, events:]], 1)
-    t = torch.cat([given.t, level * given.t.amin(1, keepdim=True).expand(-1, s.shape[1] - events)], 1)
+    t = _temperatures(rows, given, level)
     priority = torch.cat([logarithms(f, s[:, :events])[1], s[:, events:] - 1], 1) - t.log()
     priority = torch.where(rows.bounded, priority, torch.inf)
     tableau = eliminate(rows.matrix * sign[:, None, :], torch.where(given.moving, priority, -torch.inf))
