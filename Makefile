@@ -38,13 +38,13 @@ $(VENV)/installed-demo: $(VENV)/torch pyproject.toml
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/torch pyproject.toml
-	$(PIP) --editable '.[dev,examples]'
+	$(PIP) --editable '.[dev,examples,native]'
 	@# Moreau has wheels for Linux x86-64 and macOS arm64 only; its tests are skipped without it.
 	-$(PIP) --editable '.[moreau]'
 	touch $@
 
 $(VENV)/installed-benchmark: $(VENV)/torch pyproject.toml
-	$(PIP) --editable '.[benchmarks]'
+	$(PIP) --editable '.[benchmarks,native]'
 	-$(PIP) --editable '.[moreau]'
 	touch $@
 
