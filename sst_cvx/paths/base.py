@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -98,7 +99,8 @@ class Batch:
         """Answers as they are; where the host was not asked, NaN for what failed, and the error follows."""
         if self.faults is None:
             return x
-        x = self.faults.spoil(x, self.without_mask().u)
+        u = self.without_mask().u
+        x = self.faults.spoil(x, torch.where(u == -math.inf, 0.0, u))  # forbidden items: 0 times -inf is NaN
         self.faults.leave(x, who)
         return x
 

@@ -21,6 +21,7 @@ from sst_cvx.arguments import check_temperature, check_utilities
 from sst_cvx.once import without_autocast
 from sst_cvx.paths.conjugate_gap import conjugate_gap
 from sst_cvx.regularizers import ExponentialFamilyEntropy, Regularizer, SeparableRegularizer
+from sst_cvx.structure.absent import with_absent
 from sst_cvx.structure.base import Structure
 
 _ROUNDING = 4.0  # units in the last place that a right answer may be off by
@@ -69,6 +70,7 @@ def _gap(
     check_point(x, u, "x")
     structure.flat_parameters(parameters, batch_shape)  # checks their names
     wide, point = u.detach().double(), x.detach().double()
+    mask = with_absent(structure, u, mask)
     _, t = check_temperature(temperature, wide, batch_shape, event_dim)
     if isinstance(regularizer, ExponentialFamilyEntropy):
         if log is not None:
@@ -83,7 +85,7 @@ def _gap(
     else:
         check_point(log, u, "log")
         slope, divergence = _from_log(regularizer, point, log.detach().double())
-    direction = wide - t * slope
+    direction = (wide if masked is None else torch.where(masked.allowed, wide, 0.0)) - t * slope
     if masked is None:
         best = structure.argmax(direction, **parameters)
     else:

@@ -15,6 +15,7 @@ from sst_cvx.arguments import check_utilities
 from sst_cvx.errors import SolveError
 from sst_cvx.once import without_autocast
 from sst_cvx.paths import opaque
+from sst_cvx.paths.absent import without_absent
 from sst_cvx.paths.base import Batch, Path
 from sst_cvx.paths.fast.registry import FastPathFunction, find_logarithm
 from sst_cvx.paths.interior_point.path import InteriorPointPath
@@ -130,13 +131,13 @@ def log_soft_argmax(soft: Any, u: torch.Tensor, temperature: Any, mask: Any, par
     shape = check_utilities(u, structure.event_shape)
     with without_autocast(u.device.type):
         masked = None if mask is None else structure.check_mask(mask, u.shape, u.device).flat()
-        batch = Batch.of(structure, u, temperature, masked, parameters, shape)
+        batch = without_absent(structure, Batch.of(structure, u, temperature, masked, parameters, shape))
         if not u.numel():
             return u * 0
-        if masked is None:
+        if batch.mask is None:
             x = logarithm(batch)
         elif logarithm.by_tensors:
-            x = torch.where(masked.allowed, logarithm(batch), -math.inf)
+            x = torch.where(batch.mask.allowed, logarithm(batch), -math.inf)
         else:
             x = _by_faces(soft, batch)
         return batch.spoiled(x, soft).reshape(u.shape).to(u.dtype)
