@@ -38,7 +38,7 @@ class Absent(ValueError):
 
 def surely_finite(x: torch.Tensor) -> bool:
     """Whether the sum of all entries is finite, and so is every entry: one pass. False says nothing, sums overflow."""
-    return math.isfinite(x.detach().sum())
+    return math.isfinite(x.detach().sum().item())
 
 
 def check_finite(x: torch.Tensor, name: str, *, at: Callable[[tuple[int, ...]], tuple[int, ...]] | None = None) -> None:

@@ -146,7 +146,7 @@ class Batch:
     def over_temperature(self, u: torch.Tensor) -> torch.Tensor:
         """u / t for other utilities of this shape, finite."""
         t = self.t.reshape(-1, *[1] * (u.dim() - 1)) if isinstance(self.t, torch.Tensor) else self.t
-        scaled = u / t
+        scaled = u if isinstance(t, float) and t == 1.0 else u / t
         if self.faults is not None:
             self.faults.add_not_finite(scaled, "utilities / temperature must be finite, but are not for {elements}.")
             return scaled

@@ -131,7 +131,9 @@ def log_soft_argmax(soft: Any, u: torch.Tensor, temperature: Any, mask: Any, par
     shape = check_utilities(u, structure.event_shape)
     with without_autocast(u.device.type):
         masked = None if mask is None else structure.check_mask(mask, u.shape, u.device).flat()
-        batch = without_absent(structure, Batch.of(structure, u, temperature, masked, parameters, shape))
+        batch = Batch.of(structure, u, temperature, masked, parameters, shape)
+        if batch.faults is None or logarithm.by_tensors:
+            batch = without_absent(structure, batch)
         if not u.numel():
             return u * 0
         if batch.mask is None:
