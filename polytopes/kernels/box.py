@@ -11,3 +11,18 @@ def box_violation(x: torch.Tensor, least: int, most: int, items: int | None = No
     total = x[..., :items].sum(-1)
     outside = torch.maximum(-x, x - 1).amax(-1)
     return torch.maximum(outside, torch.maximum(least - total, total - most) / (1 + most))
+
+
+def within_box(x: torch.Tensor, least: int, most: int, tolerance: float) -> bool:
+    """Whether no violation of points ``(batch, n)`` exceeds the tolerance, by extreme entries and sums; False says
+    nothing."""
+    if torch._C._are_functorch_transforms_active() or not x.numel():
+        return False
+    low, high = x.aminmax()
+    if not (bool(low >= -tolerance) and bool(high <= 1 + tolerance)):
+        return False
+    if least <= 0 and most >= x.shape[-1]:
+        return True
+    low, high = x.sum(-1).aminmax()
+    room = tolerance * (1 + most)
+    return bool(low >= least - room) and bool(high <= most + room)

@@ -92,7 +92,7 @@ def _gap(
         best = structure.masked_argmax(direction, masked.allowed)
         direction, divergence = (torch.where(masked.allowed, part, 0.0) for part in (direction, divergence))
     linear, room, rest = (
-        part.reshape(*batch_shape, structure.variable.size).sum(-1)
+        part.reshape(*batch_shape, structure.event_size).sum(-1)
         for part in (direction * (best - point), direction.abs() * e, t * divergence)
     )
     return linear.sign() * (linear.abs() - room).clamp(min=0.0) + rest

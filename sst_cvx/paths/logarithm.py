@@ -89,7 +89,7 @@ class Logarithm:
         assert self._polytope is not None
         batch.check_finite()
         wide = batch.to(batch.u.device, torch.float64)
-        u, t = wide.u.reshape(len(wide), self._structure.variable.size), wide.temperatures
+        u, t = wide.u.reshape(len(wide), self._structure.event_size), wide.temperatures
         try:
             u = u * (t.detach() / t)[:, None]
             x = self._polytope.logarithms(u, t.detach(), wide.parameters, wide.elements)

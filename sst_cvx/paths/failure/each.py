@@ -170,7 +170,7 @@ def _status(structure: Any, batch: Batch, row: int, message: str) -> str:
         return "failed"
     values = {name: v[row].detach().numpy() for name, v in batch.parameters.items()}
     try:
-        structure.declared_hull.oracle(np.zeros((1, structure.variable.size)), [values])
+        structure.declared_hull.oracle(np.zeros((1, structure.event_size)), [values])
     except SolveError as error:
         return "infeasible" if "infeasible" in error.status[0] else "failed"
     return "failed"
