@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from sst_cvx import native
+
+_SMALL = 10_000  # entries up to which a compiled loop beats a few operations
+
 
 def box_violation(x: torch.Tensor, least: int, most: int, items: int | None = None) -> torch.Tensor:
     """How far points ``(*batch, n)`` are outside of 0 <= x <= 1, and their sum outside of [least, most], relative to
@@ -18,11 +22,15 @@ def within_box(x: torch.Tensor, least: int, most: int, tolerance: float) -> bool
     nothing."""
     if torch._C._are_functorch_transforms_active() or not x.numel():
         return False
+    room = tolerance * (1 + most)
+    if x.numel() <= _SMALL and native.serves(x):
+        from polytopes.kernels.native.box import holds
+
+        return holds(native.array(x), least, most, tolerance, room)
     low, high = x.aminmax()
-    if not (bool(low >= -tolerance) and bool(high <= 1 + tolerance)):
+    if not (low.item() >= -tolerance and high.item() <= 1 + tolerance):
         return False
     if least <= 0 and most >= x.shape[-1]:
         return True
     low, high = x.sum(-1).aminmax()
-    room = tolerance * (1 + most)
-    return bool(low >= least - room) and bool(high <= most + room)
+    return low.item() >= least - room and high.item() <= most + room
