@@ -20,6 +20,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
+from torch.autograd import forward_ad
 
 from polytopes.kernels.dag_order import Nodes, Sweep, closure, incoming, levels, sweep, topological
 from polytopes.kernels.log_weights import ABSENT, draw_one
@@ -122,6 +123,8 @@ class PathGraph:
         dtype = dtype or scores.dtype
         graph, padded = self._prepared(scores)
         traced = torch.compiler.is_dynamo_compiling()
+        if not _is_differentiated(padded) and native.serves(padded):
+            return graph._compiled_values(padded, None)[self.target].to(dtype).reshape(scores.shape[:-1])
         values, _ = graph._traced_values(padded, dtype) if traced else _Values.apply(padded, graph, dtype)
         return values[self.target].to(dtype).reshape(scores.shape[:-1])
 
@@ -183,10 +186,10 @@ class PathGraph:
         return rows
 
     def _prepared(self, scores: torch.Tensor) -> tuple[PathGraph, torch.Tensor]:
-        """This graph on the scores' device; the scores ``(edges + 1, batch)``, padded, with no way along dead edges."""
-        graph = self.on(scores.device)
+        """This graph on the scores' device; the scores ``(edges + 1, batch)``, padded by an edge that is no way. Those
+        of dead edges are never read."""
         flat = scores.reshape(scores.shape[:-1].numel(), self.edges).T
-        return graph, torch.nn.functional.pad(flat, (0, 0, 0, 1)).index_fill(0, graph._dead, ABSENT)
+        return self.on(scores.device), torch.nn.functional.pad(flat, (0, 0, 0, 1), value=ABSENT)
 
     def _values(self, padded: torch.Tensor, best: bool, share: torch.Tensor | None = None) -> torch.Tensor:
         """Values of all vertices and of the padding, ``(vertices + 1, batch)``, float64, from the source on."""
@@ -203,13 +206,14 @@ class PathGraph:
             share[-1] = 0.0
         return values
 
-    def _compiled_values(self, padded: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-        """Log-sums, and shares into zeros, by compiled kernels."""
+    def _compiled_values(self, padded: torch.Tensor, share: torch.Tensor | None) -> torch.Tensor:
+        """Log-sums, and shares into zeros if these are given, by compiled kernels."""
         from polytopes.kernels.native import dag
 
         order, start, edges, tails = self._nodes.arrays
         scores, batch = padded.detach().double(), padded.shape[1]
-        wide = share if share.dtype == torch.float64 else torch.zeros_like(share, dtype=torch.float64)
+        wide = scores.new_empty(0, batch) if share is None else share
+        wide = wide if wide.dtype == torch.float64 else torch.zeros_like(wide, dtype=torch.float64)
         values = scores.new_full((self.vertices + 1, batch), ABSENT)
         values[self.source] = 0.0
         part = scores.new_empty(min(len(edges), max(self._nodes.widest, _PART // max(batch, 1))), batch)
@@ -220,7 +224,7 @@ class PathGraph:
             part[: start[high] - start[low]].exp_()
             dag.shared(low, high, order, start, edges, tails, numbers, ways, total, part.numpy(), wide.numpy())
             low = high
-        if wide is not share:
+        if share is not None and wide is not share:
             share.copy_(wide)
         return values
 
@@ -298,6 +302,11 @@ def _take(rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return rows.index_select(0, index.flatten()).reshape(*index.shape, -1)
 
 
+def _is_differentiated(x: torch.Tensor) -> bool:
+    """By autograd, backwards or forwards."""
+    return (torch.is_grad_enabled() and x.requires_grad) or forward_ad._current_level >= 0
+
+
 def _log_sum(terms: torch.Tensor) -> torch.Tensor:
     if len(terms) == 1:
         return terms[0].clone()
@@ -320,14 +329,20 @@ class _Values(Function, one_by_one=True):
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
         padded, ctx.graph, _ = inputs
         ctx.dtype = padded.dtype
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(output[1])
         ctx.save_for_forward(output[1])
 
     @staticmethod
-    def backward(ctx: Any, of_values: torch.Tensor, of_share: torch.Tensor) -> tuple:  # type: ignore[override]
+    def backward(ctx: Any, of_values: Any, of_share: Any) -> tuple:  # type: ignore[override]
         graph, (share,) = ctx.graph, ctx.saved_tensors
+        given = share.new_zeros(graph.vertices + 1, share.shape[1]) if of_values is None else of_values
+        source = given.to(share.dtype)
+        if of_share is None:
+            x = share * _take(_Linear.apply(share, source, graph, True), graph._heads)
+            return x.to(ctx.dtype), None, None
         entry = share * of_share  # d share = share (d value(tail) + d score - d value(head))
-        source = of_values.to(share.dtype).index_add(0, graph._tails, entry).index_add(0, graph._heads, -entry)
+        source = source.index_add(0, graph._tails, entry).index_add(0, graph._heads, -entry)
         x = share * _take(_Linear.apply(share, source, graph, True), graph._heads) + entry
         return x.to(ctx.dtype), None, None
 

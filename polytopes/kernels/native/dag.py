@@ -45,7 +45,8 @@ def missed(low, order, start, edges, tails, scores, values, ways, part):  # type
 
 @compiled
 def shared(low, high, order, start, edges, tails, values, ways, total, part, share):  # type: ignore[no-untyped-def]
-    """The run from exponentials to shares, and from best values to log-sums; ``ways`` and ``total`` are 1 again."""
+    """The run from exponentials to shares, unless ``share`` is empty, and from best values to log-sums; ``ways`` and
+    ``total`` are 1 again."""
     batch = part.shape[1]
     for i in range(low, high):
         v = order[i]
@@ -56,7 +57,7 @@ def shared(low, high, order, start, edges, tails, values, ways, total, part, sha
             for k in range(batch):
                 part[p, k] *= total[t, k]
                 total[v, k] += part[p, k]
-        for j in range(start[i], start[i + 1]):
+        for j in range(start[i], start[i + 1] if len(share) else start[i]):
             e, p = edges[j], j - start[low]
             for k in range(batch):
                 share[e, k] = part[p, k] / total[v, k]
