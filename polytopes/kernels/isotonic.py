@@ -56,10 +56,16 @@ def project_on_permutations(z: torch.Tensor, weights: torch.Tensor) -> torch.Ten
         return _Ranked.apply(z, weights, None)[0]
     z, order = z.sort(dim=-1, descending=True)
     ordered, w = z.double(), weights.to(z.device, torch.float64)
-    blocks = _Blocks(joined_to_last(ordered.detach() - w, torch.ones_like(w), PLAIN))
-    d = ordered - blocks.first(ordered)  # exact differences: items alone in their block are exactly at a weight
-    x = d + blocks.sum(w - d) / blocks.sum(torch.ones_like(d))
+    x = project_sorted(ordered, w)
     return torch.zeros_like(x).scatter(-1, order, x).to(z.dtype)
+
+
+def project_sorted(z: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """The same where z ``(*batch, n)`` and the weights, ``(n,)`` or ``(*batch, n)``, are in order already, from the
+    largest, and of float64; differentiable in both."""
+    blocks = _Blocks(joined_to_last(z.detach() - w.detach(), z.new_ones(z.shape[-1]), PLAIN))
+    d = z - blocks.first(z)  # exact differences: items alone in their block are exactly at a weight
+    return d + blocks.sum(w - d) / blocks.sum(torch.ones_like(d))
 
 
 def entropic_on_permutations(z: torch.Tensor, weights: torch.Tensor, positive: int) -> torch.Tensor:
@@ -159,7 +165,6 @@ def joined_to_last(y: torch.Tensor, mass: torch.Tensor, mean: Mean) -> torch.Ten
     Of values ``(*batch, n)`` with masses ``(n,)``, by blocks that have the weighted mean; bool ``(*batch, n)``. Only
     violators are joined: equal neighbours that need no other value are blocks of their own, which do not move together.
     """
-    n = y.shape[-1]
     if mean is PLAIN and native.serves(y):
         return _joined_by_compiled(y)
     if mean is PLAIN and _suits_scipy(y):
