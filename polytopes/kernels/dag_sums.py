@@ -158,8 +158,8 @@ class PathGraph:
         return graph._trace(graph._values(padded, best=False), padded, draw).T.reshape(scores.shape)
 
     def imbalance(self, x: torch.Tensor) -> torch.Tensor:
-        """Largest excess of what leaves a vertex over what enters it, beyond its supply: of x ``(batch, edges)``,
-        ``(batch,)``."""
+        """Largest excess of what leaves a vertex over what enters it, beyond its supply and relative to 1 + that: of x
+        ``(batch, edges)``, ``(batch,)``."""
         graph = self.on(x.device)
         padded = torch.nn.functional.pad(x, (0, 1))
         flow = x.new_zeros(*x.shape[:-1], self.vertices + 1)
@@ -167,7 +167,7 @@ class PathGraph:
         ends = torch.arange(self.vertices, device=x.device)
         supply = (ends == self.source).to(x.dtype) - (ends == self.target).to(x.dtype)
         dead = torch.nn.functional.pad(x, (0, 1)).index_select(-1, graph._dead)
-        return torch.maximum((flow - supply).abs().amax(-1), dead.abs().amax(-1))
+        return torch.maximum(((flow - supply).abs() / (1 + supply.abs())).amax(-1), dead.abs().amax(-1))
 
     def count(self) -> int:
         """Number of paths, to the precision of float64."""
