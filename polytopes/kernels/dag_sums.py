@@ -121,10 +121,10 @@ class PathGraph:
         (by default that of the scores).
         """
         dtype = dtype or scores.dtype
-        graph, padded = self._prepared(scores)
         traced = torch.compiler.is_dynamo_compiling()
-        if not _is_differentiated(padded) and native.serves(padded):
-            return graph._compiled_values(padded, None)[self.target].to(dtype).reshape(scores.shape[:-1])
+        if not traced and not _is_differentiated(scores) and native.serves(scores):
+            return self._compiled_log_sum(scores).to(dtype)
+        graph, padded = self._prepared(scores)
         values, _ = graph._traced_values(padded, dtype) if traced else _Values.apply(padded, graph, dtype)
         return values[self.target].to(dtype).reshape(scores.shape[:-1])
 
@@ -206,14 +206,22 @@ class PathGraph:
             share[-1] = 0.0
         return values
 
-    def _compiled_values(self, padded: torch.Tensor, share: torch.Tensor | None) -> torch.Tensor:
-        """Log-sums, and shares into zeros if these are given, by compiled kernels."""
+    def _compiled_log_sum(self, scores: torch.Tensor) -> torch.Tensor:
+        """``log_sum`` in float64, without what its derivatives need."""
+        from polytopes.kernels.native import dag
+
+        rows = native.array(scores.reshape(scores.shape[:-1].numel(), self.edges).double())
+        values, terms, found = np.zeros(self.vertices), np.empty(self._nodes.widest), np.empty(len(rows))
+        dag.log_sums(*self._nodes.arrays, self.target, rows, values, terms, found)
+        return torch.from_numpy(found).reshape(scores.shape[:-1])
+
+    def _compiled_values(self, padded: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+        """Log-sums, and shares into zeros, by compiled kernels."""
         from polytopes.kernels.native import dag
 
         order, start, edges, tails = self._nodes.arrays
         scores, batch = padded.detach().double(), padded.shape[1]
-        wide = scores.new_empty(0, batch) if share is None else share
-        wide = wide if wide.dtype == torch.float64 else torch.zeros_like(wide, dtype=torch.float64)
+        wide = share if share.dtype == torch.float64 else torch.zeros_like(share, dtype=torch.float64)
         values = scores.new_full((self.vertices + 1, batch), ABSENT)
         values[self.source] = 0.0
         part = scores.new_empty(min(len(edges), max(self._nodes.widest, _PART // max(batch, 1))), batch)
@@ -224,7 +232,7 @@ class PathGraph:
             part[: start[high] - start[low]].exp_()
             dag.shared(low, high, order, start, edges, tails, numbers, ways, total, part.numpy(), wide.numpy())
             low = high
-        if share is not None and wide is not share:
+        if wide is not share:
             share.copy_(wide)
         return values
 
