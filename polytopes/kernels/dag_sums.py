@@ -6,7 +6,10 @@ value(head)), the share of a vertex's sum that enters by edge e, derivatives of 
 
     lambda_tail = g_tail + sum over outgoing edges of p_e lambda_head        (first, and its own transpose for more)
 
-so that marginals and their derivatives cost one or two sweeps of multiplications, without exponentials.
+so that marginals and their derivatives cost one or two sweeps of multiplications, without exponentials. On the CPU the
+sweeps are compiled (``native/dag.py``).
+
+Over 300 lines on purpose: every sweep stands beside its twin and its derivatives.
 """
 
 from __future__ import annotations
