@@ -84,7 +84,7 @@ class Path(sst.Structure, final=True):
         return self.violation_by_tensors(x.double())
 
     def violation_by_tensors(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.maximum(self._graph.imbalance(x) / 2, -x.amin(-1))
+        return torch.maximum(self._graph.imbalance(x), -x.amin(-1))
 
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """A path drawn with probability proportional to exp <u, x>, exact: same shape, dtype and device as ``u``."""
