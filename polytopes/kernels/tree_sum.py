@@ -26,11 +26,14 @@ from polytopes.kernels.best_tree import best_tree
 from polytopes.kernels.log_weights import ABSENT
 from polytopes.kernels.tree_elimination import eliminated, eliminated_marginals, eliminated_weights
 from polytopes.kernels.tree_log_elimination import log_domain_marginals, log_domain_sum
+from polytopes.kernels.tree_native import compiled_marginals, compiled_sum
+from sst_cvx import native
 from sst_cvx.autodiff import gradient
 from sst_cvx.host import stops_early
 
 _NEAR = 11.0  # least log-share of the root's edge for LAPACK, which loses exp(_NEAR) of its digits
 _RANGE = 500.0  # least log-mass of a vertex during elimination on weights
+_COMPILED = 1000  # vertices up to which compiled elimination is faster, whatever the range
 _OVERFLOW = 100.0  # most by which another edge of a single root may exceed the one into vertex 1
 
 
@@ -48,6 +51,9 @@ def log_tree_sum(w: torch.Tensor, single_root: bool = False) -> torch.Tensor:
     """
     if not stops_early(w):
         return log_domain_sum(w.double(), single_root and w.shape[-1] > 2).to(w.dtype)
+    if _compiled(w):
+        flat = w.double().reshape(w.shape[:-2].numel(), *w.shape[-2:])
+        return compiled_sum(flat, single_root and w.shape[-1] > 2).to(w.dtype).reshape(w.shape[:-2])
     flat, single_root, start = _prepared(w, single_root)
     scaled, shift = _scaled(flat if start is None else _with_first(flat, start), single_root)
     total = _by_range(scaled, single_root, (_determinant, eliminated_weights, _eliminated_from_best))
@@ -61,10 +67,17 @@ def tree_marginals(w: torch.Tensor, single_root: bool = False) -> torch.Tensor:
     """
     if not stops_early(w):
         return log_domain_marginals(w.double(), single_root and w.shape[-1] > 2).to(w.dtype)
+    if _compiled(w):
+        flat = w.double().reshape(w.shape[:-2].numel(), *w.shape[-2:])
+        return compiled_marginals(flat, single_root and w.shape[-1] > 2).to(w.dtype).reshape(w.shape)
     flat, single_root, start = _prepared(w, single_root)
     scaled, _ = _scaled(flat if start is None else _with_first(flat, start), single_root)
     x = _by_range(scaled, single_root, (_by_inverse, eliminated_marginals, _marginals_from_best))
     return (x if start is None else _with_first(x, start)).to(w.dtype).reshape(w.shape)
+
+
+def _compiled(w: torch.Tensor) -> bool:
+    return native.serves(w) and w.shape[-1] <= _COMPILED
 
 
 def places(edge_index: torch.Tensor, n: int) -> torch.Tensor:
