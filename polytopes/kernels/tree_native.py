@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from polytopes.kernels.log_weights import ABSENT
+from polytopes.kernels.tree_elimination import eliminated
 from polytopes.kernels.tree_log_elimination import (
     exchanged,
     log_domain_marginals,
@@ -37,7 +39,7 @@ class _Sum(Function):
     def forward(w: torch.Tensor, single_root: bool) -> torch.Tensor:
         from polytopes.kernels.native.trees import sums
 
-        return _answered(sums, log_domain_sum, (w,), single_root, w.new_empty(len(w)))
+        return _answered(sums, _log_domain_sum, (w,), single_root, w.new_empty(len(w)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
@@ -61,7 +63,7 @@ class _Marginals(Function):
     def forward(w: torch.Tensor, single_root: bool) -> torch.Tensor:
         from polytopes.kernels.native.trees import marginals
 
-        return _answered(marginals, log_domain_marginals, (w,), single_root, torch.empty_like(w))
+        return _answered(marginals, _log_domain_marginals, (w,), single_root, torch.empty_like(w))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
@@ -78,6 +80,25 @@ class _Marginals(Function):
         return _product(ctx.saved_tensors[0], tangent, ctx.single_root)
 
 
+def _log_domain_sum(w: torch.Tensor, single_root: bool) -> torch.Tensor:
+    relative, shift = _relative(w, single_root)
+    return shift + (log_domain_sum if single_root else eliminated)(relative, single_root)  # the latter is shorter
+
+
+def _log_domain_marginals(w: torch.Tensor, single_root: bool) -> torch.Tensor:
+    return log_domain_marginals(_relative(w, single_root)[0], single_root)
+
+
+def _relative(w: torch.Tensor, single_root: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-weights less the best into every vertex, for their digits, and what this takes off the log of every tree."""
+    ignored = torch.eye(w.shape[-1], dtype=torch.bool)
+    ignored[:, 0] = True
+    w = w.masked_fill(ignored, ABSENT)
+    best = w.detach()[:, int(single_root) :].amax(1)
+    best = torch.where(best > ABSENT / 2, best, 0.0)
+    return torch.where(w > ABSENT / 2, w - best[:, None], ABSENT), best.sum(1)
+
+
 def _product(w: torch.Tensor, v: torch.Tensor, single_root: bool) -> torch.Tensor:
     """Of the marginals' Jacobian with v."""
     if torch.is_grad_enabled() or not native.serves(v) or not native.serves(w):  # it may be differentiated itself
@@ -88,6 +109,7 @@ def _product(w: torch.Tensor, v: torch.Tensor, single_root: bool) -> torch.Tenso
 
 
 def _log_domain_product(w: torch.Tensor, v: torch.Tensor, single_root: bool) -> torch.Tensor:
+    w, _ = _relative(w, single_root)
     if not single_root:
         return marginals_along(w, v, 0)
     start = widest_start(w)
