@@ -73,9 +73,7 @@ def compiled_spanning_trees(u: torch.Tensor, ends: torch.Tensor, n: int) -> torc
     return x.to(u.dtype)
 
 
-def compiled_arborescences(
-    u: torch.Tensor, ends: torch.Tensor, n: int, free: bool, single_root: bool
-) -> torch.Tensor:
+def compiled_arborescences(u: torch.Tensor, ends: torch.Tensor, n: int, free: bool, single_root: bool) -> torch.Tensor:
     """Maximum spanning arborescences from vertex 0, 0/1 like utilities ``(batch, edges)``, for which ``native.serves``.
 
     With ``free``, vertex 0 also has an edge of utility 0 to all others.
@@ -96,7 +94,8 @@ def _prepared(w: torch.Tensor, single_root: bool) -> torch.Tensor:
         present = torch.isfinite(w)
         most = w.masked_fill(~present, -torch.inf).flatten(1).amax(1)
         least = w.masked_fill(~present, torch.inf).flatten(1).amin(1)
-        w[:, 0] -= w.shape[-1] * (1 + most - least)[:, None]
+        span = torch.where(most > least, most - least, 1.0)  # small where utilities are, for the digits of the root's
+        w[:, 0] -= w.shape[-1] * span[:, None]
     return w
 
 

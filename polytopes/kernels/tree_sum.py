@@ -33,7 +33,10 @@ from sst_cvx.host import stops_early
 
 _NEAR = 11.0  # least log-share of the root's edge for LAPACK, which loses exp(_NEAR) of its digits
 _RANGE = 500.0  # least log-mass of a vertex during elimination on weights
-_COMPILED, _COMPILED_TWICE = 100, 20  # vertices up to which compiled elimination is faster than LAPACK; with derivatives
+_COMPILED, _COMPILED_TWICE = (
+    100,
+    20,
+)  # vertices up to which compiled elimination is faster than LAPACK; with derivatives
 _OVERFLOW = 100.0  # most by which another edge of a single root may exceed the one into vertex 1
 
 

@@ -77,7 +77,9 @@ def _nearest(argmax: Oracle, y: torch.Tensor, complete: bool) -> tuple[torch.Ten
     unit = torch.where(unit > 0, unit, 1.0)
 
     def oracle(direction: torch.Tensor, elements: torch.Tensor) -> torch.Tensor:
-        return (argmax(direction, elements) - origin[elements]) / unit[elements]
+        everyone = len(elements) == len(origin)  # each once, in order: no copies
+        start, size = (origin, unit) if everyone else (origin[elements], unit[elements])
+        return (argmax(direction, elements) - start).div_(size)
 
     target = (y - origin) / unit
     if native.serves(y):
@@ -114,8 +116,17 @@ def _solved_by_loops(oracle: Oracle, target: torch.Tensor) -> tuple[SparseCorral
         v, told = oracle(target[elements] - x[elements], elements), np.empty(len(running), np.int64)
         corral.reserve()
         while offer(
-            running, native.array(v), goal, native.array(x), *corral.vertices, corral.inverse, corral.used, newest,
-            stalls, limits, told,
+            running,
+            native.array(v),
+            goal,
+            native.array(x),
+            *corral.vertices,
+            corral.inverse,
+            corral.used,
+            newest,
+            stalls,
+            limits,
+            told,
         ):
             corral.widen()
         if (told == WORSE).any():

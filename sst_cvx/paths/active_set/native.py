@@ -58,7 +58,7 @@ def offer(rows, v, target, x, index, value, size, inverse, used, newest, stalls,
     progress; the number of steps without it; the distance that is independence. Returns whether a vertex has too many
     values for its place, which is to be seen to first: nothing is done then.
     """
-    n, slots = target.shape[1], used.shape[1]
+    n = target.shape[1]
     if _too_wide(v, index.shape[2]):
         return True
     for r in range(len(rows)):

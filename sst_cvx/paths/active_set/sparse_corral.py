@@ -17,6 +17,9 @@ class SparseCorral:
     def __init__(self, batch: int, n: int, slots: int = 8, width: int = 32):
         width = min(n, width)
         self.n = n
+        self.size: np.ndarray
+        self.used: np.ndarray
+        self.weights: np.ndarray
         self.index, self.value = np.zeros((batch, slots, width), np.int64), np.zeros((batch, slots, width))
         self.size, self.used = np.zeros((batch, slots), np.int64), np.zeros((batch, slots), np.bool_)
         self.weights, self.inverse = np.zeros((batch, slots)), np.zeros((batch, slots, slots))
@@ -55,7 +58,8 @@ class SparseCorral:
         h = torch.empty(len(rows), slots, slots, dtype=torch.float64)
         gram(rows, self.n, *self.vertices, self.used, native.array(h))
         inverse = torch.linalg.inv_ex(h).inverse.numpy()
-        both = self.used[rows][:, :, None] & self.used[rows][:, None]
+        used = self.used[rows]
+        both = np.logical_and(used[:, :, None], used[:, None])
         self.inverse[rows] = 0.5 * (inverse + inverse.transpose(0, 2, 1)) * both
 
     @property
@@ -64,7 +68,9 @@ class SparseCorral:
 
     def dense(self) -> Corral:
         """The same with full vertices, in as many slots as are used."""
-        order = np.argsort(~self.used, axis=1, kind="stable")[:, : max(1, int(self.used.sum(1).max(initial=0)))]
+        order = np.argsort(np.logical_not(self.used), axis=1, kind="stable")[
+            :, : max(1, int(self.used.sum(1).max(initial=0)))
+        ]
         rows = np.arange(len(order))[:, None]
         index, value, size = self.index[rows, order], self.value[rows, order], self.size[rows, order]
         value = np.where(np.arange(index.shape[2]) < size[..., None], value, 0.0)
