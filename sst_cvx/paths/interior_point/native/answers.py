@@ -31,7 +31,7 @@ def solve(
     found = (w, y, side, accepted, steps)
     values, out = _values(tables, core), (part.numpy() for part in found)
     parts = (tables.schedules, tables.start, tables.weights, values)
-    solve_all(tables.hull, tables.rules, tables.tolerances, *parts, *given, *out)
+    solve_all(tables.hull, *parts, *given, *out)
     return Solution(w, y, side, accepted), steps
 
 
@@ -53,7 +53,7 @@ def differentiate(
     asked = np.zeros((0, q.shape[1])) if probes is None else native.array(probes)
     given = [native.array(part) for part in (inverse_curvature, t.reshape(-1), free, p, q, unit)]
     values, out = _values(tables, core), (part.numpy() for part in found)
-    differentiate_all(tables.hull, tables.tolerances, values, *given, asked, *out)
+    differentiate_all(tables.hull, values, *given, asked, *out)
     return found
 
 

@@ -1,4 +1,4 @@
-"""The loops over elements."""
+"""The loops over elements: what Python calls, and what is kept on disk."""
 
 from __future__ import annotations
 
@@ -7,146 +7,162 @@ from math import inf, isfinite
 import numpy as np
 
 from sst_cvx.native import compiled
+from sst_cvx.paths.interior_point.native import layout as at
 from sst_cvx.paths.interior_point.native.active import factor_active, refined
+from sst_cvx.paths.interior_point.native.inner import inner
 from sst_cvx.paths.interior_point.native.interior import run
+from sst_cvx.paths.interior_point.native.layout import Room
 from sst_cvx.paths.interior_point.native.polish import polish
 from sst_cvx.paths.interior_point.native.systems import residual
-from sst_cvx.paths.interior_point.native.types import Element, Point, Space
 
 
-@compiled
-def _space(hull, columns, barriers):
-    rows = hull.slack.shape[0]
-    equal = 0
-    for i in range(rows):
-        equal += hull.slack[i] < 0
-    size, inner = max(rows, hull.structural), equal if hull.condensed else 0
-    c, r = np.empty((9, columns)), np.empty((6, rows))
-    e, b = np.empty((2, hull.events)), np.empty((4, barriers))
-    return Space(
-        np.empty((size, size)), np.empty((inner, hull.structural)), np.empty((inner, inner)),
-        c[0], np.empty(rows, np.bool_), c[1], r[0], c[2], r[1], c[3], r[2], c[4], r[3], e[0], e[1],
-        c[5], r[4], b[0], b[1], b[2], b[3], c[6], c[7], c[8], r[5],
-    )  # fmt: skip
+@inner
+def _room(hull, columns, barriers):
+    """For one element after the other; arrays of the hull as ``tables.Tables.hull`` has them."""
+    rows, entries, starts, barrier, sign, numbers, structural, events, condensed = hull
+    count, equal = rows.shape[1] - 1, 0
+    for i in range(count):
+        equal += rows[at.SLACK, i] < 0
+    size = max(count, structural)
+    matrix = np.empty((size + 2 * equal if condensed else size, size))
+    b = np.empty((at.BARRIER_ARRAYS, barriers))
+    for i in range(barriers):
+        b[at.SIGN, i] = sign[i]
+    c, r = np.empty((at.COLUMN_ARRAYS, columns)), np.empty((at.ROW_ARRAYS, count))
+    return Room(rows, entries, starts, numbers, barrier, numbers.copy(), c, r, b, matrix, structural, events, condensed)
 
 
-@compiled
-def _point(columns, rows, barriers):
-    return Point(np.empty(columns), np.empty(rows), np.empty(barriers), np.empty(columns))
+@inner
+def _of(s, values):
+    """The same room for an element with these entries."""
+    return Room(
+        s.rows,
+        s.entries,
+        s.starts,
+        values,
+        s.barrier,
+        s.k,
+        s.c,
+        s.r,
+        s.b,
+        s.matrix,
+        s.structural,
+        s.events,
+        s.condensed,
+    )
 
 
-@compiled
-def _start(element, start, w):
+@inner
+def _start(s, start):
     """A point to start from: as given, or between the bounds."""
-    for j in range(w.shape[0]):
-        low, high = element.lower[j], element.upper[j]
+    for j in range(s.c.shape[1]):
+        low, high = s.c[at.LOWER, j], s.c[at.UPPER, j]
         if start.shape[0]:
-            w[j] = start[j]
+            s.c[at.NEAR, j] = start[j]
         elif isfinite(low) and isfinite(high):
-            w[j] = 0.5 * (low + high)
+            s.c[at.NEAR, j] = 0.5 * (low + high)
         else:
-            w[j] = low + 1.0 if isfinite(low) else (high - 1.0 if isfinite(high) else 0.0)
+            s.c[at.NEAR, j] = low + 1.0 if isfinite(low) else (high - 1.0 if isfinite(high) else 0.0)
 
 
-@compiled
-def _pose(hull, rules, tol, element, u, t, weights, right, start):
-    """Utilities, temperatures and right sides of an element into its arrays, and its smallest temperature."""
-    events, shift = hull.events, 0.0
-    if rules.fixed_sum:
-        for i in range(events):
+@inner
+def _pose(s, u, t, weights):
+    """Utilities ``u`` and a temperature in their unit."""
+    shift, scale, least = 0.0, 0.0, inf
+    if s.k[at.FIXED_SUM] != 0.0:
+        for i in range(s.events):
             shift += u[i]
-        shift /= events
-    scale, least = 0.0, inf
+        shift /= s.events
     for i in range(weights.shape[0]):
         least = min(least, weights[i])
-    for i in range(events):
+    for i in range(s.events):
         scale = max(scale, abs(u[i] - shift))
     scale = max(scale, t * least)
-    element.linear[:] = 0.0
-    for i in range(events):
-        element.linear[i] = (u[i] - shift) / scale
-        element.temperature[i] = t / scale * weights[i if weights.shape[0] > 1 else 0]
-    for i in range(hull.place.shape[0]):
-        element.right[i] = right[hull.place[i]]
-    for j in range(element.pinned.shape[0]):
-        room = element.upper[j] - element.lower[j]
-        element.pinned[j] = room <= tol.no_room * (1.0 + abs(element.lower[j])) and isfinite(room)
-    for b in range(rules.sign.shape[0]):
-        j = rules.barrier[b]
-        element.ends[b] = rules.sign[b] * (element.lower[j] if rules.sign[b] > 0.0 else element.upper[j])
-        if rules.moves and element.pinned[j]:  # pinned columns do not move: their barriers keep a distance of 1
-            element.ends[b] = rules.sign[b] * start[j] - 1.0
-    return t / scale * least
+    s.c[at.LINEAR] = 0.0
+    for i in range(s.events):
+        s.c[at.LINEAR, i] = (u[i] - shift) / scale
+        s.c[at.TEMPERATURE, i] = t / scale * weights[i if weights.shape[0] > 1 else 0]
+    s.k[at.COLDEST] = t / scale * least
+
+
+@inner
+def _bound(s, right, bounds, start):
+    """Right sides, bounds, the point to start from, and the ends of the barriers."""
+    s.c[at.LOWER], s.c[at.UPPER] = bounds[0], bounds[1]
+    for i in range(s.r.shape[1]):
+        s.r[at.RIGHT, i] = right[s.rows[at.PLACE, i]]
+    for j in range(s.c.shape[1]):
+        room = s.c[at.UPPER, j] - s.c[at.LOWER, j]
+        closed = room <= s.k[at.NO_ROOM] * (1.0 + abs(s.c[at.LOWER, j])) and isfinite(room)
+        s.c[at.PINNED, j] = 1.0 if closed else 0.0
+    _start(s, start)
+    for b in range(s.b.shape[1]):
+        j, sign = s.barrier[b], s.b[at.SIGN, b]
+        s.b[at.ENDS, b] = sign * (s.c[at.LOWER, j] if sign > 0.0 else s.c[at.UPPER, j])
+        if s.k[at.MOVES] != 0.0 and s.c[at.PINNED, j] != 0.0:  # it does not move: its barriers keep a distance of 1
+            s.b[at.ENDS, b] = sign * s.c[at.NEAR, j] - 1.0
 
 
 @compiled
-def solve_all(hull, rules, tol, schedules, start, weights, values, u, t, right, bounds, w, y, side, accepted, steps):
+def solve_all(hull, schedules, start, weights, values, u, t, right, bounds, w, y, side, accepted, steps):
     """Solutions of all elements into the last five. ``values``, ``right`` and ``bounds`` may be one for all."""
-    columns, barriers = w.shape[1], rules.sign.shape[0]
-    rows, space = hull.slack.shape[0], _space(hull, columns, barriers)
-    near, point, first = _point(columns, rows, barriers), _point(columns, rows, barriers), np.empty(columns)
-    linear, temperature, ends = np.empty(columns), np.empty(hull.events), np.empty(barriers)
-    own, pinned = np.empty(rows), np.empty(columns, np.bool_)
+    room = _room(hull, w.shape[1], hull[3].shape[0])
     for e in range(u.shape[0]):
-        limits, numbers = bounds[e % bounds.shape[0]], values[e % values.shape[0]]
-        element = Element(numbers, linear, temperature, own, limits[0], limits[1], ends, pinned, 1.0)
-        _start(element, start, first)
-        coldest = _pose(hull, rules, tol, element, u[e], t[e], weights, right[e % right.shape[0]], first)
-        element = Element(numbers, linear, temperature, own, limits[0], limits[1], ends, pinned, coldest)
+        s = _of(room, values[e % values.shape[0]])
+        _pose(s, u[e], t[e], weights)
         steps[e], found = 0, -1
         for k in range(schedules.shape[0]):
-            near.w[:] = first
-            found = run(hull, rules, tol, element, space, near, schedules[k])
+            _bound(s, right[e % right.shape[0]], bounds[e % bounds.shape[0]], start)
+            found = run(s, schedules[k])
             steps[e] += abs(found)
             if found >= 0:
                 break
-        accepted[e] = found >= 0 and polish(hull, rules, tol, element, space, near, point)
+        accepted[e] = found >= 0 and polish(s)
         if accepted[e]:
-            w[e], side[e] = point.w, point.side
-            for i in range(rows):
-                y[e, hull.place[i]] = point.y[i]
+            w[e], side[e] = s.c[at.W], s.c[at.SIDE]
+            for i in range(s.r.shape[1]):
+                y[e, s.rows[at.PLACE, i]] = s.r[at.Y, i]
 
 
 @compiled
-def differentiate_all(hull, tol, values, inverse_curvature, t, free, p, q, unit, probes, dw, dy, error, reached):
+def differentiate_all(hull, values, inverse_curvature, t, free, p, q, unit, probes, dw, dy, error, reached):
     """dw and dy of the active systems for right sides p and q, and their errors, into the last four; whether free
     columns can take up the ``probes``, if there are any."""
-    columns, rows = p.shape[1], hull.slack.shape[0]
-    space = _space(hull, columns, 0)
+    room = _room(hull, p.shape[1], 0)
     for e in range(p.shape[0]):
-        numbers = values[e % values.shape[0]]
-        for j in range(columns):
-            d = 1.0 / (tol.proximal_active * t[e])
-            space.d[j] = (inverse_curvature[e, j] if j < hull.events else d) if free[e, j] else 0.0
-            space.p[j] = p[e, j] if space.d[j] != 0.0 else 0.0
-        for i in range(rows):
-            space.q[i] = q[e, hull.place[i]]
+        s = _of(room, values[e % values.shape[0]])
+        proximal = s.k[at.PROXIMAL_ACTIVE] * t[e]
+        for j in range(p.shape[1]):
+            s.c[at.D, j] = (inverse_curvature[e, j] if j < s.events else 1.0 / proximal) if free[e, j] else 0.0
+            s.c[at.P, j] = p[e, j] if s.c[at.D, j] != 0.0 else 0.0
+        for i in range(s.r.shape[1]):
+            s.r[at.Q, i] = q[e, s.rows[at.PLACE, i]]
         error[e], reached[e] = inf, True
-        if factor_active(hull, numbers, tol, space, t[e]):
-            error[e] = refined(hull, numbers, tol, space, unit[e], tol.refinements, tol.proximal_active * t[e])
-            dw[e] = space.dw
-            for i in range(rows):
-                dy[e, hull.place[i]] = space.dy[i]
+        if factor_active(s, t[e]):
+            error[e] = refined(s, unit[e], int(s.k[at.REFINEMENTS]), proximal)
+            dw[e] = s.c[at.DW]
+            for i in range(s.r.shape[1]):
+                dy[e, s.rows[at.PLACE, i]] = s.r[at.DY, i]
             if probes.shape[0]:
-                reached[e] = _reaches(hull, numbers, tol, space, probes[e])
+                reached[e] = _reaches(s, probes[e])
 
 
-@compiled
-def _reaches(hull, values, tol, space, probe):
+@inner
+def _reaches(s, probe):
     """Whether free columns can take up these right sides, by the factor that is there."""
-    rows, columns = hull.slack.shape[0], space.dw.shape[0]
-    size, right, dw = 1e-200, np.empty(rows), np.zeros(columns)
-    space.p[:] = 0.0
-    for i in range(rows):
-        right[i] = probe[hull.place[i]]
+    size, right, dw = 1e-200, s.r[at.RIGHT], s.c[at.W]
+    s.c[at.P], s.c[at.W] = 0.0, 0.0
+    for i in range(s.r.shape[1]):
+        right[i] = probe[s.rows[at.PLACE, i]]
         size = max(size, abs(right[i]))
-    for _ in range(tol.newton_refinements):
-        residual(hull, values, right, dw, space.q)
+    for _ in range(int(s.k[at.NEWTON_REFINEMENTS])):
+        residual(s, right, dw, s.r[at.Q])
         reached = True
-        for i in range(rows):
-            reached = reached and abs(space.q[i]) <= tol.reached * size
+        for i in range(s.r.shape[1]):
+            reached = reached and abs(s.r[at.Q, i]) <= s.k[at.REACHED] * size
         if reached:
             return True
-        refined(hull, values, tol, space, 1.0, 0, 0.0)
-        dw += space.dw
+        refined(s, 1.0, 0, 0.0)
+        for j in range(s.c.shape[1]):
+            dw[j] += s.c[at.DW, j]
     return False

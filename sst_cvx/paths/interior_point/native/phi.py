@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from math import exp, log
 
-from sst_cvx.native import compiled
+from sst_cvx.paths.interior_point.native.inner import inner
 
 EUCLIDEAN, CATEGORICAL, BINARY, TSALLIS = 0, 1, 2, 3
 TINY = 2.2250738585072014e-308
 
 
-@compiled
+@inner
 def slope(kind, alpha, x):
     """phi'(x)."""
     if kind == EUCLIDEAN:
@@ -22,7 +22,7 @@ def slope(kind, alpha, x):
     return (alpha * max(x, 0.0) ** (alpha - 1.0) - 1.0) / (alpha * (alpha - 1.0))
 
 
-@compiled
+@inner
 def curvature(kind, alpha, x):
     """phi''(x)."""
     if kind == EUCLIDEAN:
@@ -34,7 +34,7 @@ def curvature(kind, alpha, x):
     return max(x, TINY) ** (alpha - 2.0)
 
 
-@compiled
+@inner
 def inverse_curvature(kind, alpha, x):
     """1 / phi''(x)."""
     if kind == EUCLIDEAN:
@@ -46,7 +46,7 @@ def inverse_curvature(kind, alpha, x):
     return x ** (2.0 - alpha) if x > 0.0 else 0.0
 
 
-@compiled
+@inner
 def inverse_slope(kind, alpha, s):
     """The x with phi'(x) = s."""
     if kind == EUCLIDEAN:
@@ -58,7 +58,7 @@ def inverse_slope(kind, alpha, s):
     return max((alpha - 1.0) * s + 1.0 / alpha, 0.0) ** (1.0 / (alpha - 1.0))
 
 
-@compiled
+@inner
 def value(kind, alpha, x):
     """phi(x)."""
     if kind == EUCLIDEAN:

@@ -1,60 +1,61 @@
 """Newton systems of one element: products with M, the Schur complement of the rows, the condensed system.
 
-    [ diag(1 / d)  M' ] [ dw ]   [ p ]
-    [ M            0  ] [ dy ] = [ q ]
+[ diag(1 / d)  M' ] [ dw ]   [ p ]
+[ M            0  ] [ dy ] = [ q ]
 """
 
 from __future__ import annotations
 
 from math import sqrt
 
-from sst_cvx.native import compiled
+from sst_cvx.paths.interior_point.native import layout as at
+from sst_cvx.paths.interior_point.native.inner import inner
 
 
-@compiled
-def times(hull, values, w, out):
+@inner
+def times(s, w, out):
     """M w."""
     for i in range(out.shape[0]):
-        total = 0.0 if hull.slack[i] < 0 else w[hull.slack[i]]
-        for k in range(hull.row_start[i], hull.row_start[i + 1]):
-            total += values[hull.row_entry[k]] * w[hull.column[k]]
+        total = 0.0 if s.rows[at.SLACK, i] < 0 else w[s.rows[at.SLACK, i]]
+        for k in range(s.rows[at.START, i], s.rows[at.START, i + 1]):
+            total += s.values[k] * w[s.entries[at.COLUMN, k]]
         out[i] = total
 
 
-@compiled
-def transposed(hull, values, y, out):
+@inner
+def transposed(s, y, out):
     """M' y."""
-    for j in range(hull.structural):
+    for j in range(s.structural):
         total = 0.0
-        for k in range(hull.column_start[j], hull.column_start[j + 1]):
-            total += values[hull.column_entry[k]] * y[hull.row[k]]
+        for k in range(s.starts[j], s.starts[j + 1]):
+            total += s.values[s.entries[at.ENTRY, k]] * y[s.entries[at.ROW, k]]
         out[j] = total
     for i in range(y.shape[0]):
-        if hull.slack[i] >= 0:
-            out[hull.slack[i]] = y[i]
+        if s.rows[at.SLACK, i] >= 0:
+            out[s.rows[at.SLACK, i]] = y[i]
 
 
-@compiled
-def residual(hull, values, right, w, out):
+@inner
+def residual(s, right, w, out):
     """right - M w."""
-    times(hull, values, w, out)
+    times(s, w, out)
     for i in range(out.shape[0]):
         out[i] = right[i] - out[i]
 
 
-@compiled
-def dual_residual(hull, values, linear, y, out):
+@inner
+def dual_residual(s, linear, y, out):
     """linear - M' y."""
-    transposed(hull, values, y, out)
+    transposed(s, y, out)
     for j in range(out.shape[0]):
         out[j] = linear[j] - out[j]
 
 
-@compiled
-def cholesky(matrix, size):
+@inner
+def cholesky(matrix, first, size):
     """In place, of the upper triangle; zeros stay free. False: not positive definite."""
     for k in range(size):
-        upper = matrix[k]
+        upper = matrix[first + k]
         if not upper[k] > 0.0:
             return False
         root = sqrt(upper[k])
@@ -64,195 +65,195 @@ def cholesky(matrix, size):
         for i in range(k + 1, size):
             factor = upper[i]
             if factor != 0.0:
-                lower = matrix[i]
+                lower = matrix[first + i]
                 for j in range(i, size):
                     lower[j] -= factor * upper[j]
     return True
 
 
-@compiled
-def substitute(matrix, size, right):
+@inner
+def substitute(matrix, first, size, right):
     """The solution in place of a right side, by a Cholesky factor."""
     for k in range(size):
-        upper = matrix[k]
+        upper = matrix[first + k]
         known = right[k] / upper[k]
         right[k] = known
         if known != 0.0:
             for j in range(k + 1, size):
                 right[j] -= known * upper[j]
     for k in range(size - 1, -1, -1):
-        upper = matrix[k]
+        upper = matrix[first + k]
         total = right[k]
         for j in range(k + 1, size):
             total -= upper[j] * right[j]
         right[k] = total / upper[k]
 
 
-@compiled
-def factor_schur(hull, values, tol, space, floor):
+@inner
+def factor_schur(s, floor):
     """S = M diag(d) M' + floor of the rows that take part; of others, 1. False: it has no factor."""
-    matrix, d, take, rows = space.matrix, space.d, space.take, space.primal.shape[0]
-    ridge = tol.ridge
+    matrix, d, take, rows = s.matrix, s.c[at.D], s.r[at.TAKE], s.r.shape[1]
+    ridge = s.k[at.RIDGE]
     while True:
         for i in range(rows):
             for k in range(i, rows):
                 matrix[i, k] = 0.0
-            matrix[i, i] = floor if take[i] else 1.0
-            if take[i] and hull.slack[i] >= 0:
-                matrix[i, i] += d[hull.slack[i]]
-        for j in range(hull.structural):
+            matrix[i, i] = floor if take[i] != 0.0 else 1.0
+            if take[i] != 0.0 and s.rows[at.SLACK, i] >= 0:
+                matrix[i, i] += d[s.rows[at.SLACK, i]]
+        for j in range(s.structural):
             if d[j] == 0.0:
                 continue
-            for a in range(hull.column_start[j], hull.column_start[j + 1]):
-                i = hull.row[a]
-                if take[i]:
-                    scaled = d[j] * values[hull.column_entry[a]]
-                    for b in range(a, hull.column_start[j + 1]):
-                        if take[hull.row[b]]:
-                            matrix[i, hull.row[b]] += scaled * values[hull.column_entry[b]]
+            for a in range(s.starts[j], s.starts[j + 1]):
+                i = s.entries[at.ROW, a]
+                if take[i] != 0.0:
+                    scaled = d[j] * s.values[s.entries[at.ENTRY, a]]
+                    for b in range(a, s.starts[j + 1]):
+                        if take[s.entries[at.ROW, b]] != 0.0:
+                            matrix[i, s.entries[at.ROW, b]] += scaled * s.values[s.entries[at.ENTRY, b]]
         for i in range(rows):
             matrix[i, i] *= 1.0 + ridge
-        if cholesky(matrix, rows):
+        if cholesky(matrix, 0, rows):
             return True
-        if not ridge < tol.largest_ridge:
+        if not ridge < s.k[at.LARGEST_RIDGE]:
             return False
-        ridge *= tol.ridge_growth
+        ridge *= s.k[at.RIDGE_GROWTH]
 
 
-@compiled
-def solve_schur(hull, values, space, p, q, dw, dy):
+@inner
+def solve_schur(s, p, q, dw, dy):
     """dw and dy where all rows take part."""
-    d = space.d
-    for j in range(d.shape[0]):
+    d = s.c[at.D]
+    for j in range(s.c.shape[1]):
         dw[j] = d[j] * p[j]
-    times(hull, values, dw, dy)
-    for i in range(dy.shape[0]):
+    times(s, dw, dy)
+    for i in range(s.r.shape[1]):
         dy[i] -= q[i]
-    substitute(space.matrix, dy.shape[0], dy)
-    dual_residual(hull, values, p, dy, dw)
-    for j in range(d.shape[0]):
+    substitute(s.matrix, 0, s.r.shape[1], dy)
+    dual_residual(s, p, dy, dw)
+    for j in range(s.c.shape[1]):
         dw[j] *= d[j]
 
 
-@compiled
-def _form_condensed(hull, values, tol, space):
+@inner
+def _form_condensed(s):
     """K = diag(1 / d) + G' diag(1 / d_slack) G, the upper triangle."""
-    matrix, d, size, most = space.matrix, space.d, hull.structural, tol.largest_reciprocal
+    matrix, d, size, most = s.matrix, s.c[at.D], s.structural, s.k[at.LARGEST_RECIPROCAL]
     for j in range(size):
         for k in range(j, size):
             matrix[j, k] = 0.0
         matrix[j, j] = min(1.0 / d[j], most)
-    for i in range(hull.slack.shape[0]):
-        if hull.slack[i] < 0:
+    for i in range(s.r.shape[1]):
+        if s.rows[at.SLACK, i] < 0:
             continue
-        weight = min(1.0 / d[hull.slack[i]], most)
-        for a in range(hull.row_start[i], hull.row_start[i + 1]):
-            scaled = weight * values[hull.row_entry[a]]
-            for b in range(a, hull.row_start[i + 1]):
-                matrix[hull.column[a], hull.column[b]] += scaled * values[hull.row_entry[b]]
+        weight = min(1.0 / d[s.rows[at.SLACK, i]], most)
+        for a in range(s.rows[at.START, i], s.rows[at.START, i + 1]):
+            scaled = weight * s.values[a]
+            for b in range(a, s.rows[at.START, i + 1]):
+                matrix[s.entries[at.COLUMN, a], s.entries[at.COLUMN, b]] += scaled * s.values[b]
 
 
-@compiled
-def factor_condensed(hull, values, tol, space):
+@inner
+def factor_condensed(s):
     """K and the Schur complement of the equalities in it. False: they have no factor."""
-    matrix, size, ridge = space.matrix, hull.structural, tol.ridge
+    matrix, size, ridge = s.matrix, s.structural, s.k[at.RIDGE]
     while True:
-        _form_condensed(hull, values, tol, space)
+        _form_condensed(s)
         for j in range(size):
             matrix[j, j] *= 1.0 + ridge
-        if cholesky(matrix, size):
+        if cholesky(matrix, 0, size):
             break
-        if not ridge < tol.largest_ridge:
+        if not ridge < s.k[at.LARGEST_RIDGE]:
             return False
-        ridge *= tol.ridge_growth
-    equal = 0
-    for i in range(hull.slack.shape[0]):
-        if hull.slack[i] < 0:
-            spread = space.spread[equal]
-            spread[:] = 0.0
-            for k in range(hull.row_start[i], hull.row_start[i + 1]):
-                spread[hull.column[k]] = values[hull.row_entry[k]]
-            substitute(matrix, size, spread)
+        ridge *= s.k[at.RIDGE_GROWTH]
+    equal, spread = 0, max(s.r.shape[1], size)
+    for i in range(s.r.shape[1]):
+        if s.rows[at.SLACK, i] < 0:
+            one = matrix[spread + equal, :size]
+            one[:] = 0.0
+            for k in range(s.rows[at.START, i], s.rows[at.START, i + 1]):
+                one[s.entries[at.COLUMN, k]] = s.values[k]
+            substitute(matrix, 0, size, one)
             equal += 1
-    ridge = tol.ridge
+    ridge, inner_ = s.k[at.RIDGE], spread + equal
     while equal:
         a = 0
-        for i in range(hull.slack.shape[0]):
-            if hull.slack[i] < 0:
+        for i in range(s.r.shape[1]):
+            if s.rows[at.SLACK, i] < 0:
                 for b in range(a, equal):
                     total = 0.0
-                    for k in range(hull.row_start[i], hull.row_start[i + 1]):
-                        total += values[hull.row_entry[k]] * space.spread[b, hull.column[k]]
-                    space.inner[a, b] = total
-                space.inner[a, a] *= 1.0 + ridge
+                    for k in range(s.rows[at.START, i], s.rows[at.START, i + 1]):
+                        total += s.values[k] * matrix[spread + b, s.entries[at.COLUMN, k]]
+                    matrix[inner_ + a, b] = total
+                matrix[inner_ + a, a] *= 1.0 + ridge
                 a += 1
-        if cholesky(space.inner, equal):
+        if cholesky(matrix, inner_, equal):
             break
-        if not ridge < tol.largest_ridge:
+        if not ridge < s.k[at.LARGEST_RIDGE]:
             return False
-        ridge *= tol.ridge_growth
+        ridge *= s.k[at.RIDGE_GROWTH]
     return True
 
 
-@compiled
-def solve_condensed(hull, values, tol, space, p, q, dw, dy):
+@inner
+def solve_condensed(s, p, q, dw, dy):
     """dw and dy by the condensed system."""
-    d, size, rows, most = space.d, hull.structural, hull.slack.shape[0], tol.largest_reciprocal
+    d, size, rows, most = s.c[at.D], s.structural, s.r.shape[1], s.k[at.LARGEST_RECIPROCAL]
     for j in range(size):
         dw[j] = p[j]
     for i in range(rows):
-        j = hull.slack[i]
+        j = s.rows[at.SLACK, i]
         if j >= 0:
             push = p[j] - min(1.0 / d[j], most) * q[i]
-            for k in range(hull.row_start[i], hull.row_start[i + 1]):
-                dw[hull.column[k]] -= push * values[hull.row_entry[k]]
-    substitute(space.matrix, size, dw)
-    equal = 0
+            for k in range(s.rows[at.START, i], s.rows[at.START, i + 1]):
+                dw[s.entries[at.COLUMN, k]] -= push * s.values[k]
+    substitute(s.matrix, 0, size, dw)
+    equal, spread = 0, max(rows, size)
     for i in range(rows):
-        if hull.slack[i] < 0:
+        if s.rows[at.SLACK, i] < 0:
             total = -q[i]
-            for k in range(hull.row_start[i], hull.row_start[i + 1]):
-                total += values[hull.row_entry[k]] * dw[hull.column[k]]
-            space.row[equal] = total
+            for k in range(s.rows[at.START, i], s.rows[at.START, i + 1]):
+                total += s.values[k] * dw[s.entries[at.COLUMN, k]]
+            s.r[at.SCRATCH_ROW, equal] = total
             equal += 1
     if equal:
-        substitute(space.inner, equal, space.row)
+        substitute(s.matrix, spread + equal, equal, s.r[at.SCRATCH_ROW])
         for a in range(equal):
             for j in range(size):
-                dw[j] -= space.row[a] * space.spread[a, j]
+                dw[j] -= s.r[at.SCRATCH_ROW, a] * s.matrix[spread + a, j]
     equal = 0
     for i in range(rows):
-        j = hull.slack[i]
+        j = s.rows[at.SLACK, i]
         if j < 0:
-            dy[i] = space.row[equal]
+            dy[i] = s.r[at.SCRATCH_ROW, equal]
             equal += 1
         else:
             total = q[i]
-            for k in range(hull.row_start[i], hull.row_start[i + 1]):
-                total -= values[hull.row_entry[k]] * dw[hull.column[k]]
+            for k in range(s.rows[at.START, i], s.rows[at.START, i + 1]):
+                total -= s.values[k] * dw[s.entries[at.COLUMN, k]]
             dw[j] = total
             dy[i] = p[j] - min(1.0 / d[j], most) * total
 
 
-@compiled
-def factor(hull, values, tol, space):
+@inner
+def factor(s):
     """For d, all positive and finite, by the smaller of the two matrices."""
-    if hull.condensed:
-        return factor_condensed(hull, values, tol, space)
-    space.take[:] = True
-    return factor_schur(hull, values, tol, space, 0.0)
+    if s.condensed:
+        return factor_condensed(s)
+    s.r[at.TAKE] = 1.0
+    return factor_schur(s, 0.0)
 
 
-@compiled
-def solve(hull, values, tol, space, p, q, dw, dy):
+@inner
+def solve(s, p, q, dw, dy):
     """By what ``factor`` made."""
-    if hull.condensed:
-        solve_condensed(hull, values, tol, space, p, q, dw, dy)
+    if s.condensed:
+        solve_condensed(s, p, q, dw, dy)
     else:
-        solve_schur(hull, values, space, p, q, dw, dy)
+        solve_schur(s, p, q, dw, dy)
 
 
-@compiled
+@inner
 def larger(found, value):
     """The larger of two numbers, NaN if one is."""
     return value if found == found and not value <= found else found

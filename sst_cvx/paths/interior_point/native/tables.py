@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from sst_cvx.paths.interior_point import tolerances
-from sst_cvx.paths.interior_point.native.types import Hull, Rules, Tolerances
+from sst_cvx.paths.interior_point.native import layout
 from sst_cvx.paths.interior_point.standard_form import StandardForm
 from sst_cvx.regularizers import (
     BinaryEntropy,
@@ -25,16 +25,25 @@ KINDS: dict[type, int] = {Euclidean: 0, CategoricalEntropy: 1, BinaryEntropy: 2,
 
 
 class Tables:
-    """Of one standard form and regularizer; arrays alone, whatever the device."""
+    """Of one standard form and regularizer: arrays alone.
+
+    Attributes:
+        hull: rows, entries, starts, barriers, their signs, numbers, and the sizes that ``layout.Room`` names.
+        places: rows and columns of the entries of M, as the caller counts them; values: the entries, ``(1, entries)``.
+        schedules: iterations, cooling and gate of each.
+        start: a point to start from, or nothing; weights: of the event columns, or one for all.
+    """
 
     def __init__(self, form: StandardForm, model: Any):
-        self.hull, self.places = _hull(form)
+        sizes = form.core.shape[1], form.event_columns, bool(form.slacks > tolerances.CONDENSED * form.core.shape[1])  # type: ignore[index]
+        matrix, self.places = _matrix(form)
+        barrier = np.ascontiguousarray(model.barriers.column.numpy(), np.int64)
+        self.hull = *matrix, barrier, model.barriers.sign.numpy(), _numbers(form, model), *sizes
         self.values = np.ascontiguousarray(form.core.toarray()[self.places])[None]
-        self.rules, self.tolerances = _rules(form, model), _tolerances(model)
         patient = tolerances.PATIENT if model.steep else ()
         self.schedules = np.array([astuple(s) for s in (tolerances.BRISK, *patient)], float)
         self.start = np.zeros(0) if form.start is None else np.ascontiguousarray(form.start, float)
-        self.weights = np.ascontiguousarray(model.weights.cpu().numpy())
+        self.weights = np.ascontiguousarray(model.weights.numpy())
 
 
 def served(form: StandardForm, regularizer: SeparableRegularizer) -> bool:
@@ -42,39 +51,32 @@ def served(form: StandardForm, regularizer: SeparableRegularizer) -> bool:
     return type(regularizer) in KINDS and form.event_columns > 0
 
 
-def _hull(form: StandardForm) -> tuple[Hull, tuple[np.ndarray, np.ndarray]]:
-    """M in the order of elimination; and where its entries are, (row, column) in the caller's order."""
+def _matrix(form: StandardForm) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, np.ndarray]]:
+    """Rows, entries and starts of columns of ``layout.Room``; and where entries are."""
     core = sp.csr_array(form.core)
     core.eliminate_zeros()
-    rows, structural = core.shape  # type: ignore[misc]
     place = _order(core)
     core = sp.csr_array(core[place])
     core.sort_indices()
     numbered = sp.csr_array((np.arange(1, core.nnz + 1), core.indices, core.indptr), shape=core.shape)
     by_column = sp.csc_array(numbered)
     by_column.sort_indices()
-    slack = np.where(place >= form.equalities, structural + place - form.equalities, -1)
-
-    def whole(a: Any) -> np.ndarray:
-        return np.ascontiguousarray(a, np.int64)
-
-    hull = Hull(
-        *map(whole, (core.indptr, core.indices, np.arange(core.nnz))),
-        *map(whole, (by_column.indptr, by_column.indices, by_column.data - 1)),
-        whole(place),
-        whole(slack),
-        int(structural),
-        form.event_columns,
-        bool(form.slacks > tolerances.CONDENSED * structural),
-    )
-    return hull, (place[np.repeat(np.arange(rows), np.diff(core.indptr))], core.indices)
+    rows = np.full((3, place.size + 1), -1)
+    rows[layout.START], rows[layout.PLACE, :-1] = core.indptr, place
+    slack = core.shape[1] + place - form.equalities  # type: ignore[index]
+    rows[layout.SLACK, :-1] = np.where(place >= form.equalities, slack, -1)
+    entries = np.stack([core.indices, by_column.indices, by_column.data - 1]).astype(np.int64)
+    places = place[np.repeat(np.arange(place.size), np.diff(core.indptr))], core.indices.astype(np.int64)
+    return (rows, entries, by_column.indptr.astype(np.int64)), places
 
 
 def _order(core: sp.csr_array) -> np.ndarray:
     """Rows in the order of minimum degree in M M'."""
     pattern = sp.csr_array((np.ones(core.nnz), core.indices, core.indptr), shape=core.shape)
     product = sp.csr_array(pattern @ pattern.T)
-    around = [set(product.indices[a:b].tolist()) - {i} for i, (a, b) in enumerate(zip(product.indptr, product.indptr[1:]))]
+    around = [
+        set(product.indices[a:b].tolist()) - {i} for i, (a, b) in enumerate(zip(product.indptr, product.indptr[1:]))
+    ]
     left, order = set(range(len(around))), []
     while left:
         i = min(left, key=lambda i: (len(around[i]), i))
@@ -86,30 +88,20 @@ def _order(core: sp.csr_array) -> np.ndarray:
     return np.array(order, int)
 
 
-def _rules(form: StandardForm, model: Any) -> Rules:
-    f, nearest = model.f, tolerances.NEAREST
+def _numbers(form: StandardForm, model: Any) -> np.ndarray:
+    """``layout.Room.k``; those of an element are left open."""
+    f, k = model.f, np.full(layout.NUMBERS, math.nan)
     (low, high), (steep_low, steep_high) = f.domain, f.steep
-    return Rules(
-        KINDS[type(f)],
-        float(getattr(f, "alpha", 0.0)),
-        low + nearest if steep_low else low,
-        high - nearest if steep_high else high,
-        model.steep,
-        model.steep_everywhere,
-        model.inverts,
-        model.moves,
-        model.has_auxiliary,
-        form.fixed_sum,
-        np.ascontiguousarray(model.barriers.column.cpu().numpy(), np.int64),
-        np.ascontiguousarray(model.barriers.sign.cpu().numpy()),
-        low if steep_low else math.nan,
-        high if steep_high else math.nan,
-    )
-
-
-def _tolerances(model: Any) -> Tolerances:
-    own = {
-        "tolerance": model.tolerance,
-        "proximal": tolerances.PROXIMAL_STEEP if model.steep else tolerances.PROXIMAL,
-    }
-    return Tolerances(*(own[n] if n in own else getattr(tolerances, n.upper()) for n in Tolerances._fields))
+    k[[layout.KIND, layout.ALPHA]] = KINDS[type(f)], getattr(f, "alpha", 0.0)
+    k[layout.LOW] = low + tolerances.NEAREST if steep_low else low
+    k[layout.HIGH] = high - tolerances.NEAREST if steep_high else high
+    k[layout.STEEP_LOW], k[layout.STEEP_HIGH] = low if steep_low else math.nan, high if steep_high else math.nan
+    k[[layout.STEEP, layout.STEEP_EVERYWHERE, layout.INVERTS]] = model.steep, model.steep_everywhere, model.inverts
+    k[[layout.MOVES, layout.HAS_AUXILIARY, layout.FIXED_SUM]] = model.moves, model.has_auxiliary, form.fixed_sum
+    k[layout.ARRIVED] = model.tolerance
+    k[layout.PROXIMAL] = tolerances.PROXIMAL_STEEP if model.steep else tolerances.PROXIMAL
+    for name, place in vars(layout).items():
+        if name.isupper() and isinstance(place, int) and place in layout.TOLERANCES:
+            if hasattr(tolerances, layout.RENAMED.get(name, name)):
+                k[place] = getattr(tolerances, layout.RENAMED.get(name, name))
+    return k
