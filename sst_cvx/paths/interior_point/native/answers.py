@@ -8,8 +8,10 @@ import numpy as np
 import torch
 
 from sst_cvx import native
+from sst_cvx.paths.interior_point import tolerances
 from sst_cvx.paths.interior_point.native.tables import Tables
 from sst_cvx.paths.interior_point.problem import Solution
+from sst_cvx.regularizers import SeparableRegularizer
 
 
 def solve(
@@ -55,6 +57,33 @@ def differentiate(
     values, out = _values(tables, core), (part.numpy() for part in found)
     differentiate_all(tables.hull, values, *given, asked, *out)
     return found
+
+
+def pullback(
+    tables: Tables,
+    f: SeparableRegularizer,
+    x: torch.Tensor,
+    t: torch.Tensor,
+    side: torch.Tensor,
+    accepted: torch.Tensor,
+    v: torch.Tensor,
+    core: torch.Tensor | None,
+) -> torch.Tensor | None:
+    """Cotangents of the utilities for those of x, 0 of elements that are not accepted; None where the loops gave one
+    up. Not differentiable."""
+    from sst_cvx.paths.interior_point.native.batch import differentiate_all
+
+    times, there = native.array(t), native.array(accepted)[:, None]
+    curvature = native.array(f.inverse_curvature(x)) / (times * tables.weights)
+    free, p = (native.array(side) == 0) & there, np.zeros(side.shape)
+    p[:, : x.shape[1]] = np.where(there, native.array(v), 0.0)
+    unit = tolerances.DERIVATIVE_UNIT * np.abs(p).max(1) / times[:, 0]
+    q = np.zeros((len(p), tables.hull[0].shape[1] - 1))
+    dw, dy, error, reached = np.empty_like(p), np.empty_like(q), np.empty(len(p)), np.empty(len(p), bool)
+    coldest = times[:, 0] * tables.weights.min()
+    given = _values(tables, core), curvature, coldest, free, p, q, unit, q[:0]
+    differentiate_all(tables.hull, *given, dw, dy, error, reached)
+    return torch.from_numpy(dw[:, : x.shape[1]]) if (error <= tolerances.RESCUED).all() else None
 
 
 def _once(x: torch.Tensor) -> np.ndarray:

@@ -13,7 +13,7 @@ from sst_cvx.paths.interior_point.native.inner import inner
 from sst_cvx.paths.interior_point.native.interior import run
 from sst_cvx.paths.interior_point.native.layout import Room
 from sst_cvx.paths.interior_point.native.polish import polish
-from sst_cvx.paths.interior_point.native.systems import residual
+from sst_cvx.paths.interior_point.native.systems import copy, fill, residual
 
 
 @inner
@@ -78,7 +78,7 @@ def _pose(s, u, t, weights):
     for i in range(s.events):
         scale = max(scale, abs(u[i] - shift))
     scale = max(scale, t * least)
-    s.c[at.LINEAR] = 0.0
+    fill(s.c[at.LINEAR], 0.0)
     for i in range(s.events):
         s.c[at.LINEAR, i] = (u[i] - shift) / scale
         s.c[at.TEMPERATURE, i] = t / scale * weights[i if weights.shape[0] > 1 else 0]
@@ -88,7 +88,8 @@ def _pose(s, u, t, weights):
 @inner
 def _bound(s, right, bounds, start):
     """Right sides, bounds, the point to start from, and the ends of the barriers."""
-    s.c[at.LOWER], s.c[at.UPPER] = bounds[0], bounds[1]
+    copy(s.c[at.LOWER], bounds[0])
+    copy(s.c[at.UPPER], bounds[1])
     for i in range(s.r.shape[1]):
         s.r[at.RIGHT, i] = right[s.rows[at.PLACE, i]]
     for j in range(s.c.shape[1]):
@@ -119,7 +120,8 @@ def solve_all(hull, schedules, start, weights, values, u, t, right, bounds, w, y
                 break
         accepted[e] = found >= 0 and polish(s)
         if accepted[e]:
-            w[e], side[e] = s.c[at.W], s.c[at.SIDE]
+            copy(w[e], s.c[at.W])
+            copy(side[e], s.c[at.SIDE])
             for i in range(s.r.shape[1]):
                 y[e, s.rows[at.PLACE, i]] = s.r[at.Y, i]
 
@@ -140,7 +142,7 @@ def differentiate_all(hull, values, inverse_curvature, t, free, p, q, unit, prob
         error[e], reached[e] = inf, True
         if factor_active(s, t[e]):
             error[e] = refined(s, unit[e], int(s.k[at.REFINEMENTS]), proximal)
-            dw[e] = s.c[at.DW]
+            copy(dw[e], s.c[at.DW])
             for i in range(s.r.shape[1]):
                 dy[e, s.rows[at.PLACE, i]] = s.r[at.DY, i]
             if probes.shape[0]:
@@ -151,7 +153,8 @@ def differentiate_all(hull, values, inverse_curvature, t, free, p, q, unit, prob
 def _reaches(s, probe):
     """Whether free columns can take up these right sides, by the factor that is there."""
     size, right, dw = 1e-200, s.r[at.RIGHT], s.c[at.W]
-    s.c[at.P], s.c[at.W] = 0.0, 0.0
+    fill(s.c[at.P], 0.0)
+    fill(dw, 0.0)
     for i in range(s.r.shape[1]):
         right[i] = probe[s.rows[at.PLACE, i]]
         size = max(size, abs(right[i]))

@@ -7,7 +7,16 @@ from math import isfinite
 from sst_cvx.paths.interior_point.native import layout as at
 from sst_cvx.paths.interior_point.native import phi
 from sst_cvx.paths.interior_point.native.inner import inner
-from sst_cvx.paths.interior_point.native.systems import dual_residual, factor, larger, residual, solve
+from sst_cvx.paths.interior_point.native.systems import (
+    add,
+    copy,
+    dual_residual,
+    factor,
+    fill,
+    larger,
+    residual,
+    solve,
+)
 
 
 @inner
@@ -20,7 +29,7 @@ def run(s, schedule):
     for i in range(s.events):
         target = max(target, s.c[at.TEMPERATURE, i])
     factor_ = max(s.k[at.FIRST_TEMPERATURE] / target, 1.0) if s.k[at.STEEP] != 0.0 else 1.0
-    s.r[at.NEAR_Y] = 0.0
+    fill(s.r[at.NEAR_Y], 0.0)
     for b in range(s.b.shape[1]):
         s.b[at.Z, b] = s.k[at.FIRST_BARRIER] / (s.b[at.SIGN, b] * s.c[at.NEAR, s.barrier[b]] - s.b[at.ENDS, b])
     iterations = int(schedule[0])
@@ -67,7 +76,7 @@ def _arrived(s, infeasible, tolerance):
     if not (gap <= max(tolerance * t, s.k[at.ROUNDING]) and infeasible <= 10 * tolerance):
         return False
     dual, error = s.c[at.SCRATCH], 0.0
-    dual[:] = s.c[at.DUAL]
+    copy(dual, s.c[at.DUAL])
     for b in range(s.b.shape[1]):
         dual[s.barrier[b]] += s.b[at.SIGN, b] * s.b[at.Z, b]
     for j in range(s.c.shape[1]):
@@ -87,7 +96,7 @@ def _arrived(s, infeasible, tolerance):
 def _direction(s, infeasible, factor_, warmest):
     """dw, dy, dz into ``s``, and how far to go; 0 where there is no direction."""
     d, barriers = s.c[at.D], s.b.shape[1]
-    d[:] = s.k[at.PROXIMAL]
+    fill(d, s.k[at.PROXIMAL])
     for i in range(s.events):
         d[i] += factor_ * s.c[at.TEMPERATURE, i] * s.c[at.CURVATURE, i]
     if s.k[at.MOVES] != 0.0:
@@ -104,16 +113,16 @@ def _direction(s, infeasible, factor_, warmest):
     if not barriers:
         return 1.0
     _center(s, infeasible, factor_, warmest)
-    s.c[at.P] = s.c[at.DUAL]
+    copy(s.c[at.P], s.c[at.DUAL])
     for b in range(barriers):
         s.c[at.P, s.barrier[b]] += s.b[at.SIGN, b] * s.b[at.CENTER, b]
     solve(s, s.c[at.P], s.r[at.PRIMAL], s.c[at.DW], s.r[at.DY])
     for _ in range(int(s.k[at.STEP_REFINEMENTS] * s.k[at.HAS_AUXILIARY])):
         residual(s, s.r[at.PRIMAL], s.c[at.DW], s.r[at.Q2])
-        s.c[at.P2] = 0.0
+        fill(s.c[at.P2], 0.0)
         solve(s, s.c[at.P2], s.r[at.Q2], s.c[at.DW2], s.r[at.DY2])
-        s.c[at.DW] += s.c[at.DW2]
-        s.r[at.DY] += s.r[at.DY2]
+        add(s.c[at.DW], s.c[at.DW2])
+        add(s.r[at.DY], s.r[at.DY2])
     furthest = 1e-30
     for b in range(barriers):
         relative = s.b[at.SIGN, b] * s.c[at.DW, s.barrier[b]] / s.b[at.GAPS, b]

@@ -9,7 +9,7 @@ from sst_cvx.paths.interior_point.native import phi
 from sst_cvx.paths.interior_point.native.active import factor_active, refined
 from sst_cvx.paths.interior_point.native.inner import inner
 from sst_cvx.paths.interior_point.native.interior import shorter_step
-from sst_cvx.paths.interior_point.native.systems import dual_residual, larger, residual
+from sst_cvx.paths.interior_point.native.systems import copy, dual_residual, fill, larger, residual
 
 
 @inner
@@ -17,7 +17,7 @@ def polish(s):
     """From the interior-point solution ``near`` to ``point``; whether it is right."""
     _guess(s, s.k[at.ACTIVE])
     weak, events = s.c[at.SCRATCH], s.events
-    weak[:] = 0.0
+    fill(weak, 0.0)
     for b in range(s.b.shape[1]):
         weak[s.barrier[b]] += s.b[at.Z, b]
     for j in range(s.c.shape[1]):
@@ -44,7 +44,7 @@ def polish(s):
 @inner
 def _guess(s, ratio):
     """Bounds are active whose multipliers are ``ratio`` times their gaps; of two close ones, that with the larger."""
-    s.c[at.SIDE] = 0.0
+    fill(s.c[at.SIDE], 0.0)
     for b in range(s.b.shape[1]):
         j = s.barrier[b]
         if s.b[at.Z, b] > ratio * (s.b[at.SIGN, b] * s.c[at.NEAR, j] - s.b[at.ENDS, b]):
@@ -52,8 +52,8 @@ def _guess(s, ratio):
     for j in range(s.c.shape[1]):
         vote = s.c[at.SIDE, j]
         s.c[at.SIDE, j] = -1.0 if s.c[at.PINNED, j] != 0.0 or vote < 0.0 else (1.0 if vote > 0.0 else 0.0)
-    s.c[at.W] = s.c[at.NEAR]
-    s.r[at.Y] = s.r[at.NEAR_Y]
+    copy(s.c[at.W], s.c[at.NEAR])
+    copy(s.r[at.Y], s.r[at.NEAR_Y])
     pin(s)
 
 

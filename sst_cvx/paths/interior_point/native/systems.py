@@ -170,7 +170,7 @@ def factor_condensed(s):
     for i in range(s.r.shape[1]):
         if s.rows[at.SLACK, i] < 0:
             one = matrix[spread + equal, :size]
-            one[:] = 0.0
+            fill(one, 0.0)
             for k in range(s.rows[at.START, i], s.rows[at.START, i + 1]):
                 one[s.entries[at.COLUMN, k]] = s.values[k]
             substitute(matrix, 0, size, one)
@@ -240,7 +240,7 @@ def factor(s):
     """For d, all positive and finite, by the smaller of the two matrices."""
     if s.condensed:
         return factor_condensed(s)
-    s.r[at.TAKE] = 1.0
+    fill(s.r[at.TAKE], 1.0)
     return factor_schur(s, 0.0)
 
 
@@ -257,3 +257,24 @@ def solve(s, p, q, dw, dy):
 def larger(found, value):
     """The larger of two numbers, NaN if one is."""
     return value if found == found and not value <= found else found
+
+
+@inner
+def fill(out, value):
+    """One value everywhere; loops compile faster than slices."""
+    for j in range(out.shape[0]):
+        out[j] = value
+
+
+@inner
+def copy(out, x):
+    """x, in place."""
+    for j in range(out.shape[0]):
+        out[j] = x[j]
+
+
+@inner
+def add(out, x):
+    """x more, in place."""
+    for j in range(out.shape[0]):
+        out[j] += x[j]

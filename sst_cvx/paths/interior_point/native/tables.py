@@ -74,9 +74,8 @@ def _order(core: sp.csr_array) -> np.ndarray:
     """Rows in the order of minimum degree in M M'."""
     pattern = sp.csr_array((np.ones(core.nnz), core.indices, core.indptr), shape=core.shape)
     product = sp.csr_array(pattern @ pattern.T)
-    around = [
-        set(product.indices[a:b].tolist()) - {i} for i, (a, b) in enumerate(zip(product.indptr, product.indptr[1:]))
-    ]
+    ends = product.indptr
+    around = [set(product.indices[ends[i] : ends[i + 1]].tolist()) - {i} for i in range(ends.size - 1)]
     left, order = set(range(len(around))), []
     while left:
         i = min(left, key=lambda i: (len(around[i]), i))
@@ -101,7 +100,7 @@ def _numbers(form: StandardForm, model: Any) -> np.ndarray:
     k[layout.ARRIVED] = model.tolerance
     k[layout.PROXIMAL] = tolerances.PROXIMAL_STEEP if model.steep else tolerances.PROXIMAL
     for name, place in vars(layout).items():
-        if name.isupper() and isinstance(place, int) and place in layout.TOLERANCES:
-            if hasattr(tolerances, layout.RENAMED.get(name, name)):
-                k[place] = getattr(tolerances, layout.RENAMED.get(name, name))
+        name = layout.RENAMED.get(name, name)
+        if name.isupper() and isinstance(place, int) and place in layout.TOLERANCES and hasattr(tolerances, name):
+            k[place] = getattr(tolerances, name)
     return k
