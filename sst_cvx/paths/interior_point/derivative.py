@@ -93,7 +93,7 @@ def differentiate(
     q = p.new_zeros(len(p), rows.equalities + rows.slacks)
     coldest = t * model.weights.amin()
     given = inverse_curvature, p, q, coldest, side == 0, probes
-    dw, dy, reached = _Implicit.apply(*given, rows, elements, model.tables)  # type: ignore[misc]
+    dw, dy, reached = _Implicit.apply(*given, rows, elements, model.tables(len(p)))  # type: ignore[misc]
     return Cotangents(model, rows, side, p, dw, dy, reached)
 
 

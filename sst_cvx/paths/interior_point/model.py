@@ -37,7 +37,6 @@ class Model:
         steep: whether phi' is infinite at an end of the domain; steep_everywhere: at both.
         inverts: whether phi' can be inverted (and is not linear).
         tolerance: gap over t at which an element has arrived.
-        tables: what compiled loops read, where these are worth their while.
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class Model:
         self._start = None if form.start is None else tensor(form.start)
         self._constant = None if self.moves else self.sides.at(self.sides.unknown())
         loops = device.type == "cpu" and isinstance(self._rows, DenseRows | None) and served(form, regularizer)
-        self.tables = Tables(form, self) if loops else None
+        self._tables = Tables(form, self) if loops else None
 
     @property
     def rows(self) -> LinearAlgebra:
@@ -84,6 +83,10 @@ class Model:
     def rows_of(self, core: torch.Tensor | None) -> LinearAlgebra:
         """The same, with matrices without slacks ``(batch, rows, columns)`` if M is a function of parameters."""
         return self.rows if core is None else BatchedRows(core, self._equalities)
+
+    def tables(self, batch: int) -> Tables | None:
+        """What compiled loops read, where these are the faster way for so many elements."""
+        return self._tables if self._tables is not None and self._tables.serve(batch) else None
 
     def unit(self, u: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """Of utilities, temperatures and multipliers in a ``Problem``, ``(batch, 1)``."""

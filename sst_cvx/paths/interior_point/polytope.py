@@ -168,9 +168,10 @@ class _SoftArgmax(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: torch.Tensor) -> Any:
         x, t, w, y, side, accepted, *given = ctx.saved_tensors
         needs, model = ctx.needs_input_grad, ctx.model
-        simple = model.tables is not None and not torch.is_grad_enabled() and not any(needs[2:5])
-        if simple and all(map(native.serves, (x, cotangents[0]))):
-            g = answers.pullback(model.tables, model.f, x, t, side, accepted, cotangents[0], given[3])
+        tables = model.tables(len(x))
+        simple = not torch.is_grad_enabled() and not any(needs[2:5])
+        if tables is not None and simple and all(map(native.serves, (x, cotangents[0]))):
+            g = answers.pullback(tables, model.f, x, t, side, accepted, cotangents[0], given[3])
             if g is not None:
                 return g, *[None] * 6
         there = accepted[:, None]  # of others, every column is fixed: no gradient
@@ -246,10 +247,10 @@ def solve(
         right, bounds: ``(batch, rows)`` and ``(batch, 2, columns)``.
         matrix: M.
     """
-    batch = u, t, right, bounds
-    if model.tables is None or not all(map(native.serves, batch)):
+    batch, tables = (u, t, right, bounds), model.tables(len(u))
+    if tables is None or not all(map(native.serves, batch)):
         return _by_tensors(model, *batch, matrix)
-    solution, steps = answers.solve(model.tables, *batch, matrix.core if isinstance(matrix, BatchedRows) else None)
+    solution, steps = answers.solve(tables, *batch, matrix.core if isinstance(matrix, BatchedRows) else None)
     if not bool(solution.accepted.all()):
         left = torch.nonzero(~solution.accepted).flatten()
         more = torch.zeros_like(left)

@@ -36,7 +36,7 @@ class Tables:
 
     def __init__(self, form: StandardForm, model: Any):
         sizes = form.core.shape[1], form.event_columns, bool(form.slacks > tolerances.CONDENSED * form.core.shape[1])  # type: ignore[index]
-        matrix, self.places = _matrix(form)
+        matrix, self.places, self._work = _matrix(form, sizes[2])
         barrier = np.ascontiguousarray(model.barriers.column.numpy(), np.int64)
         self.hull = *matrix, barrier, model.barriers.sign.numpy(), _numbers(form, model), *sizes
         self.values = np.ascontiguousarray(form.core.toarray()[self.places])[None]
@@ -45,17 +45,25 @@ class Tables:
         self.start = np.zeros(0) if form.start is None else np.ascontiguousarray(form.start, float)
         self.weights = np.ascontiguousarray(model.weights.numpy())
 
+    def serve(self, batch: int) -> bool:
+        """Whether loops are the faster way for so many elements."""
+        return self._work <= tolerances.LOOPS or batch * self._work <= tolerances.LOOPS_OF_BATCH
+
 
 def served(form: StandardForm, regularizer: SeparableRegularizer) -> bool:
-    """Whether the loops are as fast as tensors, or faster, for a hull and a regularizer that they know."""
-    return type(regularizer) in KINDS and form.event_columns > 0
+    """Whether the loops know the regularizer, and the hull is small."""
+    return type(regularizer) in KINDS and form.event_columns > 0 and form.rows <= tolerances.LOOPS_ROWS
 
 
-def _matrix(form: StandardForm) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, np.ndarray]]:
-    """Rows, entries and starts of columns of ``layout.Room``; and where entries are."""
+def _matrix(form: StandardForm, condensed: bool) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, np.ndarray], float]:
+    """Rows, entries and starts of columns of ``layout.Room``; where entries are; the work of a factorisation."""
     core = sp.csr_array(form.core)
     core.eliminate_zeros()
-    place = _order(core)
+    place, work = _order(core)
+    if condensed:
+        work = float((np.diff(core.indptr) ** 2.0).sum() / 2 + core.shape[1] ** 3 / 6)  # type: ignore[index]
+    else:
+        work += float((np.diff(sp.csc_array(core).indptr) ** 2.0).sum() / 2)
     core = sp.csr_array(core[place])
     core.sort_indices()
     numbered = sp.csr_array((np.arange(1, core.nnz + 1), core.indices, core.indptr), shape=core.shape)
@@ -67,24 +75,25 @@ def _matrix(form: StandardForm) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarra
     rows[layout.SLACK, :-1] = np.where(place >= form.equalities, slack, -1)
     entries = np.stack([core.indices, by_column.indices, by_column.data - 1]).astype(np.int64)
     places = place[np.repeat(np.arange(place.size), np.diff(core.indptr))], core.indices.astype(np.int64)
-    return (rows, entries, by_column.indptr.astype(np.int64)), places
+    return (rows, entries, by_column.indptr.astype(np.int64)), places, work
 
 
-def _order(core: sp.csr_array) -> np.ndarray:
-    """Rows in the order of minimum degree in M M'."""
+def _order(core: sp.csr_array) -> tuple[np.ndarray, float]:
+    """Rows in the order of minimum degree in M M', and the multiplications of its Cholesky factor in this order."""
     pattern = sp.csr_array((np.ones(core.nnz), core.indices, core.indptr), shape=core.shape)
     product = sp.csr_array(pattern @ pattern.T)
     ends = product.indptr
     around = [set(product.indices[ends[i] : ends[i + 1]].tolist()) - {i} for i in range(ends.size - 1)]
-    left, order = set(range(len(around))), []
+    left, order, work = set(range(len(around))), [], 0.0
     while left:
         i = min(left, key=lambda i: (len(around[i]), i))
         left.discard(i)
         order.append(i)
+        work += len(around[i]) * len(left) / 2
         for j in around[i]:
             around[j] |= around[i]
             around[j] -= {i, j}
-    return np.array(order, int)
+    return np.array(order, int), work
 
 
 def _numbers(form: StandardForm, model: Any) -> np.ndarray:
