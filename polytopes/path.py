@@ -40,7 +40,7 @@ class Path(sst.Structure, final=True):
 
     known_binary = True
     known_bounded = True
-    sees_hull = True  # pyright: ignore[reportIncompatibleVariableOverride]
+    sees_hull = True  # pyright: ignore[reportAssignmentType, reportIncompatibleVariableOverride]
     argmax_on_device = True
 
     @property
