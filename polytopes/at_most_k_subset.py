@@ -14,13 +14,12 @@ import cvxpy as cp
 import torch
 
 import sst_cvx as sst
-from polytopes.hypercube import coordinatewise
 from polytopes.kernels.box import box_violation
 from polytopes.kernels.exact_samples import sample_subset
 from polytopes.kernels.log_threshold import ENTROPIES, log_threshold_up_to
 from polytopes.kernels.log_weights import widened
 from polytopes.kernels.subset_sums_up_to import log_elementary_symmetric_up_to, marginals_up_to
-from polytopes.kernels.threshold import SEARCHABLE, threshold_map
+from polytopes.kernels.threshold import SEARCHABLE, threshold_map_up_to
 from sst_cvx.arguments import check_size, check_vertex_count
 from sst_cvx.autodiff import gradient
 from sst_cvx.host import stops_early
@@ -76,10 +75,7 @@ class AtMostKSubset(sst.Structure, final=True):
 
 
 def slack_or_tight(structure: AtMostKSubset, regularizer: sst.SeparableRegularizer, u: torch.Tensor) -> torch.Tensor:
-    """The box's solution, or the k-subset's where that is too large."""
-    box = coordinatewise(structure, regularizer, u)
-    tight = box.detach().sum(-1, keepdim=True) > structure.k
-    return torch.where(tight, threshold_map(u, structure.k, regularizer), box)
+    return threshold_map_up_to(u, structure.k, regularizer)
 
 
 def log_slack_or_tight(
