@@ -20,6 +20,7 @@ import torch
 
 from polytopes.kernels.fixed_threshold import fixed_solve, fixed_threshold, kth_largest
 from polytopes.kernels.threshold_rows import jacobian_by_rows, threshold_by_rows
+from polytopes.kernels.threshold_by_row import threshold_map_by_row
 from sst_cvx import native
 from sst_cvx.autodiff import Function
 from sst_cvx.host import stops_early
@@ -43,16 +44,26 @@ def threshold_map(u: torch.Tensor, total: int, f: SeparableRegularizer) -> torch
     """
     if total == 0 or total == u.shape[-1]:  # one point only
         return u * 0 + (1.0 if total else 0.0)
+    if isinstance(f, TsallisEntropy) and (f.is_tensor or not 1 < f.alpha <= 2):
+        return threshold_map_by_row(u, total, f)
     return _ThresholdMap.apply(u, total, f)
 
 
 def threshold_map_up_to(u: torch.Tensor, total: int, f: SeparableRegularizer) -> torch.Tensor:
     """argmax { <u, x> - f(x) : 0 <= x <= 1, sum x <= total }: the box's solution, or where that is too large, tight."""
-    if native.serves(u):
+    other = isinstance(f, TsallisEntropy) and (f.is_tensor or not 1 < f.alpha <= 2)
+    if native.serves(u) and not other:
         return _UpTo.apply(u, total, f)[0]
-    box = f.unit_inverse_slope(u - f.slope_origin)
+    box = box_map(u, f)
     tight = box.detach().sum(-1, keepdim=True) > total
     return torch.where(tight, threshold_map(u, total, f), box)
+
+
+def box_map(u: torch.Tensor, f: SeparableRegularizer) -> torch.Tensor:
+    """argmax { <u, x> - f(x) : 0 <= x <= 1 }."""
+    if isinstance(f, TsallisEntropy) and (f.is_tensor or not 1 < f.alpha <= 2):
+        return f.within_box(u)
+    return f.unit_inverse_slope(u - f.slope_origin)
 
 
 class _ThresholdMap(Function):

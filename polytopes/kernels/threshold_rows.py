@@ -18,11 +18,15 @@ _CHUNK = 1_000_000  # entries partitioned at once
 
 
 def threshold_by_rows(
-    u: torch.Tensor, total: int, f: SeparableRegularizer, up_to: bool = False
+    u: torch.Tensor,
+    total: int | torch.Tensor,
+    f: SeparableRegularizer,
+    up_to: bool = False,
+    alpha: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """x ``(*batch, n)`` of ``threshold_map``, and whether the sum of a row is the total's ``(*batch, 1)``, bool.
 
-    With ``up_to``, rows whose solution over the box has a sum of at most the total have that one.
+    The total, and alpha in place of f's, may be ``(*batch, 1)``. With ``up_to``, rows whose solution over the box has a sum of at most the total have that one.
     """
     from polytopes.kernels.native.threshold import MOST, threshold_rows
 
@@ -31,7 +35,12 @@ def threshold_by_rows(
     x = torch.empty(u.shape, dtype=u.dtype)
     tight = torch.empty((*u.shape[:-1], 1), dtype=torch.bool)
     centres = _NONE
-    if n >= _SELECTED and 0 < total < n:
+    if isinstance(total, torch.Tensor):
+        totals = native.array(total.double()).reshape(-1)
+    else:
+        totals = _one(total)
+    qs = native.array(alpha.double() - 1).reshape(-1) if alpha is not None and kind == _TSALLIS and q != 1.0 else _one(q)
+    if not isinstance(total, torch.Tensor) and n >= _SELECTED and 0 < total < n:
         centres = _kth_largest(rows, total)
         if kind != _TSALLIS:
             flat = u.reshape(-1, n)
@@ -39,7 +48,7 @@ def threshold_by_rows(
             x.clamp_(max=MOST if u.dtype == torch.float64 else 85.0).exp_()
     found = x.numpy().reshape(-1, n)
     threshold_rows(
-        rows, _one(total), _one(q), centres, kind, origin if up_to else math.inf, found, tight.numpy().reshape(-1)
+        rows, totals, qs, centres, kind, origin if up_to else math.inf, found, tight.numpy().reshape(-1)
     )
     return x, tight
 
@@ -61,7 +70,7 @@ def jacobian_by_rows(
 def _kind(f: SeparableRegularizer) -> tuple[int, float, float]:
     """Which loops, their q, and phi'(1)."""
     if isinstance(f, TsallisEntropy):
-        return _TSALLIS, f.alpha - 1.0, 1 / f.alpha
+        return (_TSALLIS, 0.0, 0.0) if f.is_tensor else (_TSALLIS, f.alpha - 1.0, 1 / f.alpha)
     if isinstance(f, Euclidean):
         return _TSALLIS, 1.0, 1.0
     return (_CATEGORICAL, 0.0, 1.0) if isinstance(f, CategoricalEntropy) else (_BINARY, 0.0, 0.0)

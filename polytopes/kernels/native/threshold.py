@@ -1,4 +1,4 @@
-"""Threshold maps in a pass or two over each row: loops of ``threshold``, ``fixed_threshold`` and ``tsallis_threshold``.
+"""Threshold maps in a pass or two over each row: loops of ``threshold``, ``fixed_threshold`` and ``threshold_by_row``.
 
 Every row has a total and, of Tsallis entropies, a q = alpha - 1 of its own (arrays of one number serve all rows). With
 s_i = u_i - centre, centre the k-th largest entry, k = ceil(total), a Tsallis entropy (Euclidean: q = 1) has
