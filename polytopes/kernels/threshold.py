@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from polytopes.kernels.fixed_threshold import fixed_solve, fixed_threshold, kth_largest
-from polytopes.kernels.threshold_rows import jacobian_by_rows, threshold_by_rows
 from polytopes.kernels.threshold_by_row import threshold_map_by_row
+from polytopes.kernels.threshold_rows import jacobian_by_rows, threshold_by_rows
 from sst_cvx import native
 from sst_cvx.autodiff import Function
 from sst_cvx.host import stops_early
@@ -49,8 +49,14 @@ def threshold_map(u: torch.Tensor, total: int, f: SeparableRegularizer) -> torch
     return _ThresholdMap.apply(u, total, f)
 
 
-def threshold_map_up_to(u: torch.Tensor, total: int, f: SeparableRegularizer) -> torch.Tensor:
-    """argmax { <u, x> - f(x) : 0 <= x <= 1, sum x <= total }: the box's solution, or where that is too large, tight."""
+def threshold_map_up_to(u: torch.Tensor, total: int | torch.Tensor, f: SeparableRegularizer) -> torch.Tensor:
+    """argmax { <u, x> - f(x) : 0 <= x <= 1, sum x <= total }: the box's solution, or where that is too large, tight.
+
+    The total may be a tensor ``(*batch, 1)``.
+    """
+    if isinstance(total, torch.Tensor):
+        box = box_map(u, f)
+        return torch.where(box.detach().sum(-1, keepdim=True) > total, threshold_map_by_row(u, total, f), box)
     other = isinstance(f, TsallisEntropy) and (f.is_tensor or not 1 < f.alpha <= 2)
     if native.serves(u) and not other:
         return _UpTo.apply(u, total, f)[0]

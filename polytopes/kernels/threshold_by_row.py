@@ -71,7 +71,7 @@ class _ByRow(Function):
         mean = (w * v).sum(-1, keepdim=True) / mass.clamp(min=torch.finfo(mass.dtype).tiny)
         for_total = for_alpha = None
         if ctx.needs_input_grad[1]:
-            jump = 0.5 * (grad * _edges(u, x)).sum(-1, keepdim=True)
+            jump = (grad * _edges(u, x)).sum(-1, keepdim=True)
             for_total = torch.where(mass > 0, mean + shift, jump)
         if ctx.needs_input_grad[2]:
             for_alpha = (_by_alpha(x, alpha) * (v - mean)).sum(-1, keepdim=True)
@@ -87,11 +87,12 @@ def _slopes(x: torch.Tensor, alpha: torch.Tensor, f: SeparableRegularizer) -> to
 
 
 def _edges(u: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """1 at the least utility that is in, and at the largest that is out, of vertices that are neither 0 nor 1."""
+    """At vertices, the mean of e_i, i the least utility that is in, and e_j, j the largest that is out; or the only."""
     inside = x > 0.5
     least = torch.where(inside, u, math.inf).argmin(-1, keepdim=True)
     largest = torch.where(inside, -math.inf, u).argmax(-1, keepdim=True)
-    return torch.zeros_like(u).scatter_add(-1, least, torch.ones_like(x)).scatter_add(-1, largest, torch.ones_like(x))
+    some, others = (part.any(-1, keepdim=True).to(x.dtype) for part in (inside, ~inside))
+    return torch.zeros_like(u).scatter_add(-1, least, some).scatter_add(-1, largest, others) / (some + others)
 
 
 def _by_alpha(x: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
@@ -105,9 +106,7 @@ def _by_alpha(x: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
     return -x * inside * log.square() * torch.where(near, series, ((-far).expm1() + far) / far.square())
 
 
-def solve_by_row(
-    u: torch.Tensor, total: torch.Tensor, alpha: torch.Tensor, f: SeparableRegularizer
-) -> torch.Tensor:
+def solve_by_row(u: torch.Tensor, total: torch.Tensor, alpha: torch.Tensor, f: SeparableRegularizer) -> torch.Tensor:
     """x, in tensors alone and a counted number of steps, for totals and alphas ``(*batch, 1)``."""
     n, wide, q = u.shape[-1], total.double(), alpha.double() - 1
     k = wide.ceil().clamp(1, n)
@@ -131,11 +130,14 @@ def solve_by_row(
         def g(d: torch.Tensor) -> torch.Tensor:
             return deformed_exponential(d, q)
 
+    vertex = g(s)
     for _ in range(math.ceil(math.log2(most / _ACCURACY))):
         middle = 0.5 * (low + high)
         over = g(s - middle).sum(-1, keepdim=True) > wide
         low, high = torch.where(over, middle, low), torch.where(over, high, middle)
     x = g(s - high)
+    if not isinstance(f, BinaryEntropy):
+        x = torch.where(vertex.sum(-1, keepdim=True) <= wide, vertex, x)
     if isinstance(f, TsallisEntropy):
         x = torch.where(q > 1, _steep(s, wide, q.clamp(min=1.0)), x)
     x = torch.where(wide <= 0, 0.0, torch.where(wide >= n, 1.0, x))

@@ -26,7 +26,8 @@ def threshold_by_rows(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """x ``(*batch, n)`` of ``threshold_map``, and whether the sum of a row is the total's ``(*batch, 1)``, bool.
 
-    The total, and alpha in place of f's, may be ``(*batch, 1)``. With ``up_to``, rows whose solution over the box has a sum of at most the total have that one.
+    The total, and alpha in place of f's, may be ``(*batch, 1)``. With ``up_to``, rows whose solution over the box has a
+    sum of at most the total have that one.
     """
     from polytopes.kernels.native.threshold import MOST, threshold_rows
 
@@ -35,21 +36,18 @@ def threshold_by_rows(
     x = torch.empty(u.shape, dtype=u.dtype)
     tight = torch.empty((*u.shape[:-1], 1), dtype=torch.bool)
     centres = _NONE
-    if isinstance(total, torch.Tensor):
-        totals = native.array(total.double()).reshape(-1)
-    else:
-        totals = _one(total)
-    qs = native.array(alpha.double() - 1).reshape(-1) if alpha is not None and kind == _TSALLIS and q != 1.0 else _one(q)
-    if not isinstance(total, torch.Tensor) and n >= _SELECTED and 0 < total < n:
+    each = isinstance(total, torch.Tensor)
+    totals = native.array(total.double()).reshape(-1) if each else _one(total)
+    own = alpha is not None and isinstance(f, TsallisEntropy)
+    qs = native.array(alpha.double() - 1).reshape(-1) if own else _one(q)
+    if not each and n >= _SELECTED and 0 < total < n:
         centres = _kth_largest(rows, total)
         if kind != _TSALLIS:
             flat = u.reshape(-1, n)
             torch.sub(flat, torch.from_numpy(centres)[:, None].to(u.dtype), out=x.view(-1, n))
             x.clamp_(max=MOST if u.dtype == torch.float64 else 85.0).exp_()
     found = x.numpy().reshape(-1, n)
-    threshold_rows(
-        rows, totals, qs, centres, kind, origin if up_to else math.inf, found, tight.numpy().reshape(-1)
-    )
+    threshold_rows(rows, totals, qs, centres, kind, origin if up_to else math.inf, found, tight.numpy().reshape(-1))
     return x, tight
 
 

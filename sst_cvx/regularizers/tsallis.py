@@ -162,8 +162,7 @@ class TsallisEntropy(SeparableRegularizer, certified=True):
         return power.clamp(max=_MOST_SLOPE[x.dtype]) if self.is_tensor or a > 2 else power
 
     def modulus(self, structure: Structure) -> float:
-        if self.is_tensor:
-            return 0.0  # not known before the call
+        self._refuse_tensor()  # here, where the paths that solve first ask for it
         if self.alpha > 2:
             reach = structure.coordinate_range()
             return 0.0 if reach is None else max(float(reach[0].min()), 0.0) ** (self.alpha - 2)
@@ -176,7 +175,7 @@ class TsallisEntropy(SeparableRegularizer, certified=True):
 
 
 def deformed_exponential(d: torch.Tensor, q: Any) -> torch.Tensor:
-    """min(max(1 + q d, 0), 1)^(1/q), exp(min(d, 0)) for q = 0; differentiable in both, with derivative 0 at its ends."""
+    """min(max(1 + q d, 0), 1)^(1/q), exp(min(d, 0)) for q = 0; differentiable in both, by 0 at its ends."""
     y, full = q * d, (d >= 0).to(d.dtype)
     inside = (d < 0) & (y > -1)
     near = inside & (y.abs() < 1e-3)
