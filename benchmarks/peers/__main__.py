@@ -11,6 +11,7 @@ import os
 import pathlib
 import sys
 import warnings
+from collections.abc import Iterator
 
 # Before the packages are loaded: their pools of threads would be counted as their CPU time.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -48,7 +49,9 @@ def cells(result: Result, contest: Contest) -> tuple[str, ...]:
     """A line of the table."""
     rival = result.rival
     others = "; ".join(
-        f"{m.name}: {m.failed}" if m.failed else f"{m.name} {_ms(m)} ({_error(m)})" for m in result.peers if m is not rival
+        f"{m.name}: {m.failed}" if m.failed else f"{m.name} {_ms(m)} ({_error(m)})"
+        for m in result.peers
+        if m is not rival
     )
     best = ("-", "", "", "") if rival is None else (rival.name, _ms(rival), _error(rival), f"{result.ratio:.2f}")
     ours = (result.ours.failed, "") if result.ours.failed else (_ms(result.ours), _error(result.ours))
@@ -72,39 +75,41 @@ def summary(verdicts: list[str]) -> str:
     return f"{len(verdicts)} lines: ahead in {ahead}{share}, within the bound in {near}, missed in {missed}."
 
 
-def measured(rows: list[Row], batches: list[int], budget: float, limit: float) -> tuple[list, list[str], set[str]]:
-    """Lines of the table, verdicts, and what is missing."""
-    lines, verdicts, missing = [], [], set()
-    work = [(row, [b for b in row.batches if b in batches]) for row in rows]
-    with tqdm(total=sum(len(b) for _, b in work), ncols=100, disable=not sys.stderr.isatty()) as bar:
-        for row, here in work:
-            bar.set_description(row.name[:40])
-            try:
-                with limited(limit):
-                    contest = row.make() if here else None
-            except Exception as error:
-                lines.append((row.name, "", "build", f"{type(error).__name__}: {error}", *[""] * 5, "failed", ""))
-                verdicts.append("failed")
-                bar.update(len(here))
-                continue
-            for batch in here:
-                assert contest is not None
-                missing |= set(contest.missing)
-                for result in race(row.name, contest, batch, budget, limit):
-                    lines.append(cells(result, contest))
-                    verdicts.append(verdict(result, contest))
-                bar.update()
-    return lines, verdicts, missing
+def lines_of(row: Row, batches: list[int], budget: float, limit: float) -> tuple[list, list[str], tuple[str, ...]]:
+    """Lines of the table, verdicts, and what is missing, of one piece of work."""
+    try:
+        with limited(limit):
+            contest = row.make()
+    except Exception as error:
+        line = (row.name, "", "build", f"{type(error).__name__}: {error}", *[""] * 5, "failed", "")
+        return [line], ["failed"], ()
+    results = [r for batch in batches for r in race(row.name, contest, batch, budget, limit)]
+    return [cells(r, contest) for r in results], [verdict(r, contest) for r in results], contest.missing
 
 
-def show(console: Console, header: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
-    """Print by rich; the same as Markdown."""
+def progress(rows: list[Row], costs: list[cold.Cost]) -> Iterator[Row | cold.Cost]:
+    """All the work in turn, with a bar where someone looks."""
+    with tqdm([*rows, *costs], ncols=100, disable=not sys.stderr.isatty()) as bar:
+        for work in bar:
+            bar.set_description(work.name[:40])
+            yield work
+
+
+def report(lines: list, verdicts: list[str], missing: set[str], spent: list) -> list[str]:
+    """Paragraphs of Markdown."""
+    parts = [markdown([HEADER, *lines])] if lines else []
+    parts += [summary(verdicts)] if verdicts else []
+    parts += ["Left out: " + "; ".join(sorted(missing)) + "."] if missing else []
+    return parts + ([markdown([cold.HEADER, *spent])] if spent else [])
+
+
+def show(console: Console, header: tuple[str, ...], lines: list[tuple[str, ...]]) -> None:
+    """Print by rich."""
     table = Table(*header)
     for line in lines:
         style = "red" if "PEER" in line or "failed" in line or "missed" in line else None
         table.add_row(*line, style=style)
     console.print(table)
-    return markdown([header, *lines])
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -128,21 +133,25 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.simplefilter("ignore")
     batches, seconds = ([32], 0.3) if args.quick else (args.batches, args.seconds)
     console = Console(width=None if sys.stdout.isatty() else 240)
-    parts = [f"`python -m benchmarks.peers {' '.join(sys.argv[1:])}`".replace(" `", "`"), environment()]
-    console.print(parts[-1])
-    lines, verdicts, missing = measured(rows, batches, seconds, args.limit)
-    if lines:
-        parts += [show(console, HEADER, lines), summary(verdicts)]
-        console.print(parts[-1])
-    if missing:
-        parts.append("Left out: " + "; ".join(sorted(missing)) + ".")
-        console.print(parts[-1])
-    if costs:
-        measured_costs = [cost.line(args.limit) for cost in tqdm(costs, ncols=100, disable=not sys.stderr.isatty())]
-        parts.append(show(console, cold.HEADER, measured_costs))
-    if args.markdown:
-        args.markdown.write_text("\n\n".join(parts) + "\n")
-        console.print(f"written to {args.markdown}")
+    head = [f"`python -m benchmarks.peers {' '.join(sys.argv[1:])}`".replace(" `", "`"), environment()]
+    console.print(head[-1])
+
+    lines: list[tuple[str, ...]] = []
+    verdicts: list[str] = []
+    missing: set[str] = set()
+    spent: list[tuple[str, ...]] = []
+    for work in progress(rows, costs):
+        if isinstance(work, Row):
+            found = lines_of(work, [b for b in batches if b <= work.largest], seconds, args.limit)
+            lines, verdicts, missing = lines + found[0], verdicts + found[1], missing | set(found[2])
+        else:
+            spent.append(work.line(args.limit))
+        if args.markdown:  # after every piece of work: an interrupted run is not lost
+            args.markdown.write_text("\n\n".join([*head, *report(lines, verdicts, missing, spent)]) + "\n")
+    for header, table in ((HEADER, lines), (cold.HEADER, spent)):
+        if table:
+            show(console, header, table)
+    console.print(*report([], verdicts, missing, []), sep="\n")
 
 
 if __name__ == "__main__":

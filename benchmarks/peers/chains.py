@@ -1,4 +1,4 @@
-"""Labelled chains: 50 places with 20 labels as paths through a layered graph, beside torch-struct and the plain loop."""
+"""Labelled chains, 50 places with 20 labels as paths through a layered graph: torch-struct and the plain loop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def graph(places: int, labels: int) -> tuple[torch.Tensor, int, int]:
     """Edges source -> first labels, label -> next label (previous first), last labels -> target; source and target."""
     label = torch.arange(labels)
     steps = [
-        torch.stack([1 + place * labels + label.repeat_interleave(labels), 1 + (place + 1) * labels + label.repeat(labels)])
+        torch.stack(
+            [1 + place * labels + label.repeat_interleave(labels), 1 + (place + 1) * labels + label.repeat(labels)]
+        )
         for place in range(places - 1)
     ]
     target = 1 + places * labels

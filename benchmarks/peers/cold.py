@@ -1,7 +1,7 @@
 """Costs beside the work: what a call costs in itself, builds, imports, and first calls of compiled kernels.
 
-- **A call's fixed cost** is the median CPU time of ``soft(u)``, ``soft = SoftArgmax(OneHot(5), CategoricalEntropy())``, u of
-  one row, less that of ``u.softmax(-1)``; interleaved. "Training": forward and backward of each.
+- **A call's fixed cost** is the median CPU time of ``soft(u)``, ``soft = SoftArgmax(OneHot(5), CategoricalEntropy())``,
+  u of one row, less that of ``u.softmax(-1)``; interleaved. "Training": forward and backward of each.
 - **Build**: the structure and its SoftArgmax, in a process that has built others.
 - **Import**: a fresh process that imports torch, sst_cvx and polytopes, less one that imports torch.
 - **First call**: in a fresh process, CPU time of the first call (forward and backward) less that of the second; with an
@@ -61,7 +61,9 @@ def costs() -> list[Cost]:
     for name, make in BUILDS.items():
         found.append(Cost(f"build {name}", functools.partial(_build, make), 50, "ms"))
     found.append(Cost("import sst_cvx, polytopes over torch", _import, 0.4, "s"))
-    return found + [Cost(f"first call, {name}", functools.partial(_first, work), None, "s") for name, work in FIRST.items()]
+    return found + [
+        Cost(f"first call, {name}", functools.partial(_first, work), None, "s") for name, work in FIRST.items()
+    ]
 
 
 def fixed_cost(training: bool, seconds: float = 2.0) -> float:

@@ -1,4 +1,4 @@
-"""Declared hulls, Euclidean: quadratic programs beside DAQP, Moreau and plain cvxpylayers; and trees by Martin, entropic."""
+"""Declared hulls: quadratic programs beside DAQP, Moreau and plain cvxpylayers; entropies, trees by Martin too."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def rows() -> list[Row]:
         "transport 5x5": transport,
     }
     found = [Row(f"{name}, Euclidean", lambda make=make: _quadratic(make())) for name, make in quadratic.items()]
-    found.append(Row("declared 10 of 100, categorical", lambda: _entropic(k_subset(100, 10)), (1, 32)))
+    found.append(Row("declared 10 of 100, categorical", lambda: _entropic(k_subset(100, 10)), 32))
     return found + [
-        Row(f"Martin trees of {n}, categorical", lambda n=n: _entropic(trees_by_martin(n)), (1, 32)) for n in (6, 10)
+        Row(f"Martin trees of {n}, categorical", lambda n=n: _entropic(trees_by_martin(n)), 32) for n in (6, 10)
     ]
 
 
 def order_ideal(rows: int = 5, columns: int = 6) -> sst.Structure:
     """Down-sets of a grid: x falls to the right and downwards."""
     place = np.arange(rows * columns).reshape(rows, columns)
-    below = [*zip(place[:-1].ravel(), place[1:].ravel()), *zip(place[:, :-1].ravel(), place[:, 1:].ravel())]
-    first, second = np.array(below).T
+    first = np.concatenate([place[:-1].ravel(), place[:, :-1].ravel()])
+    second = np.concatenate([place[1:].ravel(), place[:, 1:].ravel()])
     x = cp.Variable(rows * columns)
     return sst.Structure(x, [x >= 0, x <= 1, x[first] >= x[second]])
 

@@ -20,11 +20,11 @@ def rows() -> list[Row]:
                 name = f"{kind.__name__}({n}) marginals, utilities x{scale}"
                 found.append(Row(name, lambda kind=kind, n=n, scale=scale: _marginals(kind(n), scale)))
     found += [Row(f"maximum spanning tree, n = {n}", lambda n=n: _best(polytopes.SpanningTree(n))) for n in (10, 30)]
-    return [*found, Row("maximum arborescence, n = 30", lambda: _best(polytopes.Arborescence(30)), (1, 32))]
+    return [*found, Row("maximum arborescence, n = 30", lambda: _best(polytopes.Arborescence(30)), 32)]
 
 
 def _marginals(structure: sst.Structure, scale: float) -> Contest:
-    """torch-struct by its class, which adds 1e-5 to every weight of the Laplacian, and by its function, which need not."""
+    """torch-struct by its class, which adds 1e-5 to the Laplacian's weights, and by its function, which need not."""
     ways = marginal_ways(structure, variants=True)
     mine, *peers = (of_marginals(name, way) for name, way in ways.items())
     return Contest(

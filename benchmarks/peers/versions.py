@@ -8,7 +8,19 @@ import os
 import platform
 
 PACKAGES = (
-    *("torch", "numba", "cvxpylayers", "moreau", "entmax", "POT", "ott-jax", "jaxopt", "jax", "torchsort", "torch-struct"),
+    *(
+        "torch",
+        "numba",
+        "cvxpylayers",
+        "moreau",
+        "entmax",
+        "POT",
+        "ott-jax",
+        "jaxopt",
+        "jax",
+        "torchsort",
+        "torch-struct",
+    ),
     *("igraph", "networkx", "lapjv", "lap", "daqp", "scipy", "numpy"),
 )
 
@@ -22,4 +34,5 @@ def environment() -> str:
         except importlib.metadata.PackageNotFoundError:
             found.append(f"no {name}")
     machine = f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
-    return f"{datetime.date.today()}, {machine}, CPU time, one thread; Python {platform.python_version()}, {', '.join(found)}"
+    python = f"Python {platform.python_version()}"
+    return f"{datetime.date.today()}, {machine}, CPU time, one thread; {python}, {', '.join(found)}"
