@@ -138,9 +138,9 @@ def growth(budget: float) -> tuple[list[tuple[str, ...]], Figure]:
                 seconds(soft, u[:1], v[:1], 0.1)
                 spent = race({"ours": soft}, u, v, 0.1, budget)["ours"]
                 rows = soft._path._polytope._form.right.size
-                cells = (str(structure.variable.size), str(rows), str(batch), f"{1e3 * spent:.1f}")
+                cells = (str(structure.event_size), str(rows), str(batch), f"{1e3 * spent:.1f}")
                 table.append((family, *cells, f"{1e3 * spent / batch:.3f}"))
-                (batches if size == sizes[1] else points).append((structure.variable.size, batch, 1e3 * spent / batch))
+                (batches if size == sizes[1] else points).append((structure.event_size, batch, 1e3 * spent / batch))
         by_size.loglog([p[0] for p in points], [p[2] for p in points], "o-", label=family)
         label = f"{family}, event of {batches[0][0]}"
         by_batch.loglog([p[1] for p in batches], [p[2] for p in batches], "o-", label=label)

@@ -125,9 +125,9 @@ def reference(case: Case, u: torch.Tensor, v: torch.Tensor, t: float) -> tuple[t
 
 
 def _covariance(structure: sst.Structure, u: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
-    if structure.variable.size > 30:
+    if structure.event_size > 30:
         return None
-    points = structure.vertices().reshape(-1, structure.variable.size)
+    points = structure.vertices().reshape(-1, structure.event_size)
     p = (u.flatten(1) @ points.T).softmax(-1)
     mean = p @ points
     along = (v.flatten(1) @ points.T) - (v.flatten(1) * mean).sum(1, keepdim=True)

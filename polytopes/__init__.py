@@ -1,5 +1,7 @@
 """The library of structures: each file declares one hull, its argmax, vertices, log-partition and fast paths."""
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 
 import sst_cvx as sst
@@ -15,7 +17,7 @@ from polytopes.path import Path
 from polytopes.permutahedron import Permutahedron
 from polytopes.segment import Segment
 from polytopes.spanning_tree import SpanningTree
-from sst_cvx.once import constants
+from sst_cvx.once import CVXPY_LOCK, constants
 
 
 def _fano_rank(sets: torch.Tensor) -> torch.Tensor:
@@ -82,8 +84,19 @@ def _examples() -> tuple[sst.Structure, ...]:
     )
 
 
-#: Small instances that every test runs over, the degenerate ones included.
-EXAMPLES = _examples()
+if TYPE_CHECKING:
+    #: Small instances that every test runs over, the degenerate ones included. Made when first asked for.
+    EXAMPLES = _examples()
+
+
+def __getattr__(name: str) -> Any:
+    if name != "EXAMPLES":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    with CVXPY_LOCK:  # once, for all threads
+        if name not in globals():
+            globals()[name] = _examples()
+        return globals()[name]
+
 
 __all__ = [
     "EXAMPLES",

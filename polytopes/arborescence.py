@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
 
-import cvxpy as cp
 import numpy as np
-import scipy.sparse as sp
 import torch
-from scipy.sparse.csgraph import breadth_first_order
 
 import sst_cvx as sst
 from polytopes.kernels.best_tree import best_tree, hanging_edges
@@ -25,7 +23,16 @@ from polytopes.kernels.tables import Table
 from polytopes.kernels.tree_sum import log_tree_sum, tree_marginals
 from polytopes.path import incidence
 from sst_cvx.arguments import check_edge_index, check_size, check_vertex_count
-from sst_cvx.once import constants
+from sst_cvx.once import constants, later
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+    import scipy.sparse as sp
+    import scipy.sparse.csgraph as csgraph
+else:
+    cp = later("cvxpy")
+    sp = later("scipy.sparse")
+    csgraph = later("scipy.sparse.csgraph")
 
 
 class Arborescence(sst.Structure, final=True):
@@ -64,8 +71,7 @@ class Arborescence(sst.Structure, final=True):
         self._places = Table(self._place[self.edge_index[0]] * self._size + self._place[self.edge_index[1]])
         self._given = Table(self.edge_index)
         self._check_reachable()
-        x = cp.Variable(self.edge_index.shape[1])
-        super().__init__(x, self._hull(x))
+        super().__init__(event_shape=(self.edge_index.shape[1],))
 
     def _dense(self, u: torch.Tensor, absent: float) -> torch.Tensor:
         """Utilities as ``(*batch, size, size)``, the root first."""
@@ -82,13 +88,14 @@ class Arborescence(sst.Structure, final=True):
         if self.single_root or self._free:
             starts = list(range(1, self._size)) if self._free else sorted({int(v) for v in heads[tails == 0]})
             graph, shift, size = graph[1:, 1:], 1, self._size - 1
-        reached = max(len(breadth_first_order(graph, start - shift)[0]) for start in starts)
+        reached = max(len(csgraph.breadth_first_order(graph, start - shift)[0]) for start in starts)
         if reached < size:
             where = f"vertex {self.root}" + " by a single edge" * self.single_root
             where = "any vertex" if self._free else where
             raise ValueError(f"the graph has no spanning arborescence: not all vertices can be reached from {where}.")
 
-    def _hull(self, x: cp.Variable) -> list[cp.Constraint]:
+    def declare(self) -> tuple[cp.Variable, list[Any]]:
+        x = cp.Variable(self.edge_index.shape[1])
         ends = self._ends.on(torch.device("cpu"))
         tails, heads = ends.numpy()
         hull: list = [x >= 0]
@@ -111,7 +118,7 @@ class Arborescence(sst.Structure, final=True):
         flows = cp.Variable((self._size - 1, used.shape[1]))
         supply = np.hstack([np.ones((self._size - 1, 1)), -np.eye(self._size - 1)])
         balance = incidence(used, self._size)
-        return [
+        return x, [
             *hull,
             into[1:] @ chosen == 1,
             flows >= 0,
@@ -135,7 +142,7 @@ class Arborescence(sst.Structure, final=True):
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """A maximum spanning arborescence, over the whole batch at once, on the device of ``u``."""
-        flat = u.reshape(-1, self.variable.size)
+        flat = u.reshape(-1, self.event_size)
         parent = best_tree(self._dense(flat.double(), -torch.inf), self.single_root or self._free)
         return self._edges_of(parent, u).reshape(u.shape)
 

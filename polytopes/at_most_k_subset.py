@@ -9,13 +9,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
 
-import cvxpy as cp
 import torch
 
 import sst_cvx as sst
 from polytopes.hypercube import coordinatewise
-from polytopes.kernels.box import box_violation
+from polytopes.kernels.box import box_violation, within_box
 from polytopes.kernels.exact_samples import sample_subset
 from polytopes.kernels.log_threshold import ENTROPIES, log_threshold_up_to
 from polytopes.kernels.log_weights import widened
@@ -24,7 +24,12 @@ from polytopes.kernels.threshold import SEARCHABLE, threshold_map
 from sst_cvx.arguments import check_size, check_vertex_count
 from sst_cvx.autodiff import gradient
 from sst_cvx.host import stops_early
-from sst_cvx.once import constants
+from sst_cvx.once import constants, later
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+else:
+    cp = later("cvxpy")
 
 
 class AtMostKSubset(sst.Structure, final=True):
@@ -36,12 +41,17 @@ class AtMostKSubset(sst.Structure, final=True):
     """
 
     known_binary = True
+    known_bounded = True
+    sees_hull = True  # pyright: ignore[reportIncompatibleVariableOverride]
     argmax_on_device = True
 
     def __init__(self, n: int, k: int):
         self.n, self.k = check_size("n", n, 1), check_size("k", k, 0, n)
-        x = cp.Variable(n)
-        super().__init__(x, [x >= 0, x <= 1, cp.sum(x) <= k])
+        super().__init__(event_shape=(self.n,))
+
+    def declare(self) -> tuple[cp.Variable, list[Any]]:
+        x = cp.Variable(self.n)
+        return x, [x >= 0, x <= 1, cp.sum(x) <= self.k]
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """1 at the k largest utilities that are positive, 0 elsewhere; on the device of ``u``."""
@@ -61,8 +71,14 @@ class AtMostKSubset(sst.Structure, final=True):
         """log of the sum of the elementary symmetric polynomials e_0, ..., e_k of exp u."""
         return log_elementary_symmetric_up_to(u, self.k)
 
+    def violation(self, x: torch.Tensor) -> torch.Tensor:
+        return box_violation(x.double(), 0, self.k)
+
     def violation_by_tensors(self, x: torch.Tensor) -> torch.Tensor:
         return box_violation(x, 0, self.k)
+
+    def surely_within(self, x: torch.Tensor, tolerance: float) -> bool:
+        return within_box(x, 0, self.k, tolerance)
 
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """A subset drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""

@@ -10,10 +10,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
 
-import cvxpy as cp
 import numpy as np
-import scipy.sparse as sp
 import torch
 
 import sst_cvx as sst
@@ -24,7 +23,14 @@ from polytopes.kernels.log_weights import widened
 from sst_cvx.arguments import check_size, check_vertex_count
 from sst_cvx.autodiff import gradient
 from sst_cvx.host import stops_early
-from sst_cvx.once import constants
+from sst_cvx.once import constants, later
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+    import scipy.sparse as sp
+else:
+    cp = later("cvxpy")
+    sp = later("scipy.sparse")
 
 
 class CorrelatedKSubset(sst.Structure, final=True):
@@ -42,8 +48,11 @@ class CorrelatedKSubset(sst.Structure, final=True):
 
     def __init__(self, n: int, k: int):
         self.n, self.k = check_size("n", n, 1), check_size("k", k, 0, n)
-        tails, heads, source, target = _trellis(self.n, self.k)
-        self._graph = PathGraph(tails, heads, source, target)
+        self._graph = PathGraph(*_trellis(self.n, self.k))
+        super().__init__(event_shape=(2 * self.n - 1,))
+
+    def declare(self) -> tuple[cp.Variable, list[Any]]:
+        n, (tails, heads, source, target) = self.n, _trellis(self.n, self.k)
         live = np.flatnonzero(self._graph.live)
         x, flow = cp.Variable(2 * n - 1), cp.Variable(len(live))
         balance = _signs(heads[live], target + 2) - _signs(tails[live], target + 2)
@@ -51,7 +60,7 @@ class CorrelatedKSubset(sst.Structure, final=True):
         supply[target], supply[source] = 1, -1
         on = np.unique([tails[live], heads[live]])
         uses = self._scores(torch.eye(2 * n - 1, dtype=torch.float64)).numpy()[:, live]
-        super().__init__(x, [flow >= 0, balance[on] @ flow == supply[on], x == sp.csr_array(uses) @ flow])
+        return x, [flow >= 0, balance[on] @ flow == supply[on], x == sp.csr_array(uses) @ flow]
 
     def _scores(self, u: torch.Tensor) -> torch.Tensor:
         """Utilities of the trellis's edges: ``(*batch, 2 n - 1)`` to ``(*batch, edges)``, stored edges first.

@@ -6,17 +6,22 @@ Paper, section 4.1 (Bernoulli variables). x_i = phi'^-1(u_i) cut to [0, 1]; for 
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
 
-import cvxpy as cp
 import torch
 
 import sst_cvx as sst
-from polytopes.kernels.box import box_violation
+from polytopes.kernels.box import box_violation, within_box
 from polytopes.kernels.log_threshold import ENTROPIES, log_box
 from polytopes.kernels.log_weights import widened
 from polytopes.kernels.threshold import SEARCHABLE
 from sst_cvx.arguments import check_size, check_vertex_count
-from sst_cvx.once import constants
+from sst_cvx.once import constants, later
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+else:
+    cp = later("cvxpy")
 
 
 class Hypercube(sst.Structure, final=True):
@@ -27,12 +32,17 @@ class Hypercube(sst.Structure, final=True):
     """
 
     known_binary = True
+    known_bounded = True
+    sees_hull = True  # pyright: ignore[reportIncompatibleVariableOverride]
     argmax_on_device = True
 
     def __init__(self, n: int):
         self.n = check_size("n", n, 1)
-        x = cp.Variable(n)
-        super().__init__(x, [x >= 0, x <= 1])
+        super().__init__(event_shape=(self.n,))
+
+    def declare(self) -> tuple[cp.Variable, list[Any]]:
+        x = cp.Variable(self.n)
+        return x, [x >= 0, x <= 1]
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """1 where the utility is positive; on the device of ``u``."""
@@ -48,8 +58,14 @@ class Hypercube(sst.Structure, final=True):
         """sum_i log(1 + exp u_i)."""
         return torch.logaddexp(u, torch.zeros_like(u)).sum(-1)
 
+    def violation(self, x: torch.Tensor) -> torch.Tensor:
+        return box_violation(x.double(), 0, self.n)
+
     def violation_by_tensors(self, x: torch.Tensor) -> torch.Tensor:
         return box_violation(x, 0, self.n)
+
+    def surely_within(self, x: torch.Tensor, tolerance: float) -> bool:
+        return within_box(x, 0, self.n, tolerance)
 
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """A subset drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""

@@ -13,12 +13,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Hashable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cvxpy as cp
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 
 import sst_cvx as sst
 from polytopes.kernels.log_weights import widened
@@ -27,8 +25,15 @@ from polytopes.kernels.sinkhorn import entropic_matching
 from sst_cvx.arguments import check_size, check_vertex_count
 from sst_cvx.errors import SolveError
 from sst_cvx.host import stops_early
-from sst_cvx.once import constants
+from sst_cvx.once import constants, later
 from sst_cvx.structure.masks import Mask
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+    import scipy.optimize as optimize
+else:
+    cp = later("cvxpy")
+    optimize = later("scipy.optimize")
 
 
 class Matching(sst.Structure, final=True):
@@ -44,26 +49,27 @@ class Matching(sst.Structure, final=True):
     """
 
     known_binary = True
+    known_bounded = True
 
     def __init__(self, n: int, m: int | None = None, partial: bool = False):
         self.n = check_size("n", n, 1)
         self.m = self.n if m is None else check_size("m", m, 1)
         self.partial = bool(partial)
-        x = cp.Variable((self.n, self.m))
-        rows, columns = cp.sum(x, axis=1), cp.sum(x, axis=0)
-        super().__init__(
-            x,
-            [
-                x >= 0,
-                columns == 1 if self._every_column else columns <= 1,
-                rows == 1 if self._every_row else rows <= 1,
-            ],
-        )
+        super().__init__(event_shape=(self.n, self.m))
         if min(self.n, self.m) > LARGEST_PERMANENT:
             self.log_partition_refusal = (
                 f"the log-partition of {self!r} is the logarithm of a permanent, out of reach beyond "
                 f"{LARGEST_PERMANENT} rows or columns: use CategoricalEntropy() instead"
             )
+
+    def declare(self) -> tuple[cp.Variable, list[Any]]:
+        x = cp.Variable((self.n, self.m))
+        rows, columns = cp.sum(x, axis=1), cp.sum(x, axis=0)
+        return x, [
+            x >= 0,
+            columns == 1 if self._every_column else columns <= 1,
+            rows == 1 if self._every_row else rows <= 1,
+        ]
 
     @property
     def _every_row(self) -> bool:
@@ -80,7 +86,7 @@ class Matching(sst.Structure, final=True):
             flat = flat.clip(min=0)
         x = np.zeros_like(flat)
         for matrix, chosen in zip(flat, x, strict=True):
-            chosen[linear_sum_assignment(matrix, maximize=True)] = 1.0
+            chosen[optimize.linear_sum_assignment(matrix, maximize=True)] = 1.0
         if self.partial:
             x[flat <= 0] = 0.0
         return torch.from_numpy(x).to(u).reshape(u.shape)

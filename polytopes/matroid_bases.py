@@ -10,8 +10,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, Any
 
-import cvxpy as cp
 import numpy as np
 import torch
 
@@ -21,7 +21,12 @@ from polytopes.kernels.log_weights import widened
 from polytopes.kernels.matroids import Family, Graphic, Partition
 from polytopes.kernels.tables import Table
 from sst_cvx.arguments import check_edge_index, check_size, check_vertex_count
-from sst_cvx.once import computed_once, constants
+from sst_cvx.once import computed_once, constants, later
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+else:
+    cp = later("cvxpy")
 
 #: Sets ``(*batch, n)``, bool, to their ranks ``(*batch,)``, integer.
 RankOracle = Callable[[torch.Tensor], torch.Tensor]
@@ -51,6 +56,7 @@ class MatroidBases(sst.Structure, final=True):
     """
 
     known_binary = True
+    known_bounded = True
     prefers_active_set = True
 
     @property
@@ -66,16 +72,19 @@ class MatroidBases(sst.Structure, final=True):
         self.size = int(self.rank(torch.ones(n, dtype=torch.bool)))
         self._table = self._all_ranks() if n <= _EXHAUSTIVE else None
         self._check_axioms()
-        x = cp.Variable(n)
-        constraints = None if _family is None else _family.hull(x)
-        if constraints is None and self._table is not None:
-            constraints = rank_constraints(x, self._table)
-        super().__init__(x, constraints)
+        super().__init__(event_shape=(self.n,))
         if _family is None and math.comb(n, self.size) > _ENUMERATED:
             self.log_partition_refusal = (
                 f"{self!r} is given by a rank oracle and may have {math.comb(n, self.size)} bases, too many to sum "
                 f"over (limit {_ENUMERATED}); uniform, partition and graphic matroids have a log-partition at any size"
             )
+
+    def declare(self) -> tuple[cp.Variable, list[Any]] | None:
+        if self._table is None and not (self._family is not None and self._family.has_hull):
+            return None
+        x = cp.Variable(self.n)
+        constraints = None if self._family is None else self._family.hull(x)
+        return x, rank_constraints(x, self._table) if constraints is None else constraints
 
     @classmethod
     @constants()

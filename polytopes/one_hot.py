@@ -7,17 +7,22 @@ With Gumbel utilities and the categorical entropy the soft argmax is Gumbel-Soft
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
 
-import cvxpy as cp
 import torch
 
 import sst_cvx as sst
-from polytopes.kernels.box import box_violation
+from polytopes.kernels.box import box_violation, within_box
 from polytopes.kernels.log_threshold import ENTROPIES, log_threshold
 from polytopes.kernels.log_weights import draw_one, widened
 from polytopes.kernels.threshold import threshold_map
 from sst_cvx.arguments import check_size
-from sst_cvx.once import constants
+from sst_cvx.once import constants, later
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+else:
+    cp = later("cvxpy")
 
 
 class OneHot(sst.Structure, final=True):
@@ -28,12 +33,17 @@ class OneHot(sst.Structure, final=True):
     """
 
     known_binary = True
+    known_bounded = True
+    sees_hull = True  # pyright: ignore[reportIncompatibleVariableOverride]
     argmax_on_device = True
 
     def __init__(self, n: int):
         self.n = check_size("n", n, 1)
-        x = cp.Variable(n)
-        super().__init__(x, [x >= 0, cp.sum(x) == 1])
+        super().__init__(event_shape=(self.n,))
+
+    def declare(self) -> tuple[cp.Variable, list[Any]]:
+        x = cp.Variable(self.n)
+        return x, [x >= 0, cp.sum(x) == 1]
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """The one-hot vector of a largest utility (the first, in a tie); on the device of ``u``."""
@@ -49,8 +59,14 @@ class OneHot(sst.Structure, final=True):
         top = u.detach().amax(-1, keepdim=True)
         return (u - top).logsumexp(-1) + top[..., 0]
 
+    def violation(self, x: torch.Tensor) -> torch.Tensor:
+        return box_violation(x.double(), 1, 1)
+
     def violation_by_tensors(self, x: torch.Tensor) -> torch.Tensor:
         return box_violation(x, 1, 1)
+
+    def surely_within(self, x: torch.Tensor, tolerance: float) -> bool:
+        return within_box(x, 1, 1, tolerance)
 
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """An item drawn with probability proportional to exp <u, x>, exact: same shape, dtype, device as ``u``."""

@@ -7,8 +7,8 @@ over paths and exact samples are one recursion (``kernels/dag_sums.py``) in two 
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
 
-import cvxpy as cp
 import numpy as np
 import torch
 
@@ -16,7 +16,12 @@ import sst_cvx as sst
 from polytopes.kernels.dag_sums import PathGraph
 from polytopes.kernels.log_weights import widened
 from sst_cvx.arguments import check_edge_index, check_size, check_vertex_count
-from sst_cvx.once import constants
+from sst_cvx.once import constants, later
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+else:
+    cp = later("cvxpy")
 
 
 class Path(sst.Structure, final=True):
@@ -34,6 +39,8 @@ class Path(sst.Structure, final=True):
     """
 
     known_binary = True
+    known_bounded = True
+    sees_hull = True  # pyright: ignore[reportIncompatibleVariableOverride]
     argmax_on_device = True
 
     @property
@@ -51,10 +58,13 @@ class Path(sst.Structure, final=True):
         self._graph = PathGraph(tails, heads, source, target)
         if not self._graph.reachable:
             raise ValueError(f"there is no path from {source} to {target}.")
-        x = cp.Variable(len(tails))
+        super().__init__(event_shape=(len(tails),))
+
+    def declare(self) -> tuple[cp.Variable, list[Any]]:
+        x, n = cp.Variable(self.edge_index.shape[1]), int(self.edge_index.max()) + 1
         supply = np.zeros(n)
-        supply[source], supply[target] = 1, -1
-        super().__init__(x, [x >= 0, incidence(self.edge_index, n) @ x == supply])
+        supply[self.source], supply[self.target] = 1, -1
+        return x, [x >= 0, incidence(self.edge_index, n) @ x == supply]
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """A longest path, over the whole batch at once, on the device of ``u``."""
@@ -69,6 +79,9 @@ class Path(sst.Structure, final=True):
     def log_partition(self, u: torch.Tensor) -> torch.Tensor:
         """log of the sum over paths of exp of the sum of their edges' utilities; differentiable any number of times."""
         return self._graph.log_sum(u)
+
+    def violation(self, x: torch.Tensor) -> torch.Tensor:
+        return self.violation_by_tensors(x.double())
 
     def violation_by_tensors(self, x: torch.Tensor) -> torch.Tensor:
         return torch.maximum(self._graph.imbalance(x) / 2, -x.amin(-1))

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator
+from typing import TYPE_CHECKING, Any
 
-import cvxpy as cp
 import numpy as np
 import torch
 
@@ -20,7 +20,12 @@ from polytopes.kernels.log_weights import widened
 from polytopes.kernels.permanent import LARGEST_PERMANENT, log_matchings
 from polytopes.kernels.tables import Table
 from sst_cvx.arguments import check_finite, check_vertex_count
-from sst_cvx.once import constants
+from sst_cvx.once import constants, later
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+else:
+    cp = later("cvxpy")
 
 
 class Permutahedron(sst.Structure, final=True):
@@ -51,14 +56,18 @@ class Permutahedron(sst.Structure, final=True):
         self._table = Table(self.weights)
         self._size = 1 + sum(map(abs, self._numbers))
         n = len(self.weights)
-        x, order = cp.Variable(n), cp.Variable((n, len(counts)))
-        stochastic = [order >= 0, cp.sum(order, axis=0) == counts.numpy(), cp.sum(order, axis=1) == 1]
-        super().__init__(x, [*stochastic, x == order @ self._values.numpy()])
+        super().__init__(event_shape=(n,))
         if n > LARGEST_PERMANENT:
             self.log_partition_refusal = (
                 f"the log-partition of {self!r} is the logarithm of a permanent, out of reach beyond "
                 f"n = {LARGEST_PERMANENT}: use Euclidean() instead"
             )
+
+    def declare(self) -> tuple[cp.Variable, list[Any]]:
+        n, counts = len(self.weights), self._counts
+        x, order = cp.Variable(n), cp.Variable((n, len(counts)))
+        stochastic = [order >= 0, cp.sum(order, axis=0) == np.array(counts), cp.sum(order, axis=1) == 1]
+        return x, [*stochastic, x == order @ self._values.numpy()]
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """The weights in the order of the utilities, by sorting; on the device of ``u``."""

@@ -10,8 +10,8 @@ starts.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any
 
-import cvxpy as cp
 import numpy as np
 import torch
 
@@ -21,7 +21,12 @@ from polytopes.kernels.log_weights import draw_one, widened
 from sst_cvx.arguments import check_size, check_vertex_count
 from sst_cvx.autodiff import gradient
 from sst_cvx.host import stops_early
-from sst_cvx.once import constants
+from sst_cvx.once import constants, later
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+else:
+    cp = later("cvxpy")
 
 Operation = Callable[..., torch.Tensor]
 
@@ -35,6 +40,7 @@ class Segment(sst.Structure, final=True):
     """
 
     known_binary = True
+    known_bounded = True
     argmax_on_device = True
     prefers_active_set = True
 
@@ -42,8 +48,11 @@ class Segment(sst.Structure, final=True):
         self.n = check_size("n", n, 1)
         self.min_length = check_size("min_length", min_length, 1, n)
         self.max_length = n if max_length is None else check_size("max_length", max_length, min_length, n)
-        count, width = n - self.min_length + 1, self.max_length - self.min_length + 1
-        x, started = cp.Variable(n), cp.Variable(count)
+        super().__init__(event_shape=(self.n,))
+
+    def declare(self) -> tuple[cp.Variable, list[Any]]:
+        count, width = self.n - self.min_length + 1, self.max_length - self.min_length + 1
+        x, started = cp.Variable(self.n), cp.Variable(count)
         ended = cp.Variable(count) if width > 1 else started
         hull = [started[0] >= 0, started[-1] == 1]
         if count > 1:
@@ -54,7 +63,7 @@ class Segment(sst.Structure, final=True):
             hull.append(ended[width - 1 :] >= started[: 1 - width])
         on = cp.hstack([started, np.ones(self.min_length - 1)])
         hull.append(x == on - cp.hstack([np.zeros(self.min_length), ended[:-1]]) if count > 1 else x == on)
-        super().__init__(x, hull)
+        return x, hull
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """The run of largest sum; on the device of ``u``."""

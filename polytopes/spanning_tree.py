@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Hashable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cvxpy as cp
 import numpy as np
 import torch
 
@@ -24,7 +23,12 @@ from polytopes.kernels.log_weights import widened
 from polytopes.kernels.tables import Table
 from polytopes.kernels.tree_sum import log_tree_sum, places, tree_marginals, undirected
 from sst_cvx.arguments import check_edge_index, check_size, check_vertex_count
-from sst_cvx.once import constants
+from sst_cvx.once import constants, later
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+else:
+    cp = later("cvxpy")
 
 
 class SpanningTree(sst.Structure, final=True):
@@ -50,6 +54,9 @@ class SpanningTree(sst.Structure, final=True):
     def __init__(self, graph: int | torch.Tensor):
         self.edge_index, self.n = _edges(graph)
         self._ends, self._places = Table(self.edge_index), Table(places(self.edge_index, self.n))
+        super().__init__(event_shape=(self.edge_index.shape[1],))
+
+    def declare(self) -> tuple[cp.Variable, list[Any]]:
         m = self.edge_index.shape[1]
         x, (tails, heads) = cp.Variable(m), self.edge_index.tolist()
         rows: list[Any] = [x >= 0, cp.sum(x) == self.n - 1]
@@ -58,7 +65,7 @@ class SpanningTree(sst.Structure, final=True):
         entered[np.arange(2 * m), [*heads, *tails]] = 1
         rows += [z >= 0, z @ entered == 1 - np.eye(self.n)]
         rows += [z[k, :m] + z[k, m:] == x for k in range(self.n)]
-        super().__init__(x, rows)
+        return x, rows
 
     def violation(self, x: torch.Tensor) -> torch.Tensor:
         """What can be seen without the hull: entries in [0, 1], of sum n - 1."""
@@ -66,7 +73,7 @@ class SpanningTree(sst.Structure, final=True):
 
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """A maximum spanning tree by Prim's algorithm, over the whole batch at once, on the device of ``u``."""
-        flat = u.reshape(-1, self.variable.size)
+        flat = u.reshape(-1, self.event_size)
         parent = _prim(undirected(flat, self._places.on(u.device), self.n, -torch.inf))
         return self._edges_of(parent, u).reshape(u.shape)
 

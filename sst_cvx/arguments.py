@@ -32,23 +32,30 @@ def check_utilities(u: Any, event_shape: tuple[int, ...], name: str = "utilities
     return u.shape[:split]
 
 
+class Absent(ValueError):
+    """Numbers are not finite, but those that are not are all -inf: as utilities of forbidden items may be."""
+
+
 def surely_finite(x: torch.Tensor) -> bool:
     """Whether the sum of all entries is finite, and so is every entry: one pass. False says nothing, sums overflow."""
-    return math.isfinite(x.detach().sum())
+    return math.isfinite(x.detach().sum().item())
 
 
 def check_finite(x: torch.Tensor, name: str, *, at: Callable[[tuple[int, ...]], tuple[int, ...]] | None = None) -> None:
-    """Raise ValueError, with the place of the first offender, unless every entry is finite.
+    """Raise ValueError, with the place of the first offender, unless every entry is finite; ``Absent``, which is one,
+    where they are -inf at worst.
 
     ``at`` turns its index into the caller's.
     """
     if surely_finite(x):
         return
-    finite = torch.isfinite(x)
+    x = x.detach()
+    finite, absent = torch.isfinite(x), x == -math.inf
     if not bool(finite.all()):
-        first = tuple(int(i) for i in torch.nonzero(~finite)[0])
+        kind, wrong = (ValueError, ~finite & ~absent) if not bool((finite | absent).all()) else (Absent, absent)
+        first = tuple(int(i) for i in torch.nonzero(wrong)[0])
         place = first if at is None else at(first)
-        raise ValueError(f"{name} must be finite, but entry {place} is {x[first].item()}.")
+        raise kind(f"{name} must be finite, but entry {place} is {x[first].item()}.")
 
 
 def check_temperature(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import threading
 from collections.abc import Iterator
 from functools import cached_property
@@ -42,6 +43,21 @@ def state_without_computed(instance: object) -> dict[str, Any]:
     """``instance.__dict__`` without what was computed once: what pickles and copies carry."""
     made = {name for base in type(instance).__mro__ for name, v in vars(base).items() if isinstance(v, cached_property)}
     return {name: value for name, value in vars(instance).items() if name not in made}
+
+
+class later:
+    """A module, imported when something of it is first asked for: ``cp = later("cvxpy")``. CVXPY and its solvers take
+    seconds, and most calls need nothing of them."""
+
+    def __init__(self, module: str):
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # asked by inspection, copies and the like
+            raise AttributeError(name)
+        value = getattr(importlib.import_module(self._module), name)
+        self.__dict__[name] = value
+        return value
 
 
 def without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
-from sst_cvx.arguments import check_utilities
+from sst_cvx.arguments import Absent, check_utilities
 from sst_cvx.errors import SolveError
 from sst_cvx.host import check_mode, guard
 from sst_cvx.once import constants, state_without_computed, without_autocast
 from sst_cvx.paths import opaque
+from sst_cvx.paths.absent import without_absent
 from sst_cvx.paths.base import Batch, Options
 from sst_cvx.paths.choice import check_name, choose
 from sst_cvx.paths.failure import check_failure, each
@@ -19,6 +20,7 @@ from sst_cvx.paths.layer.path import make_solver
 from sst_cvx.paths.questions import Questions
 from sst_cvx.regularizers import Regularizer
 from sst_cvx.regularizers.admission import check_regularizer
+from sst_cvx.structure.absent import takes_absent
 from sst_cvx.structure.base import Structure
 from sst_cvx.structure.faces import Faces
 
@@ -83,7 +85,7 @@ class SoftArgmax(Questions, torch.nn.Module):
 
     def _of_face(self, kept: Any) -> SoftArgmax:
         """The same map over the elements without the items that a flat mask leaves out."""
-        return self._like(self.structure.face(kept), self.path)
+        return self._like(self.structure.face(kept), "auto" if self.path == "fast" else self.path)
 
     def _like(self, structure: Structure, path: str) -> SoftArgmax:
         engine = {"solver": self._options.solver, "solver_options": self._options.solver_options}
@@ -140,8 +142,10 @@ class SoftArgmax(Questions, torch.nn.Module):
         """Guarded points, of the device and dtype of the batch."""
         if self.path != "fast" and opaque.is_needed(batch.u):
             return opaque.answer(self._number, batch)
-        if self.path != "fast" and batch.faults is not None:
-            return opaque.patiently(self._at_once, batch, self.structure)
+        if batch.faults is not None:
+            if self.path != "fast":
+                return opaque.patiently(self._at_once, batch, self.structure)
+            batch = without_absent(self.structure, batch)
         return self._at_once(batch)
 
     def _at_once(self, batch: Batch) -> torch.Tensor:
@@ -159,6 +163,10 @@ class SoftArgmax(Questions, torch.nn.Module):
             x = x if mask is None else mask.removed(x, batch.faults)
         except SolveError as error:
             raise batch.elements.rename(error) from error.__cause__
+        except Absent:
+            if not takes_absent(self.structure):
+                raise
+            return self._at_once(without_absent(self.structure, batch))
         return x if x.dtype == u.dtype and x.device == u.device else x.to(u.device, u.dtype)
 
     def reference(self) -> SoftArgmax:

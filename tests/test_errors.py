@@ -21,7 +21,7 @@ def soft(request):
 
 
 class TestUtilities:
-    @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+    @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
     def test_not_finite(self, soft, bad):
         u = torch.zeros(2, 3, 6)
         u[1, 2, 4] = bad

@@ -12,17 +12,46 @@ so that marginals and their derivatives cost one or two sweeps of multiplication
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
+from torch.autograd import forward_ad
 
-from polytopes.kernels.dag_order import closure, incoming, levels, sweep
+from polytopes.kernels.dag_order import Nodes, Sweep, closure, incoming, levels, sweep, topological
 from polytopes.kernels.log_weights import ABSENT, draw_one
+from sst_cvx import native
 from sst_cvx.autodiff import Function
 from sst_cvx.host import is_fake, stops_early
-from sst_cvx.once import constants
+from sst_cvx.once import computed_once, constants, state_without_computed
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """Sweeps from the source on and from the target back; edges into each vertex; the most edges of any path."""
+
+    down: Sweep
+    up: Sweep
+    incoming: torch.Tensor
+    longest: int
+
+    @staticmethod
+    def of(tails: np.ndarray, heads: np.ndarray, vertices: int) -> _Steps:
+        """Of edges with ends, dead ones at ``vertices``."""
+        live = tails < vertices
+        order = levels(tails[live], heads[live], vertices)
+        down, up = sweep(tails, heads, order, vertices), sweep(heads, tails, order[::-1], vertices)
+        return _Steps(down, up, torch.from_numpy(incoming(heads, vertices)), len(order) - 1)
+
+    def to(self, device: torch.device) -> _Steps:
+        return _Steps(self.down.to(device), self.up.to(device), self.incoming.to(device), self.longest)
+
+
+_PART = 2**17  # terms of sums at once, which stay in a cache
 
 
 class PathGraph:
@@ -43,22 +72,28 @@ class PathGraph:
     def __init__(self, tails: np.ndarray, heads: np.ndarray, source: int, target: int):
         vertices = int(max(tails.max(), heads.max())) + 1
         self.source, self.target, self.vertices, self.edges = source, target, vertices, len(tails)
-        order = levels(tails, heads, vertices)
-        forward, backward = closure(tails, heads, source, order), closure(heads, tails, target, order[::-1])
-        on = forward & backward
+        place = topological(tails, heads, vertices)
+        on = closure(tails, heads, source, vertices) & closure(heads, tails, target, vertices)
         self.reachable = bool(on[target])
         self.live = on[tails] & on[heads]
+        self._nodes = Nodes.of(tails, heads, self.live, place)
         dead = np.append(~self.live, True)
         self._dead = torch.from_numpy(np.flatnonzero(dead))
-        tails, heads = (np.where(dead, vertices, np.append(ends, vertices)) for ends in (tails, heads))
-        self._tails, self._heads = torch.from_numpy(tails), torch.from_numpy(heads)
-        self._longest = len(order) - 1  # edges of any path are at most as many
-        self._incoming = torch.from_numpy(incoming(heads, vertices))
-        self._down, self._up = sweep(tails, heads, order, vertices), sweep(heads, tails, order[::-1], vertices)
+        self._tails, self._heads = (
+            torch.from_numpy(np.where(dead, vertices, np.append(ends, vertices))) for ends in (tails, heads)
+        )
         self._elsewhere: dict[torch.device, PathGraph] = {}
+        self._name = _named(self)
+
+    @computed_once
+    def _steps(self) -> _Steps:
+        """What sweeps of tensors need."""
+        return _Steps.of(self._tails.numpy(), self._heads.numpy(), self.vertices)
 
     def on(self, device: torch.device) -> PathGraph:
         """This graph with its index tables on ``device``: copied once, for a copy would stop the device."""
+        if torch.compiler.is_dynamo_compiling():
+            _make_steps(self._name)
         if self._tails.device == device:
             return self
         if device in self._elsewhere:
@@ -66,14 +101,18 @@ class PathGraph:
         moved = object.__new__(PathGraph)
         moved.__dict__.update(self.__dict__)
         with contextlib.nullcontext() if torch.compiler.is_compiling() else constants():
-            for name in ("_dead", "_tails", "_heads", "_incoming", "_down", "_up"):
+            for name in ("_dead", "_tails", "_heads", "_steps"):
                 setattr(moved, name, getattr(self, name).to(device))
         if not (torch.compiler.is_compiling() or is_fake(moved._tails)):
             self._elsewhere[device] = moved
         return moved
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_elsewhere": {}}
+        return state_without_computed(self) | {"_elsewhere": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._name = _named(self)
 
     def log_sum(self, scores: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
         """log of the sum over paths of exp of their scores: ``(*batch, edges)`` to ``(*batch,)``; any derivative.
@@ -84,6 +123,8 @@ class PathGraph:
         dtype = dtype or scores.dtype
         graph, padded = self._prepared(scores)
         traced = torch.compiler.is_dynamo_compiling()
+        if not _is_differentiated(padded) and native.serves(padded):
+            return graph._compiled_values(padded, None)[self.target].to(dtype).reshape(scores.shape[:-1])
         values, _ = graph._traced_values(padded, dtype) if traced else _Values.apply(padded, graph, dtype)
         return values[self.target].to(dtype).reshape(scores.shape[:-1])
 
@@ -102,6 +143,8 @@ class PathGraph:
     def best(self, scores: torch.Tensor) -> torch.Tensor:
         """A path of largest score as a 0/1 array, ``(*batch, edges)`` to the same shape."""
         graph, padded = self._prepared(scores.detach())
+        if native.serves(padded):
+            return graph._compiled_best(padded).T.reshape(scores.shape)
         x = graph._trace(graph._values(padded, best=True), padded, lambda entries: entries.argmax(0, keepdim=True))
         return x.T.reshape(scores.shape)
 
@@ -134,7 +177,7 @@ class PathGraph:
         """All paths as 0/1 rows ``(paths, edges)``, float64."""
         tails = self._tails.tolist()
         found: dict[int, list[tuple[int, ...]]] = {self.source: [()]}
-        for vertices, edges, _ in self._down.groups:
+        for vertices, edges, _ in self._steps.down.groups:
             for vertex, entering in zip(vertices.tolist(), edges.T.tolist(), strict=True):
                 found[vertex] = [(*way, e) for e in entering if e < self.edges for way in found[tails[e]]]
         rows = torch.zeros(len(found[self.target]), self.edges, dtype=torch.float64)
@@ -143,16 +186,16 @@ class PathGraph:
         return rows
 
     def _prepared(self, scores: torch.Tensor) -> tuple[PathGraph, torch.Tensor]:
-        """This graph on the scores' device; the scores ``(edges + 1, batch)``, padded, with no way along dead edges."""
-        graph = self.on(scores.device)
+        """This graph on the scores' device; the scores ``(edges + 1, batch)``, padded by an edge that is no way. Those
+        of dead edges are never read."""
         flat = scores.reshape(scores.shape[:-1].numel(), self.edges).T
-        return graph, torch.nn.functional.pad(flat, (0, 0, 0, 1)).index_fill(0, graph._dead, ABSENT)
+        return self.on(scores.device), torch.nn.functional.pad(flat, (0, 0, 0, 1), value=ABSENT)
 
     def _values(self, padded: torch.Tensor, best: bool, share: torch.Tensor | None = None) -> torch.Tensor:
         """Values of all vertices and of the padding, ``(vertices + 1, batch)``, float64, from the source on."""
         values = padded.new_full((self.vertices + 1, padded.shape[1]), ABSENT, dtype=torch.float64)
         values[self.source] = 0.0
-        for vertices, edges, tails in self._down.groups:
+        for vertices, edges, tails in self._steps.down.groups:
             terms = _take(values, tails).add_(_take(padded, edges))
             value = terms.amax(0) if best else _log_sum(terms)
             values.index_copy_(0, vertices, value)
@@ -163,12 +206,44 @@ class PathGraph:
             share[-1] = 0.0
         return values
 
+    def _compiled_values(self, padded: torch.Tensor, share: torch.Tensor | None) -> torch.Tensor:
+        """Log-sums, and shares into zeros if these are given, by compiled kernels."""
+        from polytopes.kernels.native import dag
+
+        order, start, edges, tails = self._nodes.arrays
+        scores, batch = padded.detach().double(), padded.shape[1]
+        wide = scores.new_empty(0, batch) if share is None else share
+        wide = wide if wide.dtype == torch.float64 else torch.zeros_like(wide, dtype=torch.float64)
+        values = scores.new_full((self.vertices + 1, batch), ABSENT)
+        values[self.source] = 0.0
+        part = scores.new_empty(min(len(edges), max(self._nodes.widest, _PART // max(batch, 1))), batch)
+        numbers, ways, total = native.array(values), np.ones(self.vertices), np.ones((self.vertices, batch))
+        inputs, low = native.array(scores), 0
+        while low < len(order):
+            high = dag.missed(low, order, start, edges, tails, inputs, numbers, ways, part.numpy())
+            part[: start[high] - start[low]].exp_()
+            dag.shared(low, high, order, start, edges, tails, numbers, ways, total, part.numpy(), wide.numpy())
+            low = high
+        if share is not None and wide is not share:
+            share.copy_(wide)
+        return values
+
+    def _compiled_best(self, padded: torch.Tensor) -> torch.Tensor:
+        """``best`` of padded scores, ``(edges, batch)``."""
+        from polytopes.kernels.native import dag
+
+        scores, x = native.array(padded.double()), torch.zeros_like(padded, dtype=torch.float64)
+        values = np.zeros((self.vertices, padded.shape[1]))
+        entered = np.empty(values.shape, dtype=np.int64)
+        dag.best(*self._nodes.arrays, self.source, self.target, scores, values, entered, x.numpy())
+        return x[:-1].to(padded.dtype)
+
     def _traced_values(self, padded: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-sums and shares as ``_Values``, for a compiler that differentiates by itself: nothing in place."""
         values = padded.new_full((self.vertices + 1, padded.shape[1]), ABSENT, dtype=torch.float64)
         values[self.source] = 0.0
         share = torch.zeros_like(padded, dtype=dtype)
-        for vertices, edges, tails in self._down.groups:
+        for vertices, edges, tails in self._steps.down.groups:
             terms = _take(values, tails) + _take(padded, edges)
             value = terms.logsumexp(0)
             values = values.index_copy(0, vertices, value)
@@ -177,7 +252,7 @@ class PathGraph:
 
     def _traced_linear(self, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """``_Linear``, up, for a compiler."""
-        for vertices, edges, others in self._up.groups:
+        for vertices, edges, others in self._steps.up.groups:
             x = x.index_add(0, vertices, (_take(weight, edges) * _take(x, others)).sum(0))
         return x
 
@@ -188,8 +263,8 @@ class PathGraph:
         x = torch.zeros_like(padded)
         here = torch.full((1, padded.shape[1]), self.target, device=padded.device)
         asked = stops_early(padded)
-        for _ in range(self._longest):
-            edges = self._incoming[:, here[0]]
+        for _ in range(self._steps.longest):
+            edges = self._steps.incoming[:, here[0]]
             tails = self._tails[edges]
             edge = edges.gather(0, choose(values.gather(0, tails) + padded.gather(0, edges)))
             x.scatter_(0, edge, 1.0)
@@ -202,9 +277,34 @@ class PathGraph:
         return self  # never changes
 
 
+_live: WeakValueDictionary[str, PathGraph] = WeakValueDictionary()
+_numbers = itertools.count()
+
+
+def _named(graph: PathGraph) -> str:
+    """A name by which it is found, as long as it lives."""
+    name = f"graph {next(_numbers)}"
+    _live[name] = graph
+    return name
+
+
+def _make_steps(name: str) -> bool:
+    """While a compiler traces, which runs this at once: what it records could not be kept."""
+    return bool(_live[name]._steps)
+
+
+#: All that ``torch.compiler.assume_constant_result`` does, beside importing the compiler.
+_make_steps._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def _take(rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """rows[index]: index_select is three times as fast."""
     return rows.index_select(0, index.flatten()).reshape(*index.shape, -1)
+
+
+def _is_differentiated(x: torch.Tensor) -> bool:
+    """By autograd, backwards or forwards."""
+    return (torch.is_grad_enabled() and x.requires_grad) or forward_ad._current_level >= 0
 
 
 def _log_sum(terms: torch.Tensor) -> torch.Tensor:
@@ -221,20 +321,28 @@ class _Values(Function, one_by_one=True):
     @staticmethod
     def forward(padded: torch.Tensor, graph: PathGraph, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         share = torch.zeros_like(padded, dtype=dtype)
+        if native.serves(padded):
+            return graph._compiled_values(padded, share), share
         return graph._values(padded, best=False, share=share), share
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
         padded, ctx.graph, _ = inputs
         ctx.dtype = padded.dtype
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(output[1])
         ctx.save_for_forward(output[1])
 
     @staticmethod
-    def backward(ctx: Any, of_values: torch.Tensor, of_share: torch.Tensor) -> tuple:  # type: ignore[override]
+    def backward(ctx: Any, of_values: Any, of_share: Any) -> tuple:  # type: ignore[override]
         graph, (share,) = ctx.graph, ctx.saved_tensors
+        given = share.new_zeros(graph.vertices + 1, share.shape[1]) if of_values is None else of_values
+        source = given.to(share.dtype)
+        if of_share is None:
+            x = share * _take(_Linear.apply(share, source, graph, True), graph._heads)
+            return x.to(ctx.dtype), None, None
         entry = share * of_share  # d share = share (d value(tail) + d score - d value(head))
-        source = of_values.to(share.dtype).index_add(0, graph._tails, entry).index_add(0, graph._heads, -entry)
+        source = source.index_add(0, graph._tails, entry).index_add(0, graph._heads, -entry)
         x = share * _take(_Linear.apply(share, source, graph, True), graph._heads) + entry
         return x.to(ctx.dtype), None, None
 
@@ -258,8 +366,13 @@ class _Linear(Function, one_by_one=True):
 
     @staticmethod
     def forward(weight: torch.Tensor, source: torch.Tensor, graph: PathGraph, up: bool) -> torch.Tensor:
-        x = source.clone()
-        for vertices, edges, others in (graph._up if up else graph._down).groups:
+        x = source.clone(memory_format=torch.contiguous_format)
+        if native.serves(x) and native.serves(weight):
+            from polytopes.kernels.native import dag
+
+            dag.linear(up, *graph._nodes.arrays, native.array(weight), x.numpy())
+            return x
+        for vertices, edges, others in (graph._steps.up if up else graph._steps.down).groups:
             x.index_add_(0, vertices, (_take(weight, edges).mul_(_take(x, others))).sum(0))
         return x
 

@@ -21,10 +21,12 @@ class Family(ABC):
     Attributes:
         name: as it is asked for, with its arguments.
         key: hashable; equal ones are the same matroid.
+        has_hull: whether ``hull`` tells constraints at any size.
     """
 
     name: str
     key: Hashable
+    has_hull = False
 
     @abstractmethod
     def rank(self, sets: torch.Tensor) -> torch.Tensor:
@@ -45,6 +47,8 @@ class Family(ABC):
 
 class Partition(Family):
     """As many elements of each group as it has room for."""
+
+    has_hull = True
 
     def __init__(self, groups: torch.Tensor, capacities: list[int], name: str):
         self._member = groups == torch.arange(len(capacities))[:, None]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cvxpy as cp
 import numpy as np
 import torch
 
@@ -14,7 +13,13 @@ from sst_cvx.checks.points import are_extreme, extreme_points, facet_normals
 from sst_cvx.checks.report import Input, NotApplicable, Worst
 from sst_cvx.hull.linear import LinearHull
 from sst_cvx.hull.violation import violation_by_cvxpy
+from sst_cvx.once import later
 from sst_cvx.structure.base import Structure
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+else:
+    cp = later("cvxpy")
 
 _FEASIBILITY = 1e-9  # HiGHS's, absolute
 
@@ -97,7 +102,7 @@ class HullChecks:
         the hull's extreme points on the grid of X's coordinates that X lacks; in random, sparse and coordinate
         directions."""
         self._need_hull()
-        size, s = self.structure.variable.size, self.structure
+        size, s = self.structure.event_size, self.structure
         rng = np.random.default_rng(self.seed)
         dense = rng.normal(size=(64, size))
         axes, ones = np.eye(size), np.ones((1, size))
@@ -129,7 +134,7 @@ class HullChecks:
 
     def _lacked(self, points: np.ndarray | None) -> np.ndarray:
         """Directions that extreme points of the hull maximise, those that X lacks, ``(count, size)``: at most 64."""
-        hull, size = self._numbers, self.structure.variable.size
+        hull, size = self._numbers, self.structure.event_size
         nothing = np.zeros((0, size))
         if hull is None or hull.lower.size != size or not self.structure.integral:
             return nothing

@@ -50,7 +50,7 @@ class Pair:
             raise NotApplicable("answered by the layer itself")
         if self.exponential and self.structure.has_vertices() and len(self.structure.vertices()) == 1:
             raise NotApplicable("X has one element, and its program one weight")
-        if self.structure.variable.size > 200:
+        if self.structure.event_size > 200:
             raise NotApplicable("too large for the layer: use a smaller instance")
         try:
             return self.soft.reference()

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import scipy.optimize
 
 from sst_cvx.hull.linear import LinearHull
+from sst_cvx.once import later
+
+if TYPE_CHECKING:
+    import scipy.optimize as optimize
+else:
+    optimize = later("scipy.optimize")
 
 _FACETS = 7, 150  # dimensions and points up to which all facets are computed
 _PARTIAL = 2_000_000  # numbers in a table of partial points
@@ -60,7 +67,7 @@ def _in_hull(point: np.ndarray, others: np.ndarray) -> bool:
     if not len(others):
         return False
     rows, right = np.vstack([others.T, np.ones(len(others))]), np.append(point, 1.0)
-    return scipy.optimize.linprog(np.zeros(len(others)), A_eq=rows, b_eq=right, method="highs").status == 0
+    return optimize.linprog(np.zeros(len(others)), A_eq=rows, b_eq=right, method="highs").status == 0
 
 
 def extreme_points(hull: LinearHull, levels: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -48,7 +48,7 @@ class _StructureChecks(HullChecks):
         x = self.structure.argmax(u, **self.parameters)
         if x.shape != u.shape or x.dtype != u.dtype:
             raise ValueError(f"argmax returned {tuple(x.shape)} {x.dtype} for utilities {tuple(u.shape)} {u.dtype}.")
-        flat, x = (v.reshape(-1, self.structure.variable.size).double() for v in (u, x))
+        flat, x = (v.reshape(-1, self.structure.event_size).double() for v in (u, x))
         rounding = 10 * torch.finfo(u.dtype).eps * self.extent.centre.abs().max()  # of x itself
         if self.structure.has_vertices():
             best = (flat @ self.points.T).amax(1)

@@ -9,11 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import cvxpy as cp
 import numpy as np
-import scipy.sparse as sp
+
+from sst_cvx.once import later
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+    import scipy.sparse as sp
+else:
+    cp = later("cvxpy")
+    sp = later("scipy.sparse")
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cvxpy as cp
 import numpy as np
-import scipy.sparse as sp
 import torch
 
 from sst_cvx.errors import EmptySet, SolveError
@@ -15,7 +13,13 @@ from sst_cvx.hull.canonical import Canonical, canonicalise
 from sst_cvx.hull.linear import AffineRows, LinearHull
 from sst_cvx.hull.linear_oracle import LinearOracle
 from sst_cvx.hull.violation import ViolationOfAffineRows, ViolationOfLinearHull, violation_by_cvxpy
-from sst_cvx.once import computed_once, state_without_computed
+from sst_cvx.once import computed_once, later, state_without_computed
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+    import scipy.sparse as sp
+else:
+    sp = later("scipy.sparse")
 
 ParameterValues = dict[str, torch.Tensor]
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import scipy.linalg
-import scipy.sparse as sp
 import torch
+
+from sst_cvx.once import later
+
+if TYPE_CHECKING:
+    import scipy.linalg as linalg
+    import scipy.sparse as sp
+else:
+    linalg = later("scipy.linalg")
+    sp = later("scipy.sparse")
 
 _DENSE_RANK = 3000  # rows or columns up to which dependent rows are sought by a pivoted QR
 _RANK = 1e-10  # of its diagonal, relative to the largest entry, that counts as zero
@@ -83,6 +90,6 @@ def independent_rows(A: Any) -> np.ndarray:
         return np.arange(count)
     dense = A.toarray() if sp.issparse(A) else A
     dense = dense * _unit_rows(np.abs(dense).max(axis=1))[:, None]
-    triangle, pivots = cast(Any, scipy.linalg.qr(dense.T, mode="r", pivoting=True))
+    triangle, pivots = cast(Any, linalg.qr(dense.T, mode="r", pivoting=True))
     diagonal = np.abs(np.diagonal(triangle))
     return np.sort(pivots[: int((diagonal > _RANK * diagonal.max(initial=0.0)).sum())])

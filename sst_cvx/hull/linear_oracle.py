@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import clarabel
-import highspy
 import numpy as np
-import scipy.sparse as sp
-from cvxpy.reductions.solvers.conic_solvers.clarabel_conif import dims_to_solver_cones
 
 from sst_cvx.errors import SolveError
 from sst_cvx.hull.canonical import Canonical
 from sst_cvx.hull.linear import LinearHull
 from sst_cvx.hull.units import Units
+from sst_cvx.once import later
+
+if TYPE_CHECKING:
+    import clarabel
+    import highspy
+    import scipy.sparse as sp
+else:
+    clarabel = later("clarabel")
+    highspy = later("highspy")
+    sp = later("scipy.sparse")
 
 _ROUND = 1e-7  # HiGHS's primal tolerance: entries this near to an integer are that integer
 _OUTSIDE = 1e-6  # violation, in units of rows and columns, from which a point is not returned
@@ -91,6 +97,8 @@ class LinearOracle:
         return program
 
     def _by_clarabel(self, direction: np.ndarray, at: dict[str, np.ndarray] | None) -> tuple[np.ndarray, str]:
+        from cvxpy.reductions.solvers.conic_solvers.clarabel_conif import dims_to_solver_cones
+
         A, b = self._hull.rows(self._hull.theta(at or {}))
         cost = np.zeros(self._hull.columns)
         cost[self._hull.event] = -direction.ravel()

@@ -8,14 +8,20 @@ these rows as equalities, and fixing coordinates that have one possible value, r
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse as sp
-from scipy.optimize import linprog
 
 from sst_cvx.hull.linear import LinearHull
 from sst_cvx.hull.units import Units
+from sst_cvx.once import later
+
+if TYPE_CHECKING:
+    import scipy.optimize as optimize
+    import scipy.sparse as sp
+else:
+    sp = later("scipy.sparse")
+    optimize = later("scipy.optimize")
 
 _SLACK = 1e-6  # a row whose largest slack in the scaled program is below this never has any
 
@@ -93,7 +99,7 @@ def _largest_slack(A: Any, b: np.ndarray, G: Any, h: np.ndarray) -> tuple[np.nda
     equal = sp.hstack([A, sp.csr_array((len(b), rows)), sp.csr_array(-b[:, None])], format="csr")
     cost = np.concatenate([np.zeros(columns), -np.ones(rows), [0.0]])
     limits = [(None, None)] * columns + [(0, 1)] * rows + [(1, None)]
-    result = linprog(
+    result = optimize.linprog(
         cost,
         upper if rows else None,
         np.zeros(rows) if rows else None,

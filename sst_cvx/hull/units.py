@@ -9,13 +9,19 @@ with one entry). Hulls that differ in units alone become one and the same.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse as sp
-from scipy.sparse.linalg import lsqr
 
 from sst_cvx.hull.linear import LinearHull
+from sst_cvx.once import later
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+    import scipy.sparse.linalg as sparse_linalg
+else:
+    sp = later("scipy.sparse")
+    sparse_linalg = later("scipy.sparse.linalg")
 
 _MODERATE = (1e-4, 1e4)  # numbers between these need no other units
 _MOST = 900.0  # binary exponent
@@ -110,6 +116,6 @@ def _least_squares(
     )
     chosen = np.ones(entries.size) if whole is None else (~np.isin(j, whole)).astype(float)
     of_columns = sp.csr_array((chosen, (number[: entries.size], j)), shape=(number.size, columns))
-    found = lsqr(sp.hstack([of_rows, of_columns], format="csr"), -logs, atol=1e-6, btol=1e-6)[0]
+    found = sparse_linalg.lsqr(sp.hstack([of_rows, of_columns], format="csr"), -logs, atol=1e-6, btol=1e-6)[0]
     units = np.exp2(np.clip(np.round(found), -_MOST, _MOST))
     return units[:groups], units[groups:]

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cvxpy as cp
 import numpy as np
-import scipy.sparse as sp
 import torch
 
 from sst_cvx.host import is_fake
 from sst_cvx.hull.linear import AffineRows, LinearHull
-from sst_cvx.once import CVXPY_LOCK, constants
+from sst_cvx.once import CVXPY_LOCK, constants, later
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+    import scipy.sparse as sp
+else:
+    sp = later("scipy.sparse")
 
 
 class ViolationOfLinearHull:

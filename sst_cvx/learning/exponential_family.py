@@ -16,6 +16,7 @@ from sst_cvx.learning.inputs import broadcast, check_expansion, check_shape, nor
 from sst_cvx.once import without_autocast
 from sst_cvx.paths.conjugate_gap import conjugate_gap, resolution, tilting
 from sst_cvx.paths.gap import check_point
+from sst_cvx.structure.absent import with_absent
 from sst_cvx.structure.base import Structure
 from sst_cvx.structure.membership import NO_ELEMENT, check_elements
 
@@ -58,7 +59,10 @@ class ExponentialFamily(Distribution):
             raise ValueError(f"{reason}: there is no exponential family to compute with.")
         batch_shape = check_utilities(u, structure.event_shape)
         u = normal(u)
-        self.mask = None if mask is None else normal(structure.check_mask(mask, u.shape, u.device).allowed)
+        if mask is not None:
+            mask = structure.check_mask(mask, u.shape, u.device).allowed
+        mask = with_absent(structure, u, mask) if may_ask(u) else mask
+        self.mask = None if mask is None else normal(mask)
         self.structure, self.u = structure, self._finite(u, batch_shape)
         super().__init__(batch_shape, torch.Size(structure.event_shape), validate_args is not False)
 

@@ -211,11 +211,11 @@ def _check_targets(
     wrong = check_inside(structure, y, mask, "y")
     if not hull or not y.numel() or wrong is not None:
         return wrong
-    points = y.to("cpu", torch.float64).reshape(-1, structure.variable.size)
+    points = y.to("cpu", torch.float64).reshape(-1, structure.event_size)
     batch_shape = y.shape[: y.dim() - len(structure.event_shape)]
     values = {name: v.detach() for name, v in structure.flat_parameters(hull, batch_shape).items()}
     violation = structure.violation(points, values)
-    tolerance = max(1e-4, 4 * torch.finfo(y.dtype).eps * structure.variable.size**0.5)  # as check_inside
+    tolerance = max(1e-4, 4 * torch.finfo(y.dtype).eps * structure.event_size**0.5)  # as check_inside
     outside = torch.nonzero((violation > tolerance).reshape(batch_shape)).tolist()
     if outside:
         names = name_elements([tuple(i) for i in outside])

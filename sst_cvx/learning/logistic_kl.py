@@ -19,12 +19,13 @@ the value is right to 1e-13 of itself, its derivatives by a and b to 1e-12 of th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import zeta
 
 from sst_cvx.autodiff import Function
 from sst_cvx.host import may_ask
@@ -215,9 +216,11 @@ def _double_exponential(step: float, low: float, high: float) -> tuple[np.ndarra
 
 
 def _coth_series(count: int) -> np.ndarray:
-    """b coth(b / 2) - 2 = sum_k 2 B_2k / (2k)! b^2k, with B_2k / (2k)! = -(-1)^k 2 zeta(2k) / (2 pi)^2k."""
-    k = np.arange(1, count + 1)
-    return -4 * (-1.0) ** k * zeta(2 * k) / (2 * np.pi) ** (2 * k)
+    """b coth(b / 2) - 2 = sum_k 2 B_2k / (2k)! b^2k, with Bernoulli's numbers B."""
+    B = [Fraction(1)]
+    for m in range(1, 2 * count + 1):
+        B.append(-sum((math.comb(m + 1, j) * B[j] for j in range(m)), Fraction(0)) / (m + 1))
+    return np.array([float(2 * B[2 * k] / math.factorial(2 * k)) for k in range(1, count + 1)])
 
 
 _Formula = Callable[..., _Parts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -98,7 +99,8 @@ class Batch:
         """Answers as they are; where the host was not asked, NaN for what failed, and the error follows."""
         if self.faults is None:
             return x
-        x = self.faults.spoil(x, self.without_mask().u)
+        u = self.without_mask().u
+        x = self.faults.spoil(x, torch.where(u == -math.inf, 0.0, u))  # forbidden items: 0 times -inf is NaN
         self.faults.leave(x, who)
         return x
 
@@ -144,7 +146,7 @@ class Batch:
     def over_temperature(self, u: torch.Tensor) -> torch.Tensor:
         """u / t for other utilities of this shape, finite."""
         t = self.t.reshape(-1, *[1] * (u.dim() - 1)) if isinstance(self.t, torch.Tensor) else self.t
-        scaled = u / t
+        scaled = u if isinstance(t, float) and t == 1.0 else u / t
         if self.faults is not None:
             self.faults.add_not_finite(scaled, "utilities / temperature must be finite, but are not for {elements}.")
             return scaled

@@ -21,6 +21,7 @@ from sst_cvx.arguments import check_temperature, check_utilities
 from sst_cvx.once import without_autocast
 from sst_cvx.paths.conjugate_gap import conjugate_gap
 from sst_cvx.regularizers import ExponentialFamilyEntropy, Regularizer, SeparableRegularizer
+from sst_cvx.structure.absent import with_absent
 from sst_cvx.structure.base import Structure
 
 _ROUNDING = 4.0  # units in the last place that a right answer may be off by
@@ -69,6 +70,7 @@ def _gap(
     check_point(x, u, "x")
     structure.flat_parameters(parameters, batch_shape)  # checks their names
     wide, point = u.detach().double(), x.detach().double()
+    mask = with_absent(structure, u, mask)
     _, t = check_temperature(temperature, wide, batch_shape, event_dim)
     if isinstance(regularizer, ExponentialFamilyEntropy):
         if log is not None:
@@ -83,14 +85,14 @@ def _gap(
     else:
         check_point(log, u, "log")
         slope, divergence = _from_log(regularizer, point, log.detach().double())
-    direction = wide - t * slope
+    direction = (wide if masked is None else torch.where(masked.allowed, wide, 0.0)) - t * slope
     if masked is None:
         best = structure.argmax(direction, **parameters)
     else:
         best = structure.masked_argmax(direction, masked.allowed)
         direction, divergence = (torch.where(masked.allowed, part, 0.0) for part in (direction, divergence))
     linear, room, rest = (
-        part.reshape(*batch_shape, structure.variable.size).sum(-1)
+        part.reshape(*batch_shape, structure.event_size).sum(-1)
         for part in (direction * (best - point), direction.abs() * e, t * divergence)
     )
     return linear.sign() * (linear.abs() - room).clamp(min=0.0) + rest

@@ -15,6 +15,7 @@ from sst_cvx.arguments import check_utilities
 from sst_cvx.errors import SolveError
 from sst_cvx.once import without_autocast
 from sst_cvx.paths import opaque
+from sst_cvx.paths.absent import without_absent
 from sst_cvx.paths.base import Batch, Path
 from sst_cvx.paths.fast.registry import FastPathFunction, find_logarithm
 from sst_cvx.paths.interior_point.path import InteriorPointPath
@@ -88,7 +89,7 @@ class Logarithm:
         assert self._polytope is not None
         batch.check_finite()
         wide = batch.to(batch.u.device, torch.float64)
-        u, t = wide.u.reshape(len(wide), self._structure.variable.size), wide.temperatures
+        u, t = wide.u.reshape(len(wide), self._structure.event_size), wide.temperatures
         try:
             u = u * (t.detach() / t)[:, None]
             x = self._polytope.logarithms(u, t.detach(), wide.parameters, wide.elements)
@@ -131,12 +132,14 @@ def log_soft_argmax(soft: Any, u: torch.Tensor, temperature: Any, mask: Any, par
     with without_autocast(u.device.type):
         masked = None if mask is None else structure.check_mask(mask, u.shape, u.device).flat()
         batch = Batch.of(structure, u, temperature, masked, parameters, shape)
+        if batch.faults is None or logarithm.by_tensors:
+            batch = without_absent(structure, batch)
         if not u.numel():
             return u * 0
-        if masked is None:
+        if batch.mask is None:
             x = logarithm(batch)
         elif logarithm.by_tensors:
-            x = torch.where(masked.allowed, logarithm(batch), -math.inf)
+            x = torch.where(batch.mask.allowed, logarithm(batch), -math.inf)
         else:
             x = _by_faces(soft, batch)
         return batch.spoiled(x, soft).reshape(u.shape).to(u.dtype)

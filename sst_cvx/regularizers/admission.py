@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-import cvxpy as cp
 import numpy as np
 import torch
 
+from sst_cvx.once import later
 from sst_cvx.regularizers import ExponentialFamilyEntropy, Regularizer, SeparableRegularizer
 from sst_cvx.structure.base import Structure
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+else:
+    cp = later("cvxpy")
 
 
 def check_regularizer(regularizer: Regularizer, structure: Structure) -> None:

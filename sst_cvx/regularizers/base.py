@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cvxpy as cp
 import numpy as np
 import torch
 
 from sst_cvx.autodiff import gradient
+from sst_cvx.once import later
 from sst_cvx.structure.base import Structure
 from sst_cvx.structure.declaration import forget_canonical_form
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+else:
+    cp = later("cvxpy")
 
 
 class Regularizer:
@@ -51,12 +56,13 @@ class Regularizer:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """The structure that is loaded along gives its variable a new number."""
         self.__dict__.update(state)
-        if isinstance(state.get("_expression"), cp.Expression):
-            forget_canonical_form(state["_expression"])
+        expression = state.get("_expression")
+        if not (expression is None or callable(expression)):
+            forget_canonical_form(expression)
 
     def expression(self, variable: cp.Variable) -> Any:
         """f as a CVXPY expression of the event variable."""
-        return self._expression if isinstance(self._expression, cp.Expression) else self._expression(variable)
+        return self._expression(variable) if callable(self._expression) else self._expression
 
     def program(self, structure: Structure) -> tuple[Any, list[Any]]:
         """f over the structure's variable, and the constraints of the soft argmax: the declared hull."""

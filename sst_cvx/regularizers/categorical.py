@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cvxpy as cp
 import torch
 
+from sst_cvx.once import later
 from sst_cvx.regularizers.base import TINY, SeparableRegularizer, largest_coordinate
 from sst_cvx.structure.base import Structure
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+else:
+    cp = later("cvxpy")
 
 
 class CategoricalEntropy(SeparableRegularizer, certified=True):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cvxpy as cp
 import torch
 
+from sst_cvx.once import later
 from sst_cvx.regularizers.base import SeparableRegularizer
 from sst_cvx.structure.base import Structure
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+else:
+    cp = later("cvxpy")
 
 
 class Euclidean(SeparableRegularizer, certified=True):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cvxpy as cp
 import torch
 
+from sst_cvx.once import later
 from sst_cvx.regularizers.base import Regularizer
 from sst_cvx.structure.base import Structure
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+else:
+    cp = later("cvxpy")
 
 
 class ExponentialFamilyEntropy(Regularizer):
@@ -27,7 +32,7 @@ class ExponentialFamilyEntropy(Regularizer):
         raise NotImplementedError("A* depends on the structure: use program(structure).")
 
     def program(self, structure: Structure) -> tuple[Any, list[Any]]:
-        vertices = structure.vertices().reshape(-1, structure.variable.size).numpy()
+        vertices = structure.vertices().reshape(-1, structure.event_size).numpy()
         if len(vertices) > 5000:
             raise ValueError(
                 f"the reference of ExponentialFamilyEntropy weighs all vertices, and {structure!r} has "
@@ -35,12 +40,12 @@ class ExponentialFamilyEntropy(Regularizer):
             )
         weights = cp.Variable(len(vertices))
         means = vertices.T @ weights
-        event = cp.reshape(structure.variable, (structure.variable.size,), order="C")
+        event = cp.reshape(structure.variable, (structure.event_size,), order="C")
         return cp.sum(-cp.entr(weights)), [event == means, cp.sum(weights) == 1, weights >= 0]
 
     def strong_convexity(self, structure: Structure) -> float:
         """The Hessian of A is a covariance over the vertices, at most a quarter of their squared diameter."""
-        points = structure.vertices().reshape(-1, structure.variable.size)
+        points = structure.vertices().reshape(-1, structure.event_size)
         diameter = float(torch.cdist(points, points).max())
         return 4.0 / diameter**2 if diameter else 0.0
 

@@ -5,10 +5,10 @@ Over 300 lines on purpose: all that users subclass is one class, and the two kin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cvxpy as cp
 import numpy as np
 import torch
 
@@ -17,12 +17,12 @@ from sst_cvx.errors import Elements, SolveError
 from sst_cvx.host import may_ask
 from sst_cvx.hull.compiled import CompiledHull
 from sst_cvx.hull.unknown import UnknownHull
-from sst_cvx.once import computed_once, constants, state_without_computed
+from sst_cvx.once import computed_once, constants, later, state_without_computed
 from sst_cvx.structure import operator
 from sst_cvx.structure.calls import checked
 from sst_cvx.structure.declaration import (
+    Declaration,
     ParameterValues,
-    check_declaration,
     expand_parameter,
     order_parameters,
     per_element,
@@ -31,6 +31,11 @@ from sst_cvx.structure.declaration import (
 from sst_cvx.structure.faces import Faces
 from sst_cvx.structure.kinds import are_unit_vectors, seem_binary
 from sst_cvx.structure.masks import Mask, expand_mask
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+else:
+    cp = later("cvxpy")
 
 _CHUNK = 20_000_000  # probabilities in memory at once, of samples from a list
 
@@ -41,6 +46,10 @@ class Structure:
     Every other variable in the constraints is an auxiliary one (an extended formulation). ``cp.Parameter``s in the
     constraints become keyword inputs of ``argmax`` and of ``SoftArgmax``, by their CVXPY names.
 
+    A subclass whose answers seldom need its hull may declare it later: its ``__init__`` calls
+    ``super().__init__(event_shape=(n,))``, and ``declare()`` returns the variable and the constraints. That is called
+    once, when the hull is first asked for.
+
     Subclasses may override ``argmax``, ``vertices`` and ``log_partition``, and own fast paths. Look-up of fast paths
     is by exact type; a class declared with ``final=True`` (all of ``polytopes``) cannot be subclassed, because a
     subclass with one more constraint would inherit answers that are outside its hull.
@@ -50,17 +59,16 @@ class Structure:
         constraints: CVXPY constraints, DCP and DPP; cones that cvxpylayers takes. None where no hull is known: a
             subclass that overrides ``argmax`` then still has the Euclidean soft argmax, by the active-set path. See
             also ``from_argmax``.
+        event_shape: in place of these two, in a subclass that overrides ``declare``. Its hull has no parameters.
         parameters: the hull's parameters in the order you want them listed; found in the constraints if left out.
         integral: True if the constraints describe conv(X). False if they are looser (a relaxation): X is then the
             set of integer points, and the hard argmax is solved as a mixed-integer program.
 
     Raises:
-        TypeError: not a CVXPY variable or constraints.
+        TypeError: not a CVXPY variable or constraints, or neither these nor ``declare``.
         ValueError: boolean or complex variables, constraints that are not DCP or DPP, an empty or unbounded hull.
     """
 
-    variable: cp.Variable
-    constraints: list[Any]
     parameters: list[cp.Parameter]
     #: A class whose hull is never empty or unbounded may say so: large instances are then not canonicalised at once.
     known_bounded = False
@@ -90,30 +98,86 @@ class Structure:
 
     def __init__(
         self,
-        variable: cp.Variable,
-        constraints: Sequence[cp.Constraint | bool] | None,  # CVXPY's comparisons are typed so; a bool is refused
+        variable: cp.Variable | None = None,
+        constraints: Sequence[cp.Constraint | bool] | None = (),  # CVXPY's comparisons are typed so; a bool is refused
         *,
+        event_shape: Sequence[int] | None = None,
         parameters: Sequence[cp.Parameter] = (),
         integral: bool = True,
     ):
-        self.variable, self.constraints, self.integral = variable, list(constraints or ()), integral
+        self.integral = integral
+        self.handle = operator.handle_of(self)
+        if event_shape is not None:
+            self._declare_later(event_shape, variable, parameters)
+            return
+        self._declared = self._checked(variable, constraints)
+        self.parameters = order_parameters(self.constraints, parameters)
+        self.event_shape: tuple[int, ...] = tuple(self.variable.shape)
+        self.event_size = self.variable.size
+        self._bounded = bool(self.parameters) or self.known_bounded  # with parameters: decided when values are known
+        _ = self.hull
+
+    def _declare_later(self, event_shape: Sequence[int], variable: object, parameters: Sequence[object]) -> None:
+        if variable is not None or len(parameters) or type(self).declare is Structure.declare:
+            raise TypeError(
+                "event_shape goes with declare(), which returns the variable and the constraints: override it, and "
+                "give neither of these to __init__, nor parameters."
+            )
+        self.parameters, self.event_shape = [], tuple(event_shape)
+        self.event_size = math.prod(self.event_shape)
+        self._bounded = self.known_bounded
+
+    def _checked(self, variable: Any, constraints: Sequence[Any] | None) -> Declaration:
         if constraints is None and not self.overrides("argmax"):
             raise TypeError(
                 "constraints=None needs a subclass that overrides argmax: give the hull's constraints, or declare the "
                 "set by sst.Structure.from_argmax(event_shape, argmax)."
             )
-        check_declaration(variable, self.constraints)
-        self.parameters = order_parameters(self.constraints, parameters)
-        self.event_shape: tuple[int, ...] = tuple(variable.shape)
-        self.handle = operator.handle_of(self)
-        #: What is known of conv(X): the declared hull, or what the argmax tells.
-        self.hull: CompiledHull | UnknownHull
-        if constraints is None:
-            self.hull = UnknownHull(variable.size, self._furthest)
-        else:
-            self.hull = CompiledHull(variable, self.constraints, self.parameters)
-        if not (self.parameters or self.known_bounded):  # with parameters: decided when values are known
-            self.hull.check_bounded()
+        return Declaration.of(variable, constraints)
+
+    def declare(self) -> tuple[cp.Variable, Sequence[cp.Constraint | bool]] | None:
+        """The variable and the constraints, of a subclass that gives ``event_shape`` alone; None where no hull is
+        known. Called once, when somebody asks for them."""
+        raise TypeError(f"{type(self).__name__} must override declare(), which returns the variable and constraints.")
+
+    @computed_once
+    def _declared(self) -> Declaration:
+        found = self.declare()
+        if found is None:
+            return self._checked(None, None)
+        declared = self._checked(*found)
+        if tuple(declared.variable.shape) != self.event_shape or order_parameters(declared.constraints, ()):
+            raise ValueError(
+                f"declare() must return a variable of shape {self.event_shape}, and constraints without parameters."
+            )
+        return declared
+
+    @property
+    def variable(self) -> cp.Variable:
+        """The event, in CVXPY."""
+        declared = self._declared.variable
+        return self._own_variable if declared is None else declared
+
+    @computed_once
+    def _own_variable(self) -> cp.Variable:
+        """Where there is no hull, and so far nobody needed one."""
+        return cp.Variable(self.event_shape)
+
+    @property
+    def constraints(self) -> list[Any]:
+        """The hull's, in CVXPY."""
+        return self._declared.constraints
+
+    @computed_once
+    def hull(self) -> CompiledHull | UnknownHull:
+        """What is known of conv(X): the declared hull, or what the argmax tells."""
+        if not self._declared.known:
+            return UnknownHull(self.event_size, self._furthest)
+        hull = CompiledHull(self.variable, self.constraints, self.parameters)
+        if not self._bounded:
+            hull.check_bounded()
+            self._bounded = True
+        return hull
 
     def _furthest(self, directions: torch.Tensor) -> torch.Tensor:
         return self.argmax(directions.reshape(-1, *self.event_shape)).reshape(len(directions), -1)
@@ -148,7 +212,7 @@ class Structure:
         """
         batch_shape = u.shape[: u.dim() - len(self.event_shape)]
         values = self.flat_parameters(parameters, batch_shape)
-        flat = u.reshape(batch_shape.numel(), self.variable.size).to("cpu", torch.float64).numpy()
+        flat = u.reshape(batch_shape.numel(), self.event_size).to("cpu", torch.float64).numpy()
         each = per_element(values, len(flat)) if self.parameters else None
         hull = self.declared_hull
         solve = hull.oracle if self.integral else hull.integer_oracle
@@ -169,7 +233,7 @@ class Structure:
         """
         points = self.vertices()
         check_vertex_count(self, len(points))
-        flat, points = u.reshape(-1, self.variable.size).double(), points.to(u.device).flatten(1)
+        flat, points = u.reshape(-1, self.event_size).double(), points.to(u.device).flatten(1)
         chunk = max(1, _CHUNK // len(points))
         which = [
             torch.multinomial((part @ points.T).softmax(-1), 1, generator=generator)[:, 0] for part in flat.split(chunk)
@@ -334,7 +398,7 @@ class Structure:
     def prepare(self) -> None:
         """Make what is kept and asked for on the fast path, which cannot be made while a compiler traces."""
         if not (self.overrides("violation") or self.overrides("violation_by_tensors") or self.parameters):
-            self.violation(torch.zeros(1, self.variable.size, dtype=torch.float64, device="cpu"))
+            self.violation(torch.zeros(1, self.event_size, dtype=torch.float64, device="cpu"))
 
     def surely_within(self, x: torch.Tensor, tolerance: float) -> bool:
         """Whether ``violation`` of all points is at most the tolerance, told quickly; False says nothing."""
@@ -362,7 +426,7 @@ class Structure:
         if self.parameters:
             return None
         if self.known_binary:
-            return np.zeros(self.variable.size), np.ones(self.variable.size)
+            return np.zeros(self.event_size), np.ones(self.event_size)
         return self.hull.coordinate_range(tight)
 
     def flat_parameters(self, given: ParameterValues, batch_shape: torch.Size) -> dict[str, torch.Tensor]:
@@ -401,14 +465,17 @@ class Structure:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what was compiled, which is made anew where it is loaded."""
-        return {name: value for name, value in state_without_computed(self).items() if name != "handle"}
+        """Without what was compiled, which is made anew where it is loaded. What was declared goes along: others may
+        hold its variable, too."""
+        kept = {name: vars(self)[name] for name in ("_declared", "_own_variable") if name in vars(self)}
+        return {name: value for name, value in (state_without_computed(self) | kept).items() if name != "handle"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """CVXPY knows variables by numbers, which may be taken here: they get new ones."""
         self.__dict__.update(state)
         self.handle = operator.handle_of(self)
-        renumber(self.variable, self.constraints)
+        if "_declared" in state:
+            renumber(self._declared.variable or state.get("_own_variable"), self.constraints)
 
     def __repr__(self) -> str:
         extra = f", parameters=[{', '.join(p.name() for p in self.parameters)}]" if self.parameters else ""
@@ -461,8 +528,11 @@ class _ByArgmax(Structure, final=True):
             raise TypeError(f"argmax must be a function of utilities, got {type(argmax).__name__}.")
         shape = (event_shape,) if isinstance(event_shape, int) else tuple(event_shape)
         self._function = argmax
-        super().__init__(cp.Variable(tuple(check_size("event_shape", s, 1) for s in shape)), None)
+        super().__init__(event_shape=tuple(check_size("event_shape", s, 1) for s in shape))
         self._probe()
+
+    def declare(self) -> None:
+        """There is no hull."""
 
     def argmax(self, u: torch.Tensor, **parameters: torch.Tensor) -> torch.Tensor:
         """The function given to ``from_argmax``, with its answer checked for shape, dtype, device and finiteness."""

@@ -13,6 +13,7 @@ from sst_cvx.faults import not_finite, tell
 from sst_cvx.host import may_ask
 from sst_cvx.once import without_autocast
 from sst_cvx.structure import operator
+from sst_cvx.structure.absent import with_absent
 
 
 def checked(method: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
@@ -26,7 +27,7 @@ def checked(method: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         TypeError, ValueError: an answer of another type or shape.
 
     Where the host must not be asked, elements that are not finite, or without an answer, are NaN; an argmax that is no
-    program of tensors (``argmax_on_device``) is asked through an operator.
+    program of tensors (``argmax_on_device``) is asked through an operator. Of 0/1 arrays, -inf forbids an item.
     """
     name = method.__name__
 
@@ -36,6 +37,10 @@ def checked(method: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         with torch.no_grad(), without_autocast(u.device.type):
             wide = u.detach()
             wide = wide if wide.dtype in (torch.float64, torch.float32) else wide.float()  # sums overflow in 16 bits
+            allowed, masked = with_absent(self, wide, None), None
+            if allowed is not None:
+                masked = self.check_mask(allowed, wide.shape, wide.device)
+                wide = masked.lowered(wide)
             if may_ask(wide):
                 check_finite(wide, "utilities")
                 x = method(self, wide, *args, **kwargs)
@@ -48,6 +53,7 @@ def checked(method: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
                 x = method(self, torch.where(wrong, 0.0, wide), *args, **kwargs)
                 x = torch.where(wrong, torch.nan, x)
                 tell(wrong, batch_shape, f"{self!r}.{name}", "utilities must be finite, but are not for {elements}.")
+            x = x if masked is None else masked.removed(x)
         return x if x.dtype == u.dtype else x.to(u.dtype)
 
     return call

@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import cvxpy as cp
 import numpy as np
 import torch
-from cvxpy.lin_ops.lin_utils import get_id
 
 from sst_cvx.arguments import check_finite
 from sst_cvx.host import may_ask
+from sst_cvx.once import later
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+else:
+    cp = later("cvxpy")
 
 ParameterValues = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a structure was declared with; ``known`` is False where it has no hull, and then it may have no variable."""
+
+    variable: Any
+    constraints: list[Any]
+    known: bool
+
+    @staticmethod
+    def of(variable: Any, constraints: Sequence[Any] | None) -> Declaration:
+        """Raises: TypeError, ValueError."""
+        listed = list(constraints or ())
+        if variable is not None or constraints is not None:
+            check_declaration(variable, listed)
+        return Declaration(variable, listed, constraints is not None)
 
 
 def check_declaration(variable: cp.Variable, constraints: list[Any]) -> None:
@@ -95,13 +117,15 @@ def per_element(values: dict[str, torch.Tensor], batch: int) -> list[dict[str, n
     return [{name: a[i] for name, a in arrays.items()} for i in range(batch)]
 
 
-def renumber(variable: cp.Variable, constraints: Sequence[Any]) -> None:
+def renumber(variable: cp.Variable | None, constraints: Sequence[Any]) -> None:
     """New numbers for all variables, parameters and constraints that CVXPY tells apart by them.
 
     Loaded from a pickle, their old ones may be taken in this process.
     """
+    from cvxpy.lin_ops.lin_utils import get_id
+
     leaves = {id(leaf): leaf for c in constraints for leaf in (*c.variables(), *c.parameters(), *c.dual_variables)}
-    for leaf in (leaves | {id(variable): variable}).values():
+    for leaf in (leaves if variable is None else leaves | {id(variable): variable}).values():
         leaf.id = get_id()
         forget_canonical_form(leaf)
     for c in constraints:

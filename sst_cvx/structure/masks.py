@@ -60,11 +60,13 @@ class Mask:
         kept: allowed items and the structure's ``fillers``, which it needs to have any element and which are removed
             from answers.
         batch_dim: number of batch dimensions.
+        implied: by utilities of -inf, where the host was not asked whether there is any.
     """
 
     allowed: torch.Tensor
     kept: torch.Tensor
     batch_dim: int
+    implied: bool = False
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -74,11 +76,11 @@ class Mask:
         """The same mask of a flat batch ``(count, *event_shape)``."""
         event = self.allowed.shape[self.batch_dim :]
         count = self.batch_shape.numel()
-        return Mask(self.allowed.reshape(count, *event), self.kept.reshape(count, *event), 1)
+        return Mask(self.allowed.reshape(count, *event), self.kept.reshape(count, *event), 1, self.implied)
 
     def take(self, elements: torch.Tensor) -> Mask:
         """The mask of some elements of a flat batch."""
-        return Mask(self.allowed[elements], self.kept[elements], 1)
+        return Mask(self.allowed[elements], self.kept[elements], 1, self.implied)
 
     def lowered(self, u: torch.Tensor, t: torch.Tensor | float = 1.0) -> torch.Tensor:
         """Utilities with fillers at 0 and forbidden items so low that they carry no weight at temperature t

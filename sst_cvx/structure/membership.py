@@ -63,9 +63,9 @@ def _check_rows(structure: Structure, x: torch.Tensor, mask: torch.Tensor | None
         wrong = _refuse(_any((x != 0) & ~masked.allowed, structure), f"{name} must be 0 where mask is False", wrong)
         x = structure.with_fillers(x, masked)
     if not structure.parameters:
-        flat = x.reshape(batch_shape.numel(), structure.variable.size)
+        flat = x.reshape(batch_shape.numel(), structure.event_size)
         violation = structure.violation(flat) if may_ask(x) else structure.violation_by_tensors(flat)
-        tolerance = max(_OUTSIDE, 4 * torch.finfo(x.dtype).eps * structure.variable.size**0.5)
+        tolerance = max(_OUTSIDE, 4 * torch.finfo(x.dtype).eps * structure.event_size**0.5)
         outside = ~(violation <= tolerance).reshape(batch_shape)
         wrong = _refuse(outside, f"{name} must be in conv(X) of {structure!r}", wrong)
     return wrong

@@ -40,7 +40,7 @@ class ActiveSetPath(Path):
 
     def answer(self, batch: Batch) -> torch.Tensor:
         structure, mask = self._structure, batch.mask
-        event, size = structure.event_shape, structure.variable.size
+        event, size = structure.event_shape, structure.event_size
         root = self._root.to(batch.u.device)
 
         def argmax(direction: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

@@ -13,19 +13,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import clarabel
-import cvxpy as cp
 import numpy as np
-import scipy.sparse as sp
-from scipy.optimize import linprog
 
 from sst_cvx.errors import SolveError
 from sst_cvx.hull.linear import independent_rows
+from sst_cvx.once import later
 from sst_cvx.paths.failure.shifted import ShiftedHull
 from sst_cvx.regularizers import Regularizer
 from sst_cvx.structure.base import Structure
+
+if TYPE_CHECKING:
+    import clarabel
+    import cvxpy as cp
+    import scipy.optimize as optimize
+    import scipy.sparse as sp
+else:
+    clarabel = later("clarabel")
+    cp = later("cvxpy")
+    sp = later("scipy.sparse")
+    optimize = later("scipy.optimize")
 
 _TOLERANCES = (1e-12, 1e-10, 1e-8)  # Clarabel's, tried in turn
 _NOT_ZERO = (1e-5, 1e-6, 1e-7, 1e-8)  # multipliers of tight rows are more than this: tried in turn
@@ -147,5 +155,5 @@ def _excess(A: Any, b: np.ndarray, tight: np.ndarray) -> tuple[float, np.ndarray
     cost = np.append(np.zeros(A.shape[1]), 1.0)
     limits = [(None, None)] * A.shape[1] + [(0, None)]
     both = sp.csr_array(sp.vstack([up, down])), np.concatenate([b, -b[tight]])
-    found: Any = linprog(cost, *both, bounds=limits, method="highs", options=_HIGHS)
+    found: Any = optimize.linprog(cost, *both, bounds=limits, method="highs", options=_HIGHS)
     return (np.inf, cost[:-1]) if found.x is None else (float(found.x[-1]), found.x[:-1])

@@ -15,6 +15,7 @@ import torch
 from sst_cvx.errors import Elements, SolveError
 from sst_cvx.faults import Faults, quietly
 from sst_cvx.host import guard
+from sst_cvx.paths.absent import without_absent
 from sst_cvx.paths.base import Batch
 from sst_cvx.paths.failure.call import Call
 from sst_cvx.paths.failure.closest import Closest
@@ -55,6 +56,7 @@ def each(soft: Any, batch: Batch, like: torch.Tensor, on_failure: str, return_in
                 "sst.guard('raise')."
             )
         return _unasked(soft, batch, like)
+    batch = without_absent(soft.structure, batch)
     steps = torch.zeros(len(batch), dtype=torch.int64, device="cpu")
     batch = replace(batch, steps=steps if return_info and soft.path != "fast" else None)
     if on_failure == "nan":
@@ -168,7 +170,7 @@ def _status(structure: Any, batch: Batch, row: int, message: str) -> str:
         return "failed"
     values = {name: v[row].detach().numpy() for name, v in batch.parameters.items()}
     try:
-        structure.declared_hull.oracle(np.zeros((1, structure.variable.size)), [values])
+        structure.declared_hull.oracle(np.zeros((1, structure.event_size)), [values])
     except SolveError as error:
         return "infeasible" if "infeasible" in error.status[0] else "failed"
     return "failed"

@@ -11,17 +11,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import cvxpy as cp
 import numpy as np
-import scipy.sparse as sp
 import torch
-from scipy.optimize import linprog
 
-from sst_cvx.once import CVXPY_LOCK
+from sst_cvx.once import CVXPY_LOCK, later
 from sst_cvx.paths.failure.shifted import ShiftedHull
 from sst_cvx.structure.base import Structure
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+    import scipy.optimize as optimize
+    import scipy.sparse as sp
+else:
+    cp = later("cvxpy")
+    sp = later("scipy.sparse")
+    optimize = later("scipy.optimize")
 
 _GAP = 1e-6  # by which x may miss the optimum of the second program, relative to 1 + |<g, x>|
 _HIGHS = {"primal_feasibility_tolerance": 1e-9, "dual_feasibility_tolerance": 1e-10}
@@ -79,7 +85,7 @@ def _solved(
     same, less = np.flatnonzero(equal), np.flatnonzero(~equal)
     upper = (A[less], b[less]) if less.size else (None, None)
     fixed = (A[same], b[same]) if same.size else (None, None)
-    found = cast(Any, linprog(cost, *upper, *fixed, bounds=(None, None), method="highs", options=_HIGHS))
+    found = cast(Any, optimize.linprog(cost, *upper, *fixed, bounds=(None, None), method="highs", options=_HIGHS))
     if found.status != 0:
         return None, 0.0
     y = np.zeros(b.size)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cvxpy as cp
 import numpy as np
-import scipy.sparse as sp
 import torch
-from cvxpy.constraints.nonpos import Inequality, NonNeg, NonPos
-from cvxpy.constraints.zero import Equality, Zero
 
 from sst_cvx.hull.canonical import canonicalise
+from sst_cvx.once import later
 from sst_cvx.structure.base import Structure
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+    import scipy.sparse as sp
+else:
+    cp = later("cvxpy")
+    sp = later("scipy.sparse")
 
 
 class ShiftedHull:
@@ -60,6 +64,9 @@ class ShiftedHull:
 
 
 def _shifted(c: Any, shift: cp.Parameter) -> Any:
+    from cvxpy.constraints.nonpos import Inequality, NonNeg, NonPos
+    from cvxpy.constraints.zero import Equality, Zero
+
     if isinstance(c, Inequality):
         return c.args[0] - c.args[1] <= shift
     if isinstance(c, Equality):

@@ -30,7 +30,7 @@ class FastPath(Path):
         return f"fast path {self.how}"
 
     def answer(self, batch: Batch) -> torch.Tensor:
-        if batch.mask is not None and self._takes_masks:
+        if batch.mask is not None and self._takes_masks and not batch.mask.implied:
             u = batch.over_temperature(batch.without_mask().u)
             x = self._function(self._structure, self._regularizer, u, mask=batch.mask.allowed)
         else:

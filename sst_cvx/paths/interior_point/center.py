@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 
+from sst_cvx.once import later
 from sst_cvx.paths.interior_point import tolerances
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+else:
+    sp = later("scipy.sparse")
 
 
 def towards_center(M: Any, ends: np.ndarray, w: np.ndarray) -> np.ndarray:

@@ -14,16 +14,22 @@ come last. For Martin's trees on n vertices this takes O(n^4) operations, where 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse as sp
 import torch
-from scipy.sparse.csgraph import connected_components
 
+from sst_cvx.once import later
 from sst_cvx.paths.interior_point import tolerances
 from sst_cvx.paths.interior_point.matrix import sparse_tensor
 from sst_cvx.paths.interior_point.standard_form import StandardForm
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+    import scipy.sparse.csgraph as csgraph
+else:
+    sp = later("scipy.sparse")
+    csgraph = later("scipy.sparse.csgraph")
 
 _ZERO, _ONE = -2, -1  # slots from the end: entries that the matrix does not have, and the diagonal of padding
 
@@ -187,7 +193,7 @@ def _blocks(
     edges = [(place[i], place[j]) for i in left for j in neighbours[i] if j in place]
     i, j = np.array(edges, dtype=int).reshape(-1, 2).T
     graph = sp.csr_array((np.ones(len(edges)), (i, j)), shape=(len(place), len(place)))
-    count, label = connected_components(graph, directed=False) if place else (0, np.zeros(0, int))
+    count, label = csgraph.connected_components(graph, directed=False) if place else (0, np.zeros(0, int))
     size = int(np.bincount(label).max(initial=0)) if place else 0
     nodes = np.full((count, size), nobody)
     block, coupling = np.full((count, size, size), _ZERO), np.full((count, size, events), _ZERO)

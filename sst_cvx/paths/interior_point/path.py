@@ -59,7 +59,7 @@ class InteriorPointPath(Path):
         batch.check_finite()
         count, t = len(batch), batch.temperatures
         guard = GradientGuard(self._modulus, t.detach(), batch.elements)
-        flat = batch.u.reshape(count, self._structure.variable.size)
+        flat = batch.u.reshape(count, self._structure.event_size)
         u = guard.input(flat * (t.detach() / t)[:, None])
         x, right = self.polytope(u, t.detach(), batch.parameters, batch.elements)
         x = guard.output(x).reshape(batch.u.shape)

@@ -12,19 +12,24 @@ parameters, implicit equalities are stated first, and rows dropped that the boun
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 
 from sst_cvx.hull.linear import AffineRows, LinearHull, independent_rows
 from sst_cvx.hull.presolve import presolve
+from sst_cvx.once import later
 from sst_cvx.paths.base import Refused
 from sst_cvx.paths.interior_point import tolerances
 from sst_cvx.paths.interior_point.center import towards_center
 from sst_cvx.paths.interior_point.sides import Layout, Sides, SideValues
 from sst_cvx.paths.interior_point.varying import Entries
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+else:
+    sp = later("scipy.sparse")
 
 
 @dataclass

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 
 from sst_cvx.hull.canonical import Canonical
 from sst_cvx.hull.linear import AffineRows
+from sst_cvx.once import later
 from sst_cvx.paths.interior_point.matrix import SparseMatrix
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+else:
+    sp = later("scipy.sparse")
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from operator import eq, le
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cvxpy as cp
 import numpy as np
 
 from sst_cvx.hull.presolve import presolve
+from sst_cvx.once import later
 from sst_cvx.regularizers import Regularizer, SeparableRegularizer
 from sst_cvx.structure.base import Structure
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+else:
+    cp = later("cvxpy")
 
 
 def degenerate_program(structure: Structure, regularizer: Regularizer) -> tuple[Any, Any, list[Any]] | None:

@@ -2,47 +2,59 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cvxpy as cp
 import torch
-from cvxpylayers.interfaces.base import SolverInterface
-from cvxpylayers.torch.cvxpylayer import CvxpyLayer
 
 from sst_cvx.errors import Elements, SolveError
 from sst_cvx.hull.violation import ViolationOfLinearHull, violation_by_cvxpy
-from sst_cvx.once import CVXPY_LOCK
+from sst_cvx.once import CVXPY_LOCK, later
 from sst_cvx.paths.base import Accuracy, Batch, Options, Path, Refused
 from sst_cvx.paths.guards import VIOLATION, GradientGuard, check_violation
 from sst_cvx.paths.layer.degenerate import degenerate_program
-from sst_cvx.paths.layer.diffcp_engine import DiffcpSolver
-from sst_cvx.paths.layer.moreau_engine import MoreauSolver
 from sst_cvx.paths.layer.once import Once
 from sst_cvx.paths.layer.probe import ParameterGuard
 from sst_cvx.regularizers import ExponentialFamilyEntropy, Regularizer, TsallisEntropy
 from sst_cvx.structure.base import Structure
 from sst_cvx.structure.declaration import admitted
 
+if TYPE_CHECKING:
+    import cvxpy as cp
+else:
+    cp = later("cvxpy")
+
 _RESOLUTION = 1e-6  # temperature over range of utilities below which a conic solver cannot see the regularizer
 _SPREAD = 4.0  # utilities are scaled to this range: at 1, derivatives of entropies at t = 0.1 were off by 1, not 1e-4
-_ENGINES = {"DIFFCP": DiffcpSolver, "MOREAU": MoreauSolver}
+_ENGINES = {"DIFFCP": ("diffcp", "DiffcpSolver"), "MOREAU": ("moreau", "MoreauSolver")}  # modules, imported when used
 
 
-def make_solver(solver: Any, options: dict[str, Any] | None) -> Any:
-    """The engine by name ("DIFFCP", the default, or "MOREAU"), or a cvxpylayers SolverInterface of one's own.
+def make_solver(solver: Any, options: dict[str, Any] | None) -> Callable[[], Any]:
+    """What makes the engine: by name ("DIFFCP", the default, or "MOREAU"), or a cvxpylayers SolverInterface of one's
+    own.
 
     DIFFCP is the default also where Moreau is installed: Moreau is 3 to 10 times faster, but at its tightest setting
     misses the 1e-6 that is promised at t = 1, and its gradients of entropies at t <= 0.3 are off by order 1. Ours, of
     diffcp's solutions refined, are right to 1e-14 and 1e-5 there (5-subsets of 20, ``python -m benchmarks``).
     """
-    if isinstance(solver, SolverInterface):
+    if not (solver is None or isinstance(solver, str)) and _is_engine(solver):
         if options:
             raise ValueError("solver_options go with a solver's name; configure your SolverInterface itself.")
-        return solver
+        return lambda: solver
     if solver is not None and (not isinstance(solver, str) or solver.upper() not in _ENGINES):
         raise ValueError(f"solver must be 'DIFFCP', 'MOREAU' or a cvxpylayers SolverInterface, got {solver!r}.")
-    return _ENGINES[(solver or "DIFFCP").upper()](options)
+    module, name = _ENGINES[(solver or "DIFFCP").upper()]
+    if module == "moreau" and importlib.util.find_spec("moreau") is None:
+        raise ImportError("solver='MOREAU' needs moreau: pip install 'sst-cvx[moreau]'.")
+    return lambda: getattr(importlib.import_module(f"sst_cvx.paths.layer.{module}_engine"), name)(options)
+
+
+def _is_engine(solver: object) -> bool:
+    from cvxpylayers.interfaces.base import SolverInterface
+
+    return isinstance(solver, SolverInterface)
 
 
 class LayerPath(Path):
@@ -57,7 +69,7 @@ class LayerPath(Path):
     accuracy = Accuracy(gap=1e-4, gradient=1e-5, differences=1e-4, batches=1e-6, value=1e-6)
 
     def __init__(self, structure: Structure, regularizer: Regularizer, options: Options):
-        self.solver = make_solver(options.solver, options.solver_options)
+        self.solver = make_solver(options.solver, options.solver_options)()
         self.how = f"solver {type(self.solver).__name__}"
         _refuse(structure, regularizer)
         self._structure = structure
@@ -77,6 +89,8 @@ class LayerPath(Path):
         return replace(self.accuracy, value=value, gradient=gradient, differences=max(gradient, 1e-4))
 
     def _compile(self, structure: Structure, regularizer: Regularizer) -> None:
+        from cvxpylayers.torch.cvxpylayer import CvxpyLayer
+
         program = degenerate_program(structure, regularizer)
         event, f, constraints = program or (structure.variable, *regularizer.program(structure))
         utilities, temperature = cp.Parameter(event.shape), cp.Parameter(nonneg=True)

@@ -14,6 +14,7 @@ constant: no operator has a derivative in the temperature.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -55,7 +56,9 @@ def answer(number: int, batch: Batch) -> torch.Tensor:
     number = hold(number) if torch.compiler.is_compiling() and _is_exporting() else number
     u, t = batch.u, batch.temperatures
     if isinstance(batch.t, torch.Tensor):
-        u = u * (t.detach() / t).reshape(-1, *[1] * (u.dim() - 1))
+        absent = u == -math.inf  # 0 times it is no derivative
+        scaled = torch.where(absent, 0.0, u) * (t.detach() / t).reshape(-1, *[1] * (u.dim() - 1))
+        u = torch.where(absent, -math.inf, scaled)
     mask = None if batch.mask is None else batch.mask.allowed
     parameters, raises = list(batch.parameters.values()), batch.faults is None
     keep = _differentiates(u, *parameters)

@@ -32,11 +32,14 @@ def register(soft: Any) -> int:
     return number
 
 
-@torch.compiler.assume_constant_result
 def hold(number: int) -> int:
     """The same number, of a SoftArgmax that lives as long as the process: an exported program holds nothing else."""
     _exported.add(_live[number])
     return number
+
+
+#: All that ``torch.compiler.assume_constant_result`` does, beside importing the compiler, which takes two seconds.
+hold._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _find(number: int) -> Any:

@@ -11,6 +11,7 @@ import torch
 from sst_cvx.errors import Elements, SolveError
 from sst_cvx.faults import Faults
 from sst_cvx.host import guard
+from sst_cvx.paths.absent import without_absent
 from sst_cvx.paths.base import Batch
 from sst_cvx.structure.base import Structure
 from sst_cvx.structure.declaration import admitted
@@ -26,6 +27,7 @@ def patiently(answer: _Answer, batch: Batch, structure: Structure) -> torch.Tens
         batch: every element of the caller's.
         structure: whose parameters these are.
     """
+    batch = without_absent(structure, batch)
     faults = batch.faults
     assert faults is not None
     own = Faults(batch.elements)
