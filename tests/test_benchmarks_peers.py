@@ -105,7 +105,9 @@ def test_the_table_is_written(tmp_path, capsys):
     finally:
         torch.set_num_threads(threads)
     text = file.read_text()
-    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| softmax, n = 20 |")]
+    short, *rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| softmax, n = 20 |")]
+    assert short[1] == "torch.softmax"
+    assert short[2] == f"{rows[0][8]} / {rows[1][8]} |"
     assert [row[2] for row in rows] == ["forward", "+ backward"]
     assert all(float(row[3]) > 0 and row[5] == "torch.softmax" and math.isfinite(float(row[8])) for row in rows)
     assert float(rows[0][4]) < 1e-15

@@ -95,9 +95,21 @@ def progress(rows: list[Row], costs: list[cold.Cost]) -> Iterator[Row | cold.Cos
             yield work
 
 
+def condensed(lines: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """A line for each piece of work: its best peers, and at each batch ours / peer, forward and with backward."""
+    batches = sorted({line[1] for line in lines if line[1]}, key=int)
+    table = [("ours / best peer", "best peers", *(f"batch {b}" for b in batches))]
+    for work in dict.fromkeys(line[0] for line in lines):
+        here = [line for line in lines if line[0] == work]
+        names = dict.fromkeys(line[5] for line in here if line[8])
+        ratios = [" / ".join(line[8] or "-" for line in here if line[1] == b) for b in batches]
+        table.append((work, ", ".join(names) or "-", *ratios))
+    return table
+
+
 def report(lines: list, verdicts: list[str], missing: set[str], spent: list) -> list[str]:
     """Paragraphs of Markdown."""
-    parts = [markdown([HEADER, *lines])] if lines else []
+    parts = [markdown(condensed(lines)), markdown([HEADER, *lines])] if lines else []
     parts += [summary(verdicts)] if verdicts else []
     parts += ["Left out: " + "; ".join(sorted(missing)) + "."] if missing else []
     return parts + ([markdown([cold.HEADER, *spent])] if spent else [])
