@@ -177,18 +177,24 @@ class TooLong(Exception):
 
 @contextlib.contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """Raises ``TooLong`` in the body after so much CPU time of the process, at the next step of Python; main thread."""
+    """Raises ``TooLong`` in the body after so much CPU time of the process, at the next step of Python; main thread.
 
-    def stop(*_: object) -> None:
-        raise TooLong(f"over {seconds:g} s")
+    By a timer of real time that looks at the CPU time: after one of CPU time (``ITIMER_PROF``) the kernel counts the
+    process's CPU time in ticks of milliseconds.
+    """
+    start, step = time.process_time(), min(seconds, 0.2)
 
-    before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
+    def look(*_: object) -> None:
+        if time.process_time() - start > seconds:
+            raise TooLong(f"over {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, step, step)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def available(*packages: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import torch
 
 import polytopes
 import sst_cvx as sst
-from benchmarks.marginal_peers import marginal_ways
+from benchmarks.marginal_peers import by_autograd, marginal_ways
 from benchmarks.peers.race import Contest, Row, Way, available, by_jax, by_torch, has, normal, of_marginals
 from tests.oracles import bisection, counting
 
@@ -118,11 +118,26 @@ def _bisection(
 
 
 def _family(n: int, k: int) -> Contest:
+    """Beside the recursion by ``logaddexp``, whose second derivative is NaN at counts out of reach, one that has it."""
     structure = polytopes.KSubset(n, k)
     mine, plain = (of_marginals(name, way) for name, way in marginal_ways(structure).items())
+    stacked = of_marginals("stacked recursion", by_autograd(lambda u: _recursion(u, k)))
     return Contest(
-        normal(n), mine, [plain], lambda u: torch.from_numpy(counting(structure, u).astype("float64")), checked=2
+        normal(n),
+        mine,
+        [plain, stacked],
+        lambda u: torch.from_numpy(counting(structure, u).astype("float64")),
+        checked=2,
     )
+
+
+def _recursion(u: torch.Tensor, k: int) -> torch.Tensor:
+    """log e_k(exp u), item by item."""
+    nothing = u.new_full((len(u), 1), -1e30)
+    table = torch.cat([torch.zeros_like(nothing), nothing.expand(-1, k)], 1)
+    for w in u.split(1, -1):
+        table = torch.stack([table, torch.cat([nothing, table[:, :-1] + w], 1)]).logsumexp(0)
+    return table[:, k]
 
 
 def _vocabulary(k: int, f: sst.Regularizer, n: int = 128_000) -> Contest:
