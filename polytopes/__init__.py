@@ -16,6 +16,7 @@ from polytopes.one_hot import OneHot
 from polytopes.path import Path
 from polytopes.permutahedron import Permutahedron
 from polytopes.segment import Segment
+from polytopes.soft_sorting import soft_rank, soft_sort, soft_top_k
 from polytopes.spanning_tree import SpanningTree
 from sst_cvx.once import CVXPY_LOCK, constants
 
@@ -112,4 +113,7 @@ __all__ = [
     "Permutahedron",
     "Segment",
     "SpanningTree",
+    "soft_rank",
+    "soft_sort",
+    "soft_top_k",
 ]

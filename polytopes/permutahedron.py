@@ -20,6 +20,7 @@ from polytopes.kernels.log_weights import widened
 from polytopes.kernels.permanent import LARGEST_PERMANENT, log_matchings
 from polytopes.kernels.tables import Table
 from sst_cvx.arguments import check_finite, check_vertex_count
+from sst_cvx.host import may_ask
 from sst_cvx.once import constants, later
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Permutahedron(sst.Structure, final=True):
         self._counts: list[int] = counts.tolist()
         self._numbers: list[float] = self.weights.tolist()
         self._table = Table(self.weights)
-        self._size = 1 + sum(map(abs, self._numbers))
+        self._size, self._most = 1 + sum(map(abs, self._numbers)), np.cumsum(self._numbers)
         n = len(self.weights)
         super().__init__(event_shape=(n,))
         if n > LARGEST_PERMANENT:
@@ -101,6 +102,14 @@ class Permutahedron(sst.Structure, final=True):
         most = self._table.on(x.device).to(x).cumsum(-1)
         sums = x.sort(-1, descending=True).values.cumsum(-1)
         return torch.maximum((sums - most).amax(-1), (most - sums)[..., -1]) / self._size
+
+    def surely_within(self, x: torch.Tensor, tolerance: float) -> bool:
+        """By NumPy, whose sort is several times faster than torch's."""
+        if type(x) is not torch.Tensor or torch._C._are_functorch_transforms_active() or not may_ask(x):
+            return False
+        excess = np.sort(x.numpy(force=True), -1)[:, ::-1].cumsum(-1, dtype=np.float64) - self._most
+        room = tolerance * self._size
+        return bool(excess.max(initial=0.0) <= room and excess[:, -1].min(initial=0.0) >= -room)
 
     def coordinate_range(self, tight: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Each entry is any of the weights."""

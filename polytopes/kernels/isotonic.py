@@ -11,18 +11,25 @@ Sorting and Ranking" (ICML 2020), propositions 3 and 4.
 
 Blocks are found by merging halves. Two solved halves violate the order only where they meet, and one new block repairs
 it: the end of the left half below its value c, the beginning of the right one above. log2(n) merges, each of them a few
-operations on all halves and all elements of the batch. (Pool-adjacent-violators, which needs a loop over the batch,
-finds the same blocks: Best, Chakravarti 1990.)
+operations on all halves and all elements of the batch. On the CPU, pool-adjacent-violators, which needs a loop over the
+batch, finds the same blocks sooner (Best, Chakravarti 1990): compiled (``native/isotonic.py``), or SciPy's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from scipy.optimize import isotonic_regression
 
+from sst_cvx import native
+from sst_cvx.autodiff import Function
 from sst_cvx.host import stops_early
+
+_ROWS_BY_SCIPY = 32  # a merge at most, of short rows: each costs a call
+_LONG = 64  # rows of so many are always faster so
 
 
 class Mean(NamedTuple):
@@ -45,12 +52,20 @@ def project_on_permutations(z: torch.Tensor, weights: torch.Tensor) -> torch.Ten
     ``weights`` ``(n,)`` from the largest. Inside, float64. Differentiable any number of times: over each block, z minus
     its mean, plus that of the weights.
     """
+    if native.serves(z):
+        return _Ranked.apply(z, weights, None)[0]
     z, order = z.sort(dim=-1, descending=True)
     ordered, w = z.double(), weights.to(z.device, torch.float64)
-    blocks = _Blocks(joined_to_last(ordered.detach() - w, torch.ones_like(w), PLAIN))
-    d = ordered - blocks.first(ordered)  # exact differences: items alone in their block are exactly at a weight
-    x = d + blocks.sum(w - d) / blocks.sum(torch.ones_like(d))
+    x = project_sorted(ordered, w)
     return torch.zeros_like(x).scatter(-1, order, x).to(z.dtype)
+
+
+def project_sorted(z: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """The same where z ``(*batch, n)`` and the weights, ``(n,)`` or ``(*batch, n)``, are in order already, from the
+    largest, and of float64; differentiable in both."""
+    blocks = _Blocks(joined_to_last(z.detach() - w.detach(), z.new_ones(z.shape[-1]), PLAIN))
+    d = z - blocks.first(z)  # exact differences: items alone in their block are exactly at a weight
+    return d + blocks.sum(w - d) / blocks.sum(torch.ones_like(d))
 
 
 def entropic_on_permutations(z: torch.Tensor, weights: torch.Tensor, positive: int) -> torch.Tensor:
@@ -58,9 +73,11 @@ def entropic_on_permutations(z: torch.Tensor, weights: torch.Tensor, positive: i
 
     ``positive``: how many weights are.
     """
+    positive = max(positive, 1)  # places of weight 0 are in the block of the last one that has some
+    if native.serves(z):
+        return _Ranked.apply(z, weights, positive)[0]
     z, order = z.sort(dim=-1, descending=True)
     ordered, w = z.double(), weights.to(z.device, torch.float64)
-    positive = max(positive, 1)  # places of weight 0 are in the block of the last one that has some
     lone, last = ordered.detach().tensor_split([positive - 1], -1)
     mass = w[:positive].log().clamp(min=-1e3)  # if there is none, any
     joined = joined_to_last(torch.cat([lone, last.logsumexp(-1, keepdim=True)], -1) - mass, mass, LOGARITHMS)
@@ -68,6 +85,62 @@ def entropic_on_permutations(z: torch.Tensor, weights: torch.Tensor, positive: i
     e = (ordered - blocks.first(ordered)).exp()
     x = e / blocks.sum(e) * blocks.sum(w.expand_as(e))
     return torch.zeros_like(x).scatter(-1, order, x).to(z.dtype)
+
+
+class _Ranked(Function):
+    """The same, compiled; and the places from the smallest to the largest, and which are in the block of the one before
+    them, from the largest: constants outside."""
+
+    @staticmethod
+    def forward(z: torch.Tensor, weights: torch.Tensor, positive: int | None) -> tuple[torch.Tensor, ...]:
+        from polytopes.kernels.native import isotonic
+
+        flat, w = native.array(z).reshape(-1, z.shape[-1]), native.array(weights.to(torch.float64))
+        x, joined = np.empty_like(flat), np.empty(flat.shape, bool)
+        order = np.argsort(flat, -1)  # several times faster than torch's
+        if positive is None:
+            isotonic.project(flat, order, w, x, joined)
+        else:
+            isotonic.entropic(flat, order, w, positive, x, joined)
+        return tuple(torch.from_numpy(part).view(z.shape) for part in (x, order, joined))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        kept = output[1:] if inputs[2] is None else (*output[1:], output[0])
+        ctx.save_for_backward(*kept)
+        ctx.save_for_forward(*kept)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor, *_: Any) -> tuple:  # type: ignore[override]
+        return _jacobian_times(grad, *ctx.saved_tensors), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: torch.Tensor, *_: Any) -> tuple:  # type: ignore[override]
+        return _jacobian_times(tangent, *ctx.saved_tensors), None, None
+
+
+def _jacobian_times(
+    v: torch.Tensor, order: torch.Tensor, joined: torch.Tensor, x: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Over each block, v less its mean; where x is given, x times v less its mean by x. A symmetric Jacobian."""
+    again = torch.is_grad_enabled() and (v.requires_grad or (x is not None and x.requires_grad))
+    if native.serves(v) and not again:
+        from polytopes.kernels.native import isotonic
+
+        rows = [native.array(part).reshape(-1, v.shape[-1]) for part in (v, order, joined, v if x is None else x)]
+        g = np.empty_like(rows[0])
+        isotonic.pull(*rows, x is not None, g)
+        return torch.from_numpy(g).view(v.shape)
+    order, blocks = order.flip(-1), _Blocks(joined)
+    wide = v.double().gather(-1, order)
+    if x is None:
+        g = wide - blocks.sum(wide) / blocks.sum(torch.ones_like(wide))
+    else:
+        weight = x.double().gather(-1, order)
+        mass = blocks.sum(weight)
+        g = weight * (wide - blocks.sum(weight * wide) / torch.where(mass > 0, mass, 1.0))
+    return torch.zeros_like(g).scatter(-1, order, g).to(v.dtype)
 
 
 class _Blocks:
@@ -92,6 +165,14 @@ def joined_to_last(y: torch.Tensor, mass: torch.Tensor, mean: Mean) -> torch.Ten
     Of values ``(*batch, n)`` with masses ``(n,)``, by blocks that have the weighted mean; bool ``(*batch, n)``. Only
     violators are joined: equal neighbours that need no other value are blocks of their own, which do not move together.
     """
+    if mean is PLAIN and native.serves(y):
+        return _joined_by_compiled(y)
+    if mean is PLAIN and _suits_scipy(y):
+        return _joined_by_scipy(y)
+    return _joined_by_merges(y, mass, mean)
+
+
+def _joined_by_merges(y: torch.Tensor, mass: torch.Tensor, mean: Mean) -> torch.Tensor:
     n = y.shape[-1]
     width = 1 << (n - 1).bit_length()
     pad = torch.nn.functional.pad
@@ -102,6 +183,45 @@ def joined_to_last(y: torch.Tensor, mass: torch.Tensor, mean: Mean) -> torch.Ten
         size *= 2
         value, joined = merge(value, joined, mass, size, mean)
     return joined[:, :n].reshape(y.shape)
+
+
+def _suits_scipy(y: torch.Tensor) -> bool:
+    """Whether a call of SciPy's a row is possible, and faster than some 50 operations a merge."""
+    n = y.shape[-1]
+    return (
+        type(y) is torch.Tensor
+        and stops_early(y)
+        and (n >= _LONG or y.numel() <= _ROWS_BY_SCIPY * n * (n - 1).bit_length())
+        and not torch._C._are_functorch_transforms_active()
+        and not torch._C._functorch.is_legacy_batchedtensor(y)  # pyright: ignore[reportAttributeAccessIssue]
+        and not torch._C._len_torch_dispatch_stack()
+        and torch._C._get_tracing_state() is None
+    )
+
+
+def _joined_by_scipy(y: torch.Tensor) -> torch.Tensor:
+    """Row by row. SciPy joins equal neighbours too, so rows are merged where parts of a block have its value."""
+    rows = native.array(y).reshape(-1, y.shape[-1])
+    value, joined = np.empty_like(rows), np.ones(rows.shape, bool)
+    for row, found, mark in zip(rows, value, joined, strict=True):
+        solution = isotonic_regression(row, increasing=False)
+        found[:], mark[solution.blocks[:-1]] = solution.x, False
+    before = np.abs(np.cumsum(rows - value, -1))[:, :-1]  # 0 at the end of a part
+    rounding = 4 * np.finfo(rows.dtype).eps * rows.shape[-1] * np.abs(rows).max(-1, keepdims=True)
+    doubtful = np.flatnonzero((joined[:, 1:] & (before <= rounding)).any(-1))
+    if doubtful.size:
+        again = torch.from_numpy(rows[doubtful])
+        joined[doubtful] = _joined_by_merges(again, torch.ones_like(again[0]), PLAIN).numpy()
+    return torch.from_numpy(joined).view(y.shape)
+
+
+def _joined_by_compiled(y: torch.Tensor) -> torch.Tensor:
+    from polytopes.kernels.native import isotonic
+
+    rows = native.array(y).reshape(-1, y.shape[-1])
+    joined = np.empty(rows.shape, bool)
+    isotonic.join(rows, joined)
+    return torch.from_numpy(joined).view(y.shape)
 
 
 def _merge_violators(
