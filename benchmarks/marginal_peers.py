@@ -39,11 +39,11 @@ def marginal_ways(structure: sst.Structure, variants: bool = False) -> dict[str,
             if variants:
                 ways["torch-struct, eps = 0"] = _torch_struct(structure, single_root, 0.0)
         if not single_root:
-            ways["naive matrix-tree"] = _by_autograd(lambda u: _log_determinant(structure, u))
+            ways["naive matrix-tree"] = by_autograd(lambda u: _log_determinant(structure, u))
     elif isinstance(structure, _class("KSubset")):
-        ways["naive recursion"] = _by_autograd(lambda u: _count_recursion(u, structure.k))
+        ways["naive recursion"] = by_autograd(lambda u: _count_recursion(u, structure.k))
     elif isinstance(structure, _class("CorrelatedKSubset")):
-        ways["naive recursion"] = _by_autograd(lambda u: _correlated_recursion(u, structure.n, structure.k))
+        ways["naive recursion"] = by_autograd(lambda u: _correlated_recursion(u, structure.n, structure.k))
     return ways
 
 
@@ -61,7 +61,7 @@ def _class(*names: str) -> tuple[type, ...]:
     return tuple(getattr(polytopes, name) for name in names if hasattr(polytopes, name))
 
 
-def _by_autograd(log_partition: Callable[[torch.Tensor], torch.Tensor]) -> Way:
+def by_autograd(log_partition: Callable[[torch.Tensor], torch.Tensor]) -> Way:
     """Marginals as the gradient of log Z; differentiable where the utilities are."""
 
     def compute(u: torch.Tensor) -> torch.Tensor:

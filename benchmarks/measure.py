@@ -63,22 +63,24 @@ def times(
     return found
 
 
-def interleaved(calls: dict[str, Callable[[], object]], budget: float) -> dict[str, list[float]]:
-    """Seconds of runs A, B, C, A, B, C, ... until the budget is spent; infinite for one that raises.
+def interleaved(
+    calls: dict[str, Callable[[], object]], budget: float, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of runs A, B, C, A, B, C, ... by the clock until the budget is spent; infinite for one that raises.
 
     Each is run at least once, and none takes more than its share of the budget otherwise.
     """
     samples: dict[str, list[float]] = {name: [] for name in calls}
-    begun = time.perf_counter()
-    while time.perf_counter() - begun < budget or not all(samples.values()):
+    begun = clock()
+    while clock() - begun < budget or not all(samples.values()):
         open_ = [name for name, seen in samples.items() if not seen or sum(seen) <= budget / len(calls)]
         if not open_:
             break
         for name in open_:
-            start = time.perf_counter()
+            start = clock()
             try:
                 calls[name]()
-                samples[name].append(time.perf_counter() - start)
+                samples[name].append(clock() - start)
             except Exception:
                 samples[name].append(float("inf"))
     return samples

@@ -1,0 +1,1 @@
+"""Ours beside the best peer of every kind: ``python -m benchmarks.peers``."""
