@@ -155,7 +155,8 @@ def _by_loops(tables: Tables, rows: LinearAlgebra, *given: Any) -> tuple[torch.T
     found = answers.differentiate(tables, *given, rows.core if isinstance(rows, BatchedRows) else None)
     left = torch.nonzero(~(found[2] <= tolerances.RESCUED)).flatten()
     if left.numel():
-        again = _by_tensors(None, rows[left], *(part if part is None else part[left] for part in given))
+        some: Any = [part if part is None else part[left] for part in given]
+        again = _by_tensors(None, rows[left], *some)
         for part, other in zip(found, again, strict=True):
             part[left] = other
     return found
