@@ -38,7 +38,7 @@ class Tables:
         sizes = form.core.shape[1], form.event_columns, bool(form.slacks > tolerances.CONDENSED * form.core.shape[1])  # type: ignore[index]
         matrix, self.places, self._work = _matrix(form, sizes[2])
         barrier = np.ascontiguousarray(model.barriers.column.numpy(), np.int64)
-        self.hull = *matrix, barrier, model.barriers.sign.numpy(), _numbers(form, model), *sizes
+        self.hull: tuple[Any, ...] = *matrix, barrier, model.barriers.sign.numpy(), _numbers(form, model), *sizes
         self.values = np.ascontiguousarray(form.core.toarray()[self.places])[None]
         patient = tolerances.PATIENT if model.steep else ()
         self.schedules = np.array([astuple(s) for s in (tolerances.BRISK, *patient)], float)
