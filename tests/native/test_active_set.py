@@ -44,7 +44,7 @@ def test_answers_on_and_off(structure, weighted, kind):
 def test_errors_name_the_element(on):
     exact = polytopes.OneHot(4).argmax
     structure = sst.Structure.from_argmax(4, lambda u: exact(u))
-    structure._function = lambda u: exact(u - 10.0 * (torch.arange(4) == 0) * (u.amax() < 1.5))
+    structure._function = lambda u: exact(u - 10.0 * (torch.arange(4) == 0) * (u.amax() < 1.5))  # pyright: ignore[reportAttributeAccessIssue]
     u = torch.tensor([[0.9, 0.1, 0.0, -1.0], [2.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
     with native.switched(on), pytest.raises(sst.SolveError, match="argmax is not exact for batch element 1"):
         sst.SoftArgmax(structure, sst.Euclidean())(u)
