@@ -59,7 +59,7 @@ def compiled(function: Callable[..., Any]) -> Any:
 
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
-        found = numba.njit(cache=True, **options)(function)
+        found: Any = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # nowhere to keep it
         return numba.njit(**options)(function)
     with contextlib.suppress(AttributeError):  # what is kept is out of date when a module beside it has changed
