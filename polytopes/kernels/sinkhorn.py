@@ -1,7 +1,7 @@
 """Entropic soft argmax over matchings: matrices with row and column sums of 1, or of at most 1; differentiable.
 
-Solved by ``matching_newton.py``, on the CPU compiled by ``native/sinkhorn.py``. Backward, for a cotangent V, with P = X o V, T and F the tight rows and columns, whose
-sum is 1, and L = diag(X'1) - X_T'X_T:
+Solved by ``matching_newton.py``; perfect ones on the CPU, compiled, by ``native/sinkhorn.py``. Backward, for a
+cotangent V, with P = X o V, T and F the tight rows and columns, whose sum is 1, and L = diag(X'1) - X_T'X_T:
 
     L_F beta = P'1 - X_T'(P 1),   alpha = P 1 - X beta,   grad_u = X o (V - alpha 1' - 1 beta'),
 
@@ -26,8 +26,8 @@ from sst_cvx.autodiff import Function
 from sst_cvx.errors import SolveError
 from sst_cvx.host import stops_early
 
-# Of compiled loops: columns at most of what they solve where LAPACK is not faster, forward and backward; and the range of
-# utilities at most from which larger problems try Sinkhorn's steps first.
+# Compiled: columns at most, forward and backward, beyond which LAPACK is faster; of larger problems, the range of
+# utilities at most where Sinkhorn's steps are tried first.
 _SMALL, _SMALL_BACKWARD, _NEAR = 128, 64, 16.0
 
 
@@ -103,7 +103,8 @@ def _solve(
     if on_host is solve and allowed is None and every_column and native.serves(u):
         x = _solve_compiled(u)
         if x is not None:
-            return x, *(u.new_empty(*u.shape[:-2], 0, dtype=torch.bool) for _ in range(2))
+            listed = u.new_empty(*u.shape[:-2], 0, dtype=torch.bool)
+            return x, listed, listed.clone()
     n, m = u.shape[-2:]
     mask = None if allowed is None else allowed.reshape(-1, n, m)
     problem = Duals.of(u.reshape(-1, n, m).to(torch.float64), mask, every_row, every_column)

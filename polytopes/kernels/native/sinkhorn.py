@@ -1,8 +1,8 @@
 """Entropic perfect matchings and their Jacobian, compiled: a whole solve in one call, element by element.
 
-The twin of ``matching_newton.py``, where the method stands, with plain Sinkhorn steps in between: after each point, as
-long as their rate says that they get there sooner than Newton's. These scale rows and columns of X, without exponentials.
-Of a matrix, triangular parts are the upper ones, so that all inner loops go along rows.
+The twin of ``matching_newton.py``, where the method stands, with plain Sinkhorn steps at the start of each stage, while
+their rate says that they get there sooner than Newton's: these scale rows and columns of X, without exponentials.
+Of L, the upper triangle counts, so that all inner loops go along rows.
 """
 
 from __future__ import annotations
