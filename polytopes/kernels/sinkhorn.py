@@ -117,18 +117,17 @@ def _solve_compiled(u: torch.Tensor) -> torch.Tensor | None:
     """Perfect matchings; None where one did not converge, which the solver in tensors tells by name."""
     from polytopes.kernels.native import sinkhorn
 
-    flat = native.array(u.detach()).reshape(-1, *u.shape[-2:])
+    flat = native.array(u.to(torch.float64)).reshape(-1, *u.shape[-2:])  # one kernel to compile, for all dtypes
     x, done = np.empty_like(flat), np.empty(len(flat), bool)
     small = u.shape[-1] <= _SMALL
     limits = (LARGEST_RANGE, matching_newton._MAX_STEPS) if small else (_NEAR, 1)
     sinkhorn.solve(flat, x, done, *limits)
     if not done.all():
-        rest = torch.from_numpy(flat[~done]).to(torch.float64)
         try:
-            x[~done] = solve(Duals.of(rest, None, True, True))[0].numpy()
+            x[~done] = solve(Duals.of(torch.from_numpy(flat[~done]), None, True, True))[0].numpy()
         except SolveError:
             return None
-    return torch.from_numpy(x).view(u.shape)
+    return torch.from_numpy(x).view(u.shape).to(u.dtype)
 
 
 @torch.library.custom_op("polytopes::entropic_matching", mutates_args=())
@@ -160,9 +159,9 @@ def _jacobian_compiled(x: torch.Tensor, v: torch.Tensor) -> torch.Tensor | None:
     """Of perfect matchings; None where Cholesky's method failed."""
     from polytopes.kernels.native import sinkhorn
 
-    points, cotangents = (native.array(part).reshape(-1, *x.shape[-2:]) for part in (x, v))
+    points, cotangents = (native.array(part.to(torch.float64)).reshape(-1, *x.shape[-2:]) for part in (x, v))
     g = np.empty_like(cotangents)
-    return torch.from_numpy(g).view(v.shape) if sinkhorn.pull(points, cotangents, g) else None
+    return torch.from_numpy(g).view(v.shape).to(v.dtype) if sinkhorn.pull(points, cotangents, g) else None
 
 
 def _apply_jacobian(

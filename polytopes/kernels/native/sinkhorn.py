@@ -25,7 +25,10 @@ _FAR = 1e50  # scales beyond which rows and columns are not scaled
 def point(u, scale, b, x, column):
     """X for multipliers b, rows of sum 1, its column sums; phi(b), and by how much these are off."""
     n = len(b)
-    column[:], value, error = 0.0, 0.0, 0.0
+    value, error = 0.0, 0.0
+    for j in range(n):
+        column[j] = 0.0
+        value += b[j]
     for i in range(n):
         most = -np.inf
         for j in range(n):
@@ -41,14 +44,16 @@ def point(u, scale, b, x, column):
             column[j] += x[i, j]
     for j in range(n):
         error = max(error, abs(column[j] - 1))
-    return value + b.sum(), error
+    return value, error
 
 
 @compiled
 def factor(x, column, L):
     """Cholesky's factor U (U'U) of the Laplacian diag(c) - X'X + 11'/n + ridge, upper; False where there is none."""
     n = len(column)
-    L[:] = 1.0 / n
+    for j in range(n):
+        for k in range(j, n):
+            L[j, k] = 1.0 / n
     for i in range(n):
         for j in range(n):
             for k in range(j, n):
@@ -89,14 +94,17 @@ def scale_plainly(x, target, b, column, columns, rows):
     ``columns``, ``rows``: room for the scales.
     """
     n = len(b)
-    columns[:], before, error, steps, good = 1.0, np.inf, np.inf, 0, True
+    before, error, steps, good = np.inf, np.inf, 0, True
+    for j in range(n):
+        columns[j] = 1.0
     while good:
         for i in range(n):
             total = 0.0
             for j in range(n):
                 total += x[i, j] * columns[j]
             rows[i] = 1 / total
-        column[:] = 0.0
+        for j in range(n):
+            column[j] = 0.0
         for i in range(n):
             for j in range(n):
                 column[j] += x[i, j] * rows[i]
@@ -116,7 +124,9 @@ def scale_plainly(x, target, b, column, columns, rows):
         if good:
             for j in range(n):
                 columns[j] = 1 / column[j]
-    column[:], error = 0.0, 0.0
+    error = 0.0
+    for j in range(n):
+        column[j] = 0.0
     for i in range(n):
         for j in range(n):
             x[i, j] *= rows[i] * columns[j]
@@ -125,6 +135,15 @@ def scale_plainly(x, target, b, column, columns, rows):
         b[j] -= math.log(columns[j])
         error = max(error, abs(column[j] - 1))
     return error
+
+
+@compiled
+def fits(column):
+    """Whether columns can be scaled."""
+    good = True
+    for j in range(len(column)):
+        good = good and column[j] > 1 / _FAR
+    return good
 
 
 @compiled
@@ -144,33 +163,38 @@ def newton(u, scale, b, x, column, value, error, direction, L, best, other):
             direction[j] *= 4.0 / max(longest, 4.0)
             slope += (1 - column[j]) * direction[j]
     length, trials = 1.0, 0
-    best[:], other[:] = b, column
-    while usable and trials < 8:
+    for j in range(n):
+        best[j], other[j] = b[j], column[j]
+    while True:
+        usable = usable and trials < 8
         for j in range(n):
-            b[j] = best[j] + length * direction[j]
+            b[j] = best[j] + (length * direction[j] if usable else max(math.log(other[j]), -700.0))
         found, off = point(u, scale, b, x, column)
-        if error <= 1e-3 or found <= value + 1e-4 * length * slope:
+        if not usable or error <= 1e-3 or found <= value + 1e-4 * length * slope:
             return found, off
         length, trials = 0.5 * length, trials + 1
-    for j in range(n):
-        b[j] = best[j] + max(math.log(other[j]), -700.0)
-    return point(u, scale, b, x, column)
 
 
 @compiled
-def shift(u):
-    """Utilities less the largest of their row, then of their column, in place; how far they are apart."""
+def shift(utilities, u):
+    """Utilities less the largest of their row, then of their column; how far they are apart."""
     n = len(u)
-    spread, wrong = 0.0, False
+    spread, finite = 0.0, True
     for i in range(n):
-        u[i] -= u[i].max()
+        most = -np.inf
+        for j in range(n):
+            most = max(most, utilities[i, j])
+        for j in range(n):
+            u[i, j] = utilities[i, j] - most
     for j in range(n):
-        most = u[:, j].max()
+        most = -np.inf
+        for i in range(n):
+            most = max(most, u[i, j])
         for i in range(n):
             u[i, j] -= most
             spread = max(spread, abs(u[i, j]))
-            wrong = wrong or not abs(u[i, j]) < np.inf
-    return np.inf if wrong else spread
+            finite = finite and abs(u[i, j]) < np.inf
+    return spread if finite else np.inf
 
 
 @compiled
@@ -180,39 +204,43 @@ def solve(utilities, answers, done, largest_range, most_steps):
     u, x, L = np.empty((n, n)), np.empty((n, n)), np.empty((n, n))
     b, column, direction, best, other = np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n)
     for element in range(batch):
-        u[:] = utilities[element]
-        spread = shift(u)
+        spread = shift(utilities[element], u)
         done[element] = False
         if not spread <= largest_range:
             continue
         tolerance = 4 * 2.220446049250313e-16 * (n + spread)
         scale = _FIRST_RANGE / max(spread, _FIRST_RANGE)
-        b[:] = 0.0
+        for j in range(n):
+            b[j] = 0.0
         value, error = point(u, scale, b, x, column)
         plain = 3  # of Sinkhorn's steps to be tried at this scale
         for _ in range(most_steps):
             if scale == 1 and error <= tolerance:
                 break
+            again = True
             if scale < 1 and error <= 0.1:
                 grown = min(scale * _STAGE, 1.0)
-                b *= grown / scale
+                for j in range(n):
+                    b[j] *= grown / scale
                 scale, plain = grown, 3
-                value, error = point(u, scale, b, x, column)
-            elif plain and column.min() > 1 / _FAR:
-                plain = 0
+            elif plain and fits(column):
                 target = tolerance if scale == 1 else 1e-2
                 error = scale_plainly(x, target, b, column, direction, other)
-                if not error <= target:
-                    value, error = point(u, scale, b, x, column)
+                plain, again = 0, not error <= target
             elif plain:
                 plain -= 1
                 for j in range(n):
                     b[j] += max(math.log(column[j]), -700.0)
-                value, error = point(u, scale, b, x, column)
             else:
                 value, error = newton(u, scale, b, x, column, value, error, direction, L, best, other)
+                again = False
+            if again:
+                value, error = point(u, scale, b, x, column)
         if scale == 1 and error <= tolerance:
-            done[element], answers[element] = True, x
+            done[element] = True
+            for i in range(n):
+                for j in range(n):
+                    answers[element, i, j] = x[i, j]
 
 
 @compiled
@@ -223,7 +251,8 @@ def pull(answers, cotangents, gradients):
     along, beta, column = np.empty(n), np.empty(n), np.empty(n)
     for element in range(batch):
         v, g = cotangents[element], gradients[element]
-        column[:], beta[:] = 0.0, 0.0
+        for j in range(n):
+            column[j], beta[j] = 0.0, 0.0
         for i in range(n):
             total = 0.0
             for j in range(n):
