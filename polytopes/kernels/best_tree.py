@@ -55,7 +55,7 @@ def best_tree(w: torch.Tensor, single_root: bool = False) -> torch.Tensor:
 def _compiled_parents(w: torch.Tensor, single_root: bool) -> torch.Tensor:
     from polytopes.kernels.native.best_tree import parents
 
-    found = torch.empty(w.shape[:2], dtype=torch.long)
+    found = torch.empty(w.shape[:2], dtype=torch.long, device=w.device)
     parents(native.array(w.double()), single_root, native.array(found))
     return found
 

@@ -35,9 +35,6 @@ _NEAR = 11.0  # least log-share of the root's edge for LAPACK, which loses exp(_
 _RANGE = 500.0  # least log-mass of a vertex during elimination on weights
 _COMPILED = 100  # vertices up to which compiled elimination is faster than LAPACK
 _COMPILED_TWICE = 20  # the same with derivatives, which LAPACK takes by products of matrices
-    100,
-    20,
-)  # vertices up to which compiled elimination is faster than LAPACK; with derivatives
 _OVERFLOW = 100.0  # most by which another edge of a single root may exceed the one into vertex 1
 
 

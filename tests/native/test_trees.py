@@ -153,3 +153,16 @@ def test_best_trees_with_missing_edges(n, single_root):
             assert not bool(reached.any())
             assert not single_root or bool(((parent[:, 1:] == 0).sum(1) == 1).all())
         torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("single_root", [False, True])
+def test_default_devices_change_nothing(single_root):
+    """In range, and out of it."""
+    structure = polytopes.Arborescence(6, single_root=single_root)
+    u = 1e4 * torch.randn(5, 25, dtype=torch.float64)
+    found = [f(u) for f in (structure.argmax, structure.marginals, structure.log_partition)]
+    parents = best_tree(torch.zeros(1, 4, 4), single_root)
+    with torch.device("meta"):
+        for f, x in zip((structure.argmax, structure.marginals, structure.log_partition), found, strict=True):
+            assert torch.equal(f(u), x)
+        assert torch.equal(best_tree(torch.zeros(1, 4, 4, device="cpu"), single_root), parents)
