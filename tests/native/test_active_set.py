@@ -55,3 +55,11 @@ def test_an_empty_batch(on):
     soft = sst.SoftArgmax(polytopes.SpanningTree(5), sst.Euclidean(), path="active_set")
     with native.switched(on):
         assert soft(torch.zeros(0, 10)).shape == (0, 10)
+
+
+def test_default_devices_change_nothing():
+    soft = sst.SoftArgmax(polytopes.Arborescence(5), sst.Euclidean(), path="active_set")
+    u = torch.zeros(3, 16, dtype=torch.float64, requires_grad=True)
+    x = soft(u)
+    with torch.device("meta"):
+        assert torch.equal(soft(u), x)
