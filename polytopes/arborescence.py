@@ -15,13 +15,14 @@ import numpy as np
 import torch
 
 import sst_cvx as sst
-from polytopes.kernels.best_tree import best_tree, hanging_edges
+from polytopes.kernels.best_tree import best_tree, compiled_arborescences, hanging_edges
 from polytopes.kernels.box import box_violation
 from polytopes.kernels.exact_samples import sample_tree
 from polytopes.kernels.log_weights import ABSENT, widened
 from polytopes.kernels.tables import Table
 from polytopes.kernels.tree_sum import log_tree_sum, tree_marginals
 from polytopes.path import incidence
+from sst_cvx import native
 from sst_cvx.arguments import check_edge_index, check_size, check_vertex_count
 from sst_cvx.once import constants, later
 
@@ -143,6 +144,9 @@ class Arborescence(sst.Structure, final=True):
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """A maximum spanning arborescence, over the whole batch at once, on the device of ``u``."""
         flat = u.reshape(-1, self.event_size)
+        if native.serves(flat):
+            ends, single_root = self._ends.on(u.device), self.single_root or self._free
+            return compiled_arborescences(flat, ends, self._size, self._free, single_root).reshape(u.shape)
         parent = best_tree(self._dense(flat.double(), -torch.inf), self.single_root or self._free)
         return self._edges_of(parent, u).reshape(u.shape)
 

@@ -14,7 +14,7 @@ import sst_cvx as sst
 from polytopes.kernels.box import box_violation, within_box
 from polytopes.kernels.log_threshold import ENTROPIES, log_box
 from polytopes.kernels.log_weights import widened
-from polytopes.kernels.threshold import SEARCHABLE
+from polytopes.kernels.threshold import SEARCHABLE, box_map
 from sst_cvx.arguments import check_size, check_vertex_count
 from sst_cvx.once import constants, later
 
@@ -33,7 +33,7 @@ class Hypercube(sst.Structure, final=True):
 
     known_binary = True
     known_bounded = True
-    sees_hull = True  # pyright: ignore[reportIncompatibleVariableOverride]
+    sees_hull = True  # pyright: ignore[reportAssignmentType, reportIncompatibleVariableOverride]
     argmax_on_device = True
 
     def __init__(self, n: int):
@@ -81,7 +81,7 @@ class Hypercube(sst.Structure, final=True):
 
 
 def coordinatewise(structure: sst.Structure, regularizer: sst.SeparableRegularizer, u: torch.Tensor) -> torch.Tensor:
-    return regularizer.unit_inverse_slope(u - regularizer.slope_origin)
+    return box_map(u, regularizer)
 
 
 def log_coordinatewise(

@@ -80,11 +80,13 @@ class MatroidBases(sst.Structure, final=True):
             )
 
     def declare(self) -> tuple[cp.Variable, list[Any]] | None:
-        if self._table is None and not (self._family is not None and self._family.has_hull):
+        if self._family is not None and self._family.has_hull:
+            x = cp.Variable(self.n)
+            return x, self._family.hull(x) or []
+        if self._table is None:
             return None
         x = cp.Variable(self.n)
-        constraints = None if self._family is None else self._family.hull(x)
-        return x, rank_constraints(x, self._table) if constraints is None else constraints
+        return x, rank_constraints(x, self._table)
 
     @classmethod
     @constants()

@@ -34,7 +34,7 @@ class OneHot(sst.Structure, final=True):
 
     known_binary = True
     known_bounded = True
-    sees_hull = True  # pyright: ignore[reportIncompatibleVariableOverride]
+    sees_hull = True  # pyright: ignore[reportAssignmentType, reportIncompatibleVariableOverride]
     argmax_on_device = True
 
     def __init__(self, n: int):

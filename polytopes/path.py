@@ -40,7 +40,7 @@ class Path(sst.Structure, final=True):
 
     known_binary = True
     known_bounded = True
-    sees_hull = True  # pyright: ignore[reportIncompatibleVariableOverride]
+    sees_hull = True  # pyright: ignore[reportAssignmentType, reportIncompatibleVariableOverride]
     argmax_on_device = True
 
     @property
@@ -84,7 +84,7 @@ class Path(sst.Structure, final=True):
         return self.violation_by_tensors(x.double())
 
     def violation_by_tensors(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.maximum(self._graph.imbalance(x) / 2, -x.amin(-1))
+        return torch.maximum(self._graph.imbalance(x), -x.amin(-1))
 
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """A path drawn with probability proportional to exp <u, x>, exact: same shape, dtype and device as ``u``."""

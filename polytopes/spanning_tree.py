@@ -16,12 +16,13 @@ import numpy as np
 import torch
 
 import sst_cvx as sst
-from polytopes.kernels.best_tree import hanging_edges
+from polytopes.kernels.best_tree import compiled_spanning_trees, hanging_edges
 from polytopes.kernels.box import box_violation
 from polytopes.kernels.exact_samples import sample_tree
 from polytopes.kernels.log_weights import widened
 from polytopes.kernels.tables import Table
 from polytopes.kernels.tree_sum import log_tree_sum, places, tree_marginals, undirected
+from sst_cvx import native
 from sst_cvx.arguments import check_edge_index, check_size, check_vertex_count
 from sst_cvx.once import constants, later
 
@@ -74,6 +75,8 @@ class SpanningTree(sst.Structure, final=True):
     def argmax(self, u: torch.Tensor) -> torch.Tensor:
         """A maximum spanning tree by Prim's algorithm, over the whole batch at once, on the device of ``u``."""
         flat = u.reshape(-1, self.event_size)
+        if native.serves(flat):
+            return compiled_spanning_trees(flat, self._ends.on(u.device), self.n).reshape(u.shape)
         parent = _prim(undirected(flat, self._places.on(u.device), self.n, -torch.inf))
         return self._edges_of(parent, u).reshape(u.shape)
 

@@ -27,16 +27,14 @@ more = ("scipy", "torch._dynamo", "sympy")
 assert not [m for m in (*heavy, *more) if m in sys.modules and m not in before], set(sys.modules) - before
 torch.set_num_threads(1)
 u = torch.randn(3, 10, requires_grad=True)
-for f in (sst.Euclidean(), sst.BinaryEntropy(), sst.TsallisEntropy(1.5), sst.ExponentialFamilyEntropy()):
-    for structure in (polytopes.KSubset(10, 2), polytopes.OneHot(10), polytopes.Hypercube(10)):
+for f in (sst.Euclidean(), sst.BinaryEntropy(), sst.ExponentialFamilyEntropy()):
+    for structure in (polytopes.KSubset(10, 2), polytopes.OneHot(10)):
         soft = sst.SoftArgmax(structure, f)
         soft(u, 0.5).square().sum().backward()
         soft(u, 0.5, mask=torch.arange(10) < 8)
         structure.argmax(u)
         sst.ExponentialFamily(structure, u.detach()).mean
 assert not [m for m in heavy if m in sys.modules and m != "numba"], "CVXPY was imported by a fast path"
-sst.SoftArgmax(polytopes.KSubset(10, 2), sst.Euclidean(), path="layer")
-assert "cvxpy" in sys.modules
 """
 
 
@@ -97,9 +95,8 @@ def test_copies_before_and_after_the_declaration():
     torch.testing.assert_close(twin(u), soft(u), atol=1e-9, rtol=0)
     late = pickle.loads(early)
     assert late == structure
-    torch.testing.assert_close(
-        sst.SoftArgmax(late, sst.Euclidean(), path="interior_point")(u[:1]).sum(), u.sum() * 0 + 2
-    )
+    again = sst.SoftArgmax(late, sst.Euclidean(), path="interior_point")
+    torch.testing.assert_close(again(u), sst.SoftArgmax(structure, sst.Euclidean())(u), atol=1e-8, rtol=0)
 
 
 def test_wrong_declarations():
@@ -113,7 +110,7 @@ def test_wrong_declarations():
 
     with pytest.raises(TypeError, match="override"):
         Nothing()
-    with pytest.raises(TypeError, match="cvxpy.Variable"):
+    with pytest.raises(TypeError, match=r"cvxpy\.Variable"):
         sst.Structure()
 
     class Open(sst.Structure):
@@ -178,6 +175,5 @@ def test_guards_see_what_the_hull_sees(structure):
     for x in (inside, off):
         if structure.surely_within(x, 1e-6):
             assert float(structure.violation(x).max()) <= 1e-6
-    assert not (structure.sees_hull and structure.hull.known) or bool(
-        (seen >= structure.hull.violation(off) - 1e-12).all()
-    )
+    if structure.sees_hull and structure.hull.known:
+        assert bool((seen.clamp(min=0) >= structure.hull.violation(off) - 1e-12).all())

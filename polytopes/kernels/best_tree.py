@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from sst_cvx import native
 from sst_cvx.host import stops_early
+
+_SPARSE = 16  # share of the edges of a complete graph, one in so many, below which to sort them is faster
 
 
 def best_tree(w: torch.Tensor, single_root: bool = False) -> torch.Tensor:
@@ -22,6 +25,8 @@ def best_tree(w: torch.Tensor, single_root: bool = False) -> torch.Tensor:
     Returns:
         ``(batch, n)`` integers; the root's own is 0.
     """
+    if native.serves(w):
+        return _compiled_parents(w, single_root)
     n, w = w.shape[-1], _prepared(w, single_root)
     own, may_stop = torch.arange(n, device=w.device).expand(len(w), -1), stops_early(w)
     component, replaced, rounds = own, w.new_zeros(len(w), n), []
@@ -47,6 +52,39 @@ def best_tree(w: torch.Tensor, single_root: bool = False) -> torch.Tensor:
     return torch.where(own > 0, tail, 0)
 
 
+def _compiled_parents(w: torch.Tensor, single_root: bool) -> torch.Tensor:
+    from polytopes.kernels.native.best_tree import parents
+
+    found = torch.empty(w.shape[:2], dtype=torch.long)
+    parents(native.array(w.double()), single_root, native.array(found))
+    return found
+
+
+def compiled_spanning_trees(u: torch.Tensor, ends: torch.Tensor, n: int) -> torch.Tensor:
+    """Maximum spanning trees, 0/1 like utilities ``(batch, edges)``, for which ``native.serves``."""
+    from polytopes.kernels.native.best_tree import kruskal, prim
+
+    x, (tails, heads) = u.new_empty(u.shape, dtype=torch.float64), native.array(ends)
+    if _SPARSE * ends.shape[1] < n * n:
+        order = u.sort(dim=1, descending=True, stable=True).indices
+        kruskal(native.array(order), tails, heads, n, native.array(x))
+    else:
+        prim(native.array(u.double()), tails, heads, n, native.array(x))
+    return x.to(u.dtype)
+
+
+def compiled_arborescences(u: torch.Tensor, ends: torch.Tensor, n: int, free: bool, single_root: bool) -> torch.Tensor:
+    """Maximum spanning arborescences from vertex 0, 0/1 like utilities ``(batch, edges)``, for which ``native.serves``.
+
+    With ``free``, vertex 0 also has an edge of utility 0 to all others.
+    """
+    from polytopes.kernels.native.best_tree import arborescences
+
+    x, (tails, heads) = u.new_empty(u.shape, dtype=torch.float64), native.array(ends)
+    arborescences(native.array(u.double()), tails, heads, n, free, single_root, native.array(x))
+    return x.to(u.dtype)
+
+
 def _prepared(w: torch.Tensor, single_root: bool) -> torch.Tensor:
     """A copy in float64 without edges into the root; for a single root, its edges are worth less than all others."""
     w = w.detach().double().clone()
@@ -56,7 +94,8 @@ def _prepared(w: torch.Tensor, single_root: bool) -> torch.Tensor:
         present = torch.isfinite(w)
         most = w.masked_fill(~present, -torch.inf).flatten(1).amax(1)
         least = w.masked_fill(~present, torch.inf).flatten(1).amin(1)
-        w[:, 0] -= w.shape[-1] * (1 + most - least)[:, None]
+        span = torch.where(most > least, most - least, 1.0)  # small where utilities are, for the digits of the root's
+        w[:, 0] -= w.shape[-1] * span[:, None]
     return w
 
 

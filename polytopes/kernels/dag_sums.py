@@ -6,7 +6,10 @@ value(head)), the share of a vertex's sum that enters by edge e, derivatives of 
 
     lambda_tail = g_tail + sum over outgoing edges of p_e lambda_head        (first, and its own transpose for more)
 
-so that marginals and their derivatives cost one or two sweeps of multiplications, without exponentials.
+so that marginals and their derivatives cost one or two sweeps of multiplications, without exponentials. On the CPU the
+sweeps are compiled (``native/dag.py``).
+
+Over 300 lines on purpose: every sweep stands beside its twin and its derivatives.
 """
 
 from __future__ import annotations
@@ -121,10 +124,10 @@ class PathGraph:
         (by default that of the scores).
         """
         dtype = dtype or scores.dtype
-        graph, padded = self._prepared(scores)
         traced = torch.compiler.is_dynamo_compiling()
-        if not _is_differentiated(padded) and native.serves(padded):
-            return graph._compiled_values(padded, None)[self.target].to(dtype).reshape(scores.shape[:-1])
+        if not traced and not _is_differentiated(scores) and native.serves(scores):
+            return self._compiled_log_sum(scores).to(dtype)
+        graph, padded = self._prepared(scores)
         values, _ = graph._traced_values(padded, dtype) if traced else _Values.apply(padded, graph, dtype)
         return values[self.target].to(dtype).reshape(scores.shape[:-1])
 
@@ -158,8 +161,8 @@ class PathGraph:
         return graph._trace(graph._values(padded, best=False), padded, draw).T.reshape(scores.shape)
 
     def imbalance(self, x: torch.Tensor) -> torch.Tensor:
-        """Largest excess of what leaves a vertex over what enters it, beyond its supply: of x ``(batch, edges)``,
-        ``(batch,)``."""
+        """Largest excess of what leaves a vertex over what enters it, beyond its supply and relative to 1 + that: of x
+        ``(batch, edges)``, ``(batch,)``."""
         graph = self.on(x.device)
         padded = torch.nn.functional.pad(x, (0, 1))
         flow = x.new_zeros(*x.shape[:-1], self.vertices + 1)
@@ -167,7 +170,7 @@ class PathGraph:
         ends = torch.arange(self.vertices, device=x.device)
         supply = (ends == self.source).to(x.dtype) - (ends == self.target).to(x.dtype)
         dead = torch.nn.functional.pad(x, (0, 1)).index_select(-1, graph._dead)
-        return torch.maximum((flow - supply).abs().amax(-1), dead.abs().amax(-1))
+        return torch.maximum(((flow - supply).abs() / (1 + supply.abs())).amax(-1), dead.abs().amax(-1))
 
     def count(self) -> int:
         """Number of paths, to the precision of float64."""
@@ -206,14 +209,22 @@ class PathGraph:
             share[-1] = 0.0
         return values
 
-    def _compiled_values(self, padded: torch.Tensor, share: torch.Tensor | None) -> torch.Tensor:
-        """Log-sums, and shares into zeros if these are given, by compiled kernels."""
+    def _compiled_log_sum(self, scores: torch.Tensor) -> torch.Tensor:
+        """``log_sum`` in float64, without what its derivatives need."""
+        from polytopes.kernels.native import dag
+
+        rows = native.array(scores.reshape(scores.shape[:-1].numel(), self.edges).double())
+        values, terms, found = np.zeros(self.vertices), np.empty(self._nodes.widest), np.empty(len(rows))
+        dag.log_sums(*self._nodes.arrays, self.target, rows, values, terms, found)
+        return torch.from_numpy(found).reshape(scores.shape[:-1])
+
+    def _compiled_values(self, padded: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+        """Log-sums, and shares into zeros, by compiled kernels."""
         from polytopes.kernels.native import dag
 
         order, start, edges, tails = self._nodes.arrays
         scores, batch = padded.detach().double(), padded.shape[1]
-        wide = scores.new_empty(0, batch) if share is None else share
-        wide = wide if wide.dtype == torch.float64 else torch.zeros_like(wide, dtype=torch.float64)
+        wide = share if share.dtype == torch.float64 else torch.zeros_like(share, dtype=torch.float64)
         values = scores.new_full((self.vertices + 1, batch), ABSENT)
         values[self.source] = 0.0
         part = scores.new_empty(min(len(edges), max(self._nodes.widest, _PART // max(batch, 1))), batch)
@@ -224,7 +235,7 @@ class PathGraph:
             part[: start[high] - start[low]].exp_()
             dag.shared(low, high, order, start, edges, tails, numbers, ways, total, part.numpy(), wide.numpy())
             low = high
-        if share is not None and wide is not share:
+        if wide is not share:
             share.copy_(wide)
         return values
 

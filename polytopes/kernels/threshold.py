@@ -13,17 +13,22 @@ a symmetric matrix, so one formula serves as Jacobian-vector and vector-Jacobian
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from polytopes.kernels.fixed_threshold import fixed_solve, fixed_threshold, kth_largest
+from polytopes.kernels.threshold_by_row import threshold_map_by_row
+from polytopes.kernels.threshold_rows import jacobian_by_rows, threshold_by_rows
+from sst_cvx import native
 from sst_cvx.autodiff import Function
 from sst_cvx.host import stops_early
 from sst_cvx.regularizers import BinaryEntropy, CategoricalEntropy, Euclidean, SeparableRegularizer, TsallisEntropy
 
 _MAX_STEPS = 200
-_SORTABLE = 50  # entries up to which sorting beats Newton's steps
+_SORTABLE = 100  # entries up to which sorting all beats partial sorts and Newton's steps
+_LEADING = 64  # the largest of more entries, among which the support of a simplex's answer is as a rule
 
 
 #: Regularizers whose ``unit_inverse_slope`` and ``unit_inverse_curvature`` the search runs on.
@@ -39,19 +44,46 @@ def threshold_map(u: torch.Tensor, total: int, f: SeparableRegularizer) -> torch
     """
     if total == 0 or total == u.shape[-1]:  # one point only
         return u * 0 + (1.0 if total else 0.0)
+    if isinstance(f, TsallisEntropy) and (f.is_tensor or not 1 < f.alpha <= 2):
+        return threshold_map_by_row(u, total, f)
     return _ThresholdMap.apply(u, total, f)
+
+
+def threshold_map_up_to(u: torch.Tensor, total: int | torch.Tensor, f: SeparableRegularizer) -> torch.Tensor:
+    """argmax { <u, x> - f(x) : 0 <= x <= 1, sum x <= total }: the box's solution, or where that is too large, tight.
+
+    The total may be a tensor ``(*batch, 1)``.
+    """
+    if isinstance(total, torch.Tensor):
+        box = box_map(u, f)
+        return torch.where(box.detach().sum(-1, keepdim=True) > total, threshold_map_by_row(u, total, f), box)
+    other = isinstance(f, TsallisEntropy) and (f.is_tensor or not 1 < f.alpha <= 2)
+    if native.serves(u) and not other:
+        return _UpTo.apply(u, total, f)[0]
+    box = box_map(u, f)
+    tight = box.detach().sum(-1, keepdim=True) > total
+    return torch.where(tight, threshold_map(u, total, f), box)
+
+
+def box_map(u: torch.Tensor, f: SeparableRegularizer) -> torch.Tensor:
+    """argmax { <u, x> - f(x) : 0 <= x <= 1 }."""
+    if isinstance(f, TsallisEntropy) and (f.is_tensor or not 1 < f.alpha <= 2):
+        return f.within_box(u)
+    return f.unit_inverse_slope(u - f.slope_origin)
 
 
 class _ThresholdMap(Function):
     @staticmethod
     def forward(u: torch.Tensor, total: int, f: SeparableRegularizer) -> torch.Tensor:
+        if native.serves(u) and not (total == 1 and isinstance(f, CategoricalEntropy)):
+            return threshold_by_rows(u, total, f)[0]
         fixed = not stops_early(u)
-        if (u.shape[-1] <= _SORTABLE or fixed) and not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling():
             if isinstance(f, Euclidean) and total == 1:
                 return _sparsemax(u)
             if isinstance(f, TsallisEntropy) and f.alpha == 1.5 and total == 1:
                 return _entmax15(u)
-            if isinstance(f, Euclidean) and not fixed:
+            if isinstance(f, Euclidean) and not fixed and u.shape[-1] <= _SORTABLE:
                 return _project_by_sorting(u, total)
         if fixed:
             return fixed_threshold(u, total, f)
@@ -68,6 +100,8 @@ class _ThresholdMap(Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple:  # type: ignore[override]
         (x,) = ctx.saved_tensors
+        if not torch.is_grad_enabled() and native.serves(grad) and native.serves(x):
+            return jacobian_by_rows(x, grad, ctx.f), None, None
         return _apply_jacobian(ctx.f.unit_inverse_curvature(x), grad), None, None
 
     @staticmethod
@@ -80,10 +114,37 @@ class _ThresholdMap(Function):
         return _ThresholdMap.apply(u.movedim(in_dims[0], 0), total, f), 0
 
 
-def _apply_jacobian(w: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+class _UpTo(Function):
+    """Compiled only: x, and which rows are tight."""
+
+    @staticmethod
+    def forward(u: torch.Tensor, total: int, f: SeparableRegularizer) -> tuple[torch.Tensor, torch.Tensor]:
+        return threshold_by_rows(u, total, f, up_to=True)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.f = inputs[2]
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*output)
+        ctx.save_for_forward(*output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor, _: Any) -> tuple:  # type: ignore[override]
+        x, tight = ctx.saved_tensors
+        if not torch.is_grad_enabled() and native.serves(grad) and native.serves(x):
+            return jacobian_by_rows(x, grad, ctx.f, tight), None, None
+        return _apply_jacobian(ctx.f.unit_inverse_curvature(x), grad, tight), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: torch.Tensor, *_: Any) -> tuple:  # type: ignore[override]
+        x, tight = ctx.saved_tensors
+        return _apply_jacobian(ctx.f.unit_inverse_curvature(x), tangent, tight), None
+
+
+def _apply_jacobian(w: torch.Tensor, v: torch.Tensor, tight: torch.Tensor | None = None) -> torch.Tensor:
     mass = w.sum(-1, keepdim=True)
     mean = (w * v).sum(-1, keepdim=True) / mass.clamp(min=torch.finfo(mass.dtype).tiny)
-    return w * (v - mean)
+    return w * (v - (mean if tight is None else mean * tight))
 
 
 def solve_threshold(u: torch.Tensor, total: int, f: SeparableRegularizer) -> tuple[torch.Tensor, torch.Tensor]:
@@ -171,23 +232,43 @@ def _project_by_sorting(u: torch.Tensor, total: int) -> torch.Tensor:
 def _sparsemax(u: torch.Tensor) -> torch.Tensor:
     """Projection onto the simplex (Martins and Astudillo 2016, algorithm 1), centred at the largest entry."""
     s = (u - u.amax(-1, keepdim=True)).clamp(min=-2.0)  # no overflow: only entries down to -1 matter
-    ordered = s.sort(dim=-1, descending=True).values
+    return (s - _among_the_largest(s, _sparsemax_threshold)).clamp(min=0.0)
+
+
+def _sparsemax_threshold(ordered: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     excess = ordered.cumsum(-1) - 1.0
-    size = (ordered * torch.arange(1, u.shape[-1] + 1, dtype=u.dtype, device=u.device) > excess).sum(-1, keepdim=True)
-    size = size.clamp(min=1)  # of what is not finite, 0
-    return (s - excess.gather(-1, size - 1) / size).clamp(min=0.0)
+    count = torch.arange(1, ordered.shape[-1] + 1, dtype=ordered.dtype, device=ordered.device)
+    size = (ordered * count > excess).sum(-1, keepdim=True).clamp(min=1)  # of what is not finite, 0
+    return excess.gather(-1, size - 1) / size, size
 
 
 def _entmax15(u: torch.Tensor) -> torch.Tensor:
     """alpha = 1.5 on the simplex, x_i = max(z_i - tau, 0)^2 with z = u / 2 (Peters et al. 2019, algorithm 2)."""
     z = 0.5 * (u - u.amax(-1, keepdim=True)).clamp(min=-4.0)
-    ordered = z.sort(dim=-1, descending=True).values
-    size = torch.arange(1, u.shape[-1] + 1, dtype=u.dtype, device=u.device)
-    mean = ordered.cumsum(-1) / size
-    spread = (ordered * ordered).cumsum(-1) - size * mean * mean
-    tau = mean - ((1.0 - spread) / size).clamp(min=0.0).sqrt()
-    last = ((tau <= ordered).sum(-1, keepdim=True) - 1).clamp(min=0)
-    return (z - tau.gather(-1, last)).clamp(min=0.0).square()
+    return (z - _among_the_largest(z, _entmax15_threshold)).clamp(min=0.0).square()
+
+
+def _entmax15_threshold(ordered: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    count = torch.arange(1, ordered.shape[-1] + 1, dtype=ordered.dtype, device=ordered.device)
+    mean = ordered.cumsum(-1) / count
+    spread = (ordered * ordered).cumsum(-1) - count * mean * mean
+    tau = mean - ((1.0 - spread) / count).clamp(min=0.0).sqrt()
+    size = (tau <= ordered).sum(-1, keepdim=True).clamp(min=1)
+    return tau.gather(-1, size - 1), size
+
+
+def _among_the_largest(
+    s: torch.Tensor, threshold: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+) -> torch.Tensor:
+    """``(*batch, 1)``: the threshold of sorted entries, which it gives with the size of their support. Of many entries,
+    of the largest alone, and of all only in rows whose support reaches the last of these."""
+    if s.shape[-1] <= _SORTABLE or not stops_early(s):
+        return threshold(s.sort(dim=-1, descending=True).values)[0]
+    tau, size = threshold(s.topk(min(_LEADING, s.shape[-1]), dim=-1).values)
+    full = (size >= _LEADING)[..., 0]
+    if bool(full.any()):
+        tau[full] = threshold(s[full].sort(dim=-1, descending=True).values)[0]
+    return tau
 
 
 def _fill(u: torch.Tensor, total: int) -> torch.Tensor:

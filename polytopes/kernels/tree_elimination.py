@@ -164,7 +164,7 @@ def _adjoint_along(
         rest.addcmul_(into[:, :, None], o[:, None]).addcmul_(p[:, :, None], out[:, None])
     dy = torch.zeros_like(y)
     if last:
-        dy[:, 0, 1] = -both[:, 1, 0, 1] * y[:, 0, 1] ** 2
+        dy[:, 0, 1] = -both[:, 1, 0, 1] * y[:, 0, 1] * y[:, 0, 1]  # in this order: the square may be 0
     for v in range(last + 1, factors.shape[-1]):
         p, o = both[:, :, :v, v], both[:, :, v, :v]
         dy[:, v, :v] = (p[:, :1] @ dy[:, :v, :v] + p[:, 1:] @ y[:, :v, :v])[:, 0]

@@ -26,11 +26,17 @@ from polytopes.kernels.best_tree import best_tree
 from polytopes.kernels.log_weights import ABSENT
 from polytopes.kernels.tree_elimination import eliminated, eliminated_marginals, eliminated_weights
 from polytopes.kernels.tree_log_elimination import log_domain_marginals, log_domain_sum
+from polytopes.kernels.tree_native import compiled_marginals, compiled_sum
+from sst_cvx import native
 from sst_cvx.autodiff import gradient
 from sst_cvx.host import stops_early
 
 _NEAR = 11.0  # least log-share of the root's edge for LAPACK, which loses exp(_NEAR) of its digits
 _RANGE = 500.0  # least log-mass of a vertex during elimination on weights
+_COMPILED, _COMPILED_TWICE = (
+    100,
+    20,
+)  # vertices up to which compiled elimination is faster than LAPACK; with derivatives
 _OVERFLOW = 100.0  # most by which another edge of a single root may exceed the one into vertex 1
 
 
@@ -48,9 +54,12 @@ def log_tree_sum(w: torch.Tensor, single_root: bool = False) -> torch.Tensor:
     """
     if not stops_early(w):
         return log_domain_sum(w.double(), single_root and w.shape[-1] > 2).to(w.dtype)
+    if _all_compiled(w):
+        flat = w.double().reshape(w.shape[:-2].numel(), *w.shape[-2:])
+        return compiled_sum(flat, single_root and w.shape[-1] > 2).to(w.dtype).reshape(w.shape[:-2])
     flat, single_root, start = _prepared(w, single_root)
     scaled, shift = _scaled(flat if start is None else _with_first(flat, start), single_root)
-    total = _by_range(scaled, single_root, (_determinant, eliminated_weights, _eliminated_from_best))
+    total = _by_range(scaled, single_root, (_determinant, _eliminated, _eliminated_from_best))
     return (total + shift).to(w.dtype).reshape(w.shape[:-2])
 
 
@@ -61,10 +70,20 @@ def tree_marginals(w: torch.Tensor, single_root: bool = False) -> torch.Tensor:
     """
     if not stops_early(w):
         return log_domain_marginals(w.double(), single_root and w.shape[-1] > 2).to(w.dtype)
+    if _all_compiled(w):
+        flat = w.double().reshape(w.shape[:-2].numel(), *w.shape[-2:])
+        return compiled_marginals(flat, single_root and w.shape[-1] > 2).to(w.dtype).reshape(w.shape)
     flat, single_root, start = _prepared(w, single_root)
     scaled, _ = _scaled(flat if start is None else _with_first(flat, start), single_root)
-    x = _by_range(scaled, single_root, (_by_inverse, eliminated_marginals, _marginals_from_best))
+    x = _by_range(scaled, single_root, (_by_inverse, _eliminated_marginals, _marginals_from_best))
     return (x if start is None else _with_first(x, start)).to(w.dtype).reshape(w.shape)
+
+
+def _all_compiled(w: torch.Tensor) -> bool:
+    """Whether compiled elimination is faster for all elements, or (with derivatives, by products of large matrices)
+    only for those that do not suit LAPACK."""
+    differentiates = torch.is_grad_enabled() and w.requires_grad
+    return native.serves(w) and w.shape[-1] <= (_COMPILED_TWICE if differentiates else _COMPILED)
 
 
 def places(edge_index: torch.Tensor, n: int) -> torch.Tensor:
@@ -165,6 +184,14 @@ def _determinant(w: torch.Tensor, single_root: bool) -> torch.Tensor:
 def _by_inverse(w: torch.Tensor, single_root: bool) -> torch.Tensor:
     weights = w.exp()
     return _by_weight(torch.linalg.inv(_laplacian(weights, single_root)), single_root) * weights
+
+
+def _eliminated(w: torch.Tensor, single_root: bool) -> torch.Tensor:
+    return compiled_sum(w, single_root) if native.serves(w) else eliminated_weights(w, single_root)
+
+
+def _eliminated_marginals(w: torch.Tensor, single_root: bool) -> torch.Tensor:
+    return compiled_marginals(w, single_root) if native.serves(w) else eliminated_marginals(w, single_root)
 
 
 def _eliminated_from_best(w: torch.Tensor, single_root: bool) -> torch.Tensor:

@@ -38,7 +38,7 @@ class Declaration:
         return Declaration(variable, listed, constraints is not None)
 
 
-def check_declaration(variable: cp.Variable, constraints: list[Any]) -> None:
+def check_declaration(variable: Any, constraints: list[Any]) -> None:
     if not isinstance(variable, cp.Variable):
         raise TypeError(f"variable must be a cvxpy.Variable, got {type(variable).__name__}.")
     for c in constraints:

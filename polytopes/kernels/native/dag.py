@@ -45,8 +45,7 @@ def missed(low, order, start, edges, tails, scores, values, ways, part):  # type
 
 @compiled
 def shared(low, high, order, start, edges, tails, values, ways, total, part, share):  # type: ignore[no-untyped-def]
-    """The run from exponentials to shares, unless ``share`` is empty, and from best values to log-sums; ``ways`` and
-    ``total`` are 1 again."""
+    """The run from exponentials to shares, and from best values to log-sums; ``ways`` and ``total`` are 1 again."""
     batch = part.shape[1]
     for i in range(low, high):
         v = order[i]
@@ -57,7 +56,7 @@ def shared(low, high, order, start, edges, tails, values, ways, total, part, sha
             for k in range(batch):
                 part[p, k] *= total[t, k]
                 total[v, k] += part[p, k]
-        for j in range(start[i], start[i + 1] if len(share) else start[i]):
+        for j in range(start[i], start[i + 1]):
             e, p = edges[j], j - start[low]
             for k in range(batch):
                 share[e, k] = part[p, k] / total[v, k]
@@ -109,3 +108,18 @@ def best(order, start, edges, tails, source, target, scores, values, entered, x)
             j = entered[v, k]
             x[edges[j], k] = 1.0
             v = tails[j]
+
+
+@compiled
+def log_sums(order, start, edges, tails, target, scores, values, terms, found):  # type: ignore[no-untyped-def]
+    """Log-sums alone, of rows of scores ``(batch, edges)``; ``values``, 0 at the source, and ``terms`` are scratch."""
+    for row in range(len(scores)):
+        for i in range(len(order)):
+            low, top, total = start[i], -np.inf, 0.0
+            for j in range(low, start[i + 1]):
+                terms[j - low] = values[tails[j]] + scores[row, edges[j]]
+                top = max(top, terms[j - low])
+            for j in range(start[i + 1] - low):
+                total += np.exp(terms[j] - top)
+            values[order[i]] = top + np.log(total)
+        found[row] = values[target]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-_INDEPENDENT = 1e-9  # squared distance of a vertex from the affine hull, in units of the set's size
+INDEPENDENT = 1e-9  # squared distance of a vertex from the affine hull, in units of the set's size
 
 
 @dataclass
@@ -38,7 +38,11 @@ class Corral:
         """Weights d, of sum 0, for which sum_i d_i v_i is nearest to w ``(batch, n)``."""
         return weights_towards(self.vertices, self.inverse, w)
 
-    def add(
+    def add(self, elements: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """``take`` without what is known on the host."""
+        return self.take(elements, v)[0]
+
+    def take(
         self, elements: torch.Tensor, v: torch.Tensor, full: bool | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Give vertices ``(elements, n)`` a free slot at weight 0, unless they depend affinely on those there.
@@ -50,7 +54,7 @@ class Corral:
             self._reserve(2 * self.used.shape[1])
         slot = (~_at(self.used, elements)).to(torch.uint8).argmax(1)
         w, complement = self._beyond(elements, v)
-        independent = complement > _INDEPENDENT
+        independent = complement > INDEPENDENT
         taken = independent.cpu()
         take = torch.nonzero(taken).flatten().to(elements.device)
         to, at, w = elements[take], slot[take], w[take]
@@ -73,6 +77,11 @@ class Corral:
             rest = v - (weights[:, None] @ vertices)[:, 0]
             height = 1 - weights.sum(1, keepdim=True)
         return weights, (rest * rest).sum(1) + height[:, 0] ** 2
+
+    def beside(self, elements: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
+        """Vectors ``(elements, n)`` less what of them is along the affine hulls."""
+        part = self.select(elements)
+        return r - (part.towards(r)[:, None] @ part.vertices)[:, 0]
 
     def drop(self, elements: torch.Tensor, slot: torch.Tensor) -> None:
         """Empty one slot of each of these elements."""

@@ -13,10 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
+from sst_cvx import native
 from sst_cvx.errors import SolveError
-from sst_cvx.paths.active_set.corral import Corral, weights_towards
+from sst_cvx.paths.active_set.corral import INDEPENDENT, Corral, weights_towards
+from sst_cvx.paths.active_set.sparse_corral import SparseCorral
 from sst_cvx.paths.iterations import count
 
 _GAP = 1e-14  # of sum (|g| + |x|) |v - x|: a gap that is rounding error
@@ -49,7 +52,8 @@ class _Projection(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Any, argmax: Oracle) -> Any:
         x, corral = _nearest(argmax, y, complete=ctx.needs_input_grad[0])
-        ctx.save_for_backward(corral.vertices, corral.inverse)
+        if corral is not None:
+            ctx.save_for_backward(corral.vertices, corral.inverse)
         return x
 
     @staticmethod
@@ -62,7 +66,7 @@ class _Projection(torch.autograd.Function):
         return along, None
 
 
-def _nearest(argmax: Oracle, y: torch.Tensor, complete: bool) -> tuple[torch.Tensor, Corral]:
+def _nearest(argmax: Oracle, y: torch.Tensor, complete: bool) -> tuple[torch.Tensor, Corral | None]:
     """Nearest points ``(batch, n)``, and their corrals, with ``complete`` extended until they span the face.
 
     Inside, coordinates are relative to one vertex and in units of the set's size: tolerances are pure numbers.
@@ -73,13 +77,69 @@ def _nearest(argmax: Oracle, y: torch.Tensor, complete: bool) -> tuple[torch.Ten
     unit = torch.where(unit > 0, unit, 1.0)
 
     def oracle(direction: torch.Tensor, elements: torch.Tensor) -> torch.Tensor:
-        return (argmax(direction, elements) - origin[elements]) / unit[elements]
+        everyone = len(elements) == len(origin)  # each once, in order: no copies
+        start, size = (origin, unit) if everyone else (origin[elements], unit[elements])
+        return (argmax(direction, elements) - start).div_(size)
 
     target = (y - origin) / unit
+    if native.serves(y):
+        sparse, x = _solved_by_loops(oracle, target)
+        if complete:
+            _complete_face(oracle, target, sparse, x)
+        return origin + unit * x, sparse.dense() if complete else None
     corral = _Wolfe(oracle, target).solve()
     if complete:
-        _complete_face(oracle, target, corral)
+        _complete_face(oracle, target, corral, corral.point())
     return origin + unit * corral.point(), corral
+
+
+def _solved_by_loops(oracle: Oracle, target: torch.Tensor) -> tuple[SparseCorral, torch.Tensor]:
+    """The same algorithm by compiled loops, of which each moves until it has to ask; and the points."""
+    from sst_cvx.paths.active_set.native import FINISHED, REFUSED, STUCK, WORSE, move, offer
+
+    batch, n = target.shape
+    corral, x, goal = SparseCorral(batch, n), torch.empty_like(target), native.array(target)
+    steps, stalls, newest = (np.full(batch, start) for start in (0, 0, -1))
+    lost, limit, limits = np.empty(batch, np.bool_), 100 + 20 * n, (_GAP, _ACCEPTED, _STALLS, INDEPENDENT)
+    running = np.arange(batch)
+    while len(running):
+        rows = running
+        while len(rows):
+            state = (*corral.vertices, corral.inverse, corral.weights, corral.used, newest)
+            move(rows, goal, *state, steps, limit, native.array(x), lost)
+            if (steps[rows] >= limit).any():
+                raise _not_converged(torch.from_numpy(rows[steps[rows] >= limit]))
+            rows = rows[lost[rows]]
+            stalls[rows] += 1
+            corral.refresh(torch.from_numpy(rows))
+        elements = torch.from_numpy(running)
+        v, told = oracle(target[elements] - x[elements], elements), np.empty(len(running), np.int64)
+        corral.reserve()
+        while offer(
+            running,
+            native.array(v),
+            goal,
+            native.array(x),
+            *corral.vertices,
+            corral.inverse,
+            corral.used,
+            newest,
+            stalls,
+            limits,
+            told,
+        ):
+            corral.widen()
+        if (told == WORSE).any():
+            raise _not_exact(elements[told == WORSE])
+        if (told == STUCK).any():
+            raise _not_converged(elements[told == STUCK])
+        refused = running[told == REFUSED]
+        stalls[refused] += 1
+        if len(refused):
+            corral.refresh(torch.from_numpy(refused))
+        running = running[told != FINISHED]
+    count(torch.from_numpy(steps))
+    return corral, x
 
 
 class _Wolfe:
@@ -140,15 +200,11 @@ class _Wolfe:
         tests = [gap < -_ACCEPTED * unit, over & (gap > _ACCEPTED * unit), (gap <= _GAP * unit) | over, full]
         worse, stuck, finished, full = torch.stack(tests).cpu()
         if bool(worse.any()):
-            raise SolveError(
-                "argmax is not exact for {elements}: it returned a vertex of less value than one it had returned "
-                "before. The active-set path needs an exact argmax, in float64.",
-                elements[worse].tolist(),
-            )
+            raise _not_exact(elements[worse])
         if bool(stuck.any()):
             raise _not_converged(elements[stuck])
         more = rows[~finished]
-        self._newest[more], taken = self._corral.add(more, v[~finished], bool(full[0]))
+        self._newest[more], taken = self._corral.take(more, v[~finished], bool(full[0]))
         self._stall(more[~taken])
         return finished
 
@@ -172,6 +228,14 @@ def _gap(g: torch.Tensor, x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tenso
     return (g * terms).sum(1), ((g.abs() + x.abs() + 1.0) * (terms.abs() + 0.01)).sum(1)
 
 
+def _not_exact(elements: torch.Tensor) -> SolveError:
+    return SolveError(
+        "argmax is not exact for {elements}: it returned a vertex of less value than one it had returned before. The "
+        "active-set path needs an exact argmax, in float64.",
+        elements.tolist(),
+    )
+
+
 def _not_converged(elements: torch.Tensor) -> SolveError:
     return SolveError(
         "the min-norm-point algorithm makes no progress for {elements}, although the Frank-Wolfe gap has not vanished. "
@@ -180,7 +244,7 @@ def _not_converged(elements: torch.Tensor) -> SolveError:
     )
 
 
-def _complete_face(oracle: Oracle, target: torch.Tensor, corral: Corral) -> None:
+def _complete_face(oracle: Oracle, target: torch.Tensor, corral: Corral | SparseCorral, points: torch.Tensor) -> None:
     """Add vertices of weight 0 until the corral spans the face F that g = y - x exposes.
 
     For almost every y it does already: the nearest point of aff(F) to y lies in no smaller simplex. Ties (all utilities
@@ -197,17 +261,15 @@ def _complete_face(oracle: Oracle, target: torch.Tensor, corral: Corral) -> None
     left = torch.arange(len(target), device=target.device)
     generator = torch.Generator().manual_seed(0)
     while left.numel():
-        x = corral.point()[left]
+        x = points[left]
         g = target[left] - x
         r = torch.randn(target.shape[1], generator=generator, dtype=torch.float64, device="cpu")
-        r = r.to(target.device).expand_as(x)
-        part = corral.select(left)
-        r = r - (part.towards(r)[:, None] @ part.vertices)[:, 0]
+        r = corral.beside(left, r.to(target.device).expand_as(x))
         step = _PROBE * (1 + target[left].abs().amax(1, keepdim=True)) * r / r.norm(dim=1, keepdim=True).clamp(min=1e-9)
         found = torch.zeros(len(left), dtype=torch.bool, device=left.device)
         for v in oracle(torch.cat([g + step, g - step]), left.repeat(2)).split(len(left)):
             gap, unit = _gap(g, x, v)
             new = torch.nonzero(gap >= -_FACE * unit).flatten()
-            found[new] |= corral.add(left[new], v[new])[0] >= 0
+            found[new] |= corral.add(left[new], v[new]) >= 0
         left = left[found]
     corral.refresh(torch.arange(len(target), device=target.device))

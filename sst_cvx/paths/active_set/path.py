@@ -36,21 +36,23 @@ class ActiveSetPath(Path):
             raise Refused("the interior point is the faster way to this hull")
         self._structure = structure
         self._root = cast(Euclidean, regularizer).flat_weights(structure.event_shape).sqrt()
+        self._weighted = bool((self._root != 1).any())
         self.how = f"the min-norm-point algorithm by {type(structure).__name__}.argmax"
 
     def answer(self, batch: Batch) -> torch.Tensor:
         structure, mask = self._structure, batch.mask
         event, size = structure.event_shape, structure.event_size
         root = self._root.to(batch.u.device)
+        weighted = self._weighted
 
         def argmax(direction: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-            direction = (direction * root).reshape(-1, *event)
+            direction = (direction * root if weighted else direction).reshape(-1, *event)
             if mask is None:
                 best = structure.argmax(direction)
             else:
                 own = mask.take(rows)
                 best = own.removed(structure.argmax(own.lowered(direction)))
-            return best.reshape(-1, size) * root
+            return best.reshape(-1, size) * root if weighted else best.reshape(-1, size)
 
         inside = batch.u if mask is None else torch.where(mask.allowed, batch.u, 0.0)
         scaled = batch.over_temperature(inside).reshape(len(batch), size).double()

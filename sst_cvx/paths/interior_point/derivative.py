@@ -15,11 +15,15 @@ from typing import Any
 
 import torch
 
+from sst_cvx import native
 from sst_cvx.errors import Elements
 from sst_cvx.paths.interior_point import tolerances
+from sst_cvx.paths.interior_point.batched import BatchedRows
 from sst_cvx.paths.interior_point.kkt import ActiveSystem
 from sst_cvx.paths.interior_point.linear_algebra import LinearAlgebra
 from sst_cvx.paths.interior_point.model import Model
+from sst_cvx.paths.interior_point.native import answers
+from sst_cvx.paths.interior_point.native.tables import Tables
 
 
 @dataclass
@@ -88,7 +92,8 @@ def differentiate(
     p = torch.nn.functional.pad(cotangent, (0, model.columns - model.event_columns))
     q = p.new_zeros(len(p), rows.equalities + rows.slacks)
     coldest = t * model.weights.amin()
-    dw, dy, reached = _Implicit.apply(inverse_curvature, p, q, coldest, side == 0, probes, rows, elements)  # type: ignore[misc]
+    given = inverse_curvature, p, q, coldest, side == 0, probes
+    dw, dy, reached = _Implicit.apply(*given, rows, elements, model.tables(len(p)))  # type: ignore[misc]
     return Cotangents(model, rows, side, p, dw, dy, reached)
 
 
@@ -106,18 +111,19 @@ class _Implicit(torch.autograd.Function):
         probes: torch.Tensor | None,
         rows: LinearAlgebra,
         elements: Elements,
+        tables: Tables | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        system = ActiveSystem(rows, inverse_curvature, t, free)
         unit = tolerances.DERIVATIVE_UNIT * p.abs().amax(1) / t[:, 0]
-        dw, dy, error = system.solve_surely(p, q, unit)
+        loops = tables is not None and all(map(native.serves, (inverse_curvature, p, q, t, free)))
+        by = _by_loops if loops else _by_tensors
+        dw, dy, error, reached = by(tables, rows, inverse_curvature, t, free, p, q, unit, probes)
         message = (
             "the KKT system that gives the gradient could not be solved for {elements}. Raise the temperature, or use "
             "path='layer'."
         )
         dw, dy = elements.refuse(~(error <= tolerances.DERIVATIVE), message, dw, dy)
-        ctx.rows, ctx.elements = rows, elements
+        ctx.given = rows, elements, tables
         ctx.save_for_backward(inverse_curvature, p, t, free, dy)
-        reached = torch.ones_like(error, dtype=torch.bool) if probes is None else system.reaches(probes)
         ctx.mark_non_differentiable(reached)
         return dw, dy, reached
 
@@ -125,8 +131,31 @@ class _Implicit(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: torch.Tensor) -> Any:
         inverse_curvature, p, t, free, dy = ctx.saved_tensors
         v_w, v_y, _ = cotangents
-        a, b, _ = _Implicit.apply(inverse_curvature, v_w, v_y, t, free, None, ctx.rows, ctx.elements)  # type: ignore[misc]
+        a, b, _ = _Implicit.apply(inverse_curvature, v_w, v_y, t, free, None, *ctx.given)  # type: ignore[misc]
         events = inverse_curvature.shape[1]
-        over_d = [ctx.rows.dual_residual(r, s)[:, :events] for r, s in ((p, dy), (v_w, b))]  # dw_i / D_i, a_i / D_i
+        rows = ctx.given[0]
+        over_d = [rows.dual_residual(r, s)[:, :events] for r, s in ((p, dy), (v_w, b))]  # dw_i / D_i, a_i / D_i
         on_d = torch.where(free[:, :events], over_d[0] * over_d[1], 0.0)
-        return on_d, torch.where(free, a, 0.0), b, None, None, None, None, None
+        return on_d, torch.where(free, a, 0.0), b, None, None, None, None, None, None
+
+
+def _by_tensors(
+    tables: None, rows: LinearAlgebra, inverse_curvature: torch.Tensor, t: torch.Tensor, free: torch.Tensor, *given: Any
+) -> tuple[torch.Tensor, ...]:
+    """dw, dy, their errors and whether free columns take up the probes."""
+    *sides, probes = given
+    system = ActiveSystem(rows, inverse_curvature, t, free)
+    dw, dy, error = system.solve_surely(*sides)
+    reached = torch.ones_like(error, dtype=torch.bool) if probes is None else system.reaches(probes)
+    return dw, dy, error, reached
+
+
+def _by_loops(tables: Tables, rows: LinearAlgebra, *given: Any) -> tuple[torch.Tensor, ...]:
+    """The same by compiled loops; by tensors what these do not solve."""
+    found = answers.differentiate(tables, *given, rows.core if isinstance(rows, BatchedRows) else None)
+    left = torch.nonzero(~(found[2] <= tolerances.RESCUED)).flatten()
+    if left.numel():
+        again = _by_tensors(None, rows[left], *(part if part is None else part[left] for part in given))
+        for part, other in zip(found, again, strict=True):
+            part[left] = other
+    return found

@@ -23,7 +23,6 @@ from sst_cvx.paths.interior_point.model import Model
 from sst_cvx.paths.interior_point.problem import Iterate, Problem, largest
 from sst_cvx.paths.interior_point.tolerances import Schedule
 from sst_cvx.paths.iterations import count
-from sst_cvx.regularizers import Euclidean
 
 
 def solve(model: Model, problem: Problem, start: torch.Tensor) -> tuple[Iterate, torch.Tensor]:
@@ -53,7 +52,7 @@ def run(
     todo = torch.arange(len(start), device=start.device)
     for iteration in range(schedule.iterations):
         before, late = now, iteration > tolerances.LATE * schedule.iterations
-        now, arrived = _iterate(model, problem, before, schedule, tolerances.LOOSE if late else _tolerance(model))
+        now, arrived = _iterate(model, problem, before, schedule, tolerances.LOOSE if late else model.tolerance)
         if not bool(arrived.any()):
             continue
         rest = torch.nonzero(~arrived).flatten()
@@ -64,13 +63,6 @@ def run(
             return answer, converged
         todo, now, problem = todo[rest], now.take(rest), problem.take(rest)
     return answer, converged
-
-
-def _tolerance(model: Model) -> float:
-    """Gap over t at which an element has arrived."""
-    if isinstance(model.f, Euclidean):
-        return tolerances.LOOSE
-    return tolerances.TIGHTER if model.steep and model.has_auxiliary else tolerances.TIGHT
 
 
 def _first(model: Model, problem: Problem, start: torch.Tensor) -> Iterate:

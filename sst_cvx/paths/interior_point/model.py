@@ -11,6 +11,7 @@ from sst_cvx.paths.interior_point.batched import BatchedRows
 from sst_cvx.paths.interior_point.center import between
 from sst_cvx.paths.interior_point.dense import DenseRows
 from sst_cvx.paths.interior_point.linear_algebra import LinearAlgebra
+from sst_cvx.paths.interior_point.native.tables import Tables, served
 from sst_cvx.paths.interior_point.problem import Problem
 from sst_cvx.paths.interior_point.sides import SideValues
 from sst_cvx.paths.interior_point.sparse import SparseRows, prefers_sparse
@@ -35,6 +36,7 @@ class Model:
         amounts: positive numbers of rows and columns, all different.
         steep: whether phi' is infinite at an end of the domain; steep_everywhere: at both.
         inverts: whether phi' can be inverted (and is not linear).
+        tolerance: gap over t at which an element has arrived.
     """
 
     def __init__(
@@ -62,9 +64,12 @@ class Model:
         inverts = type(regularizer).inverse_slope is not SeparableRegularizer.inverse_slope
         self.steep, self.steep_everywhere = any(regularizer.steep), inverts and all(regularizer.steep)
         self.inverts = inverts and not isinstance(regularizer, Euclidean)
+        self.tolerance = _tolerance(regularizer, self.steep and self.has_auxiliary)
         self._fixed_sum = form.fixed_sum
         self._start = None if form.start is None else tensor(form.start)
         self._constant = None if self.moves else self.sides.at(self.sides.unknown())
+        loops = device.type == "cpu" and isinstance(self._rows, DenseRows | None) and served(form, regularizer)
+        self._tables = Tables(form, self) if loops else None
 
     @property
     def rows(self) -> LinearAlgebra:
@@ -78,6 +83,10 @@ class Model:
     def rows_of(self, core: torch.Tensor | None) -> LinearAlgebra:
         """The same, with matrices without slacks ``(batch, rows, columns)`` if M is a function of parameters."""
         return self.rows if core is None else BatchedRows(core, self._equalities)
+
+    def tables(self, batch: int) -> Tables | None:
+        """What compiled loops read, where these are the faster way for so many elements."""
+        return self._tables if self._tables is not None and self._tables.serve(batch) else None
 
     def unit(self, u: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """Of utilities, temperatures and multipliers in a ``Problem``, ``(batch, 1)``."""
@@ -110,3 +119,10 @@ class Model:
         """x moved by the shorter of the Newton steps in x and in phi'(x), which have the same sign."""
         straight, curved = x + dx, self.f.inverse_slope(slope + curvature * dx)
         return torch.where(dx < 0, torch.maximum(straight, curved), torch.minimum(straight, curved))
+
+
+def _tolerance(f: SeparableRegularizer, vague: bool) -> float:
+    """Gap over t at which an element has arrived; ``vague``: entropies with auxiliary columns."""
+    if isinstance(f, Euclidean):
+        return tolerances.LOOSE
+    return tolerances.TIGHTER if vague else tolerances.TIGHT

@@ -15,20 +15,24 @@ from typing import Any
 
 import torch
 
+from sst_cvx import native
 from sst_cvx.errors import Elements
 from sst_cvx.once import CVXPY_LOCK, constants
 from sst_cvx.paths.interior_point import interior, tolerances
+from sst_cvx.paths.interior_point.batched import BatchedRows
 from sst_cvx.paths.interior_point.closing import probe, reopened
 from sst_cvx.paths.interior_point.derivative import Cotangents, differentiate
 from sst_cvx.paths.interior_point.linear_algebra import LinearAlgebra
 from sst_cvx.paths.interior_point.logarithms import logarithms_at
 from sst_cvx.paths.interior_point.model import Model
+from sst_cvx.paths.interior_point.native import answers
 from sst_cvx.paths.interior_point.polish import polish
 from sst_cvx.paths.interior_point.problem import Solution
 from sst_cvx.paths.interior_point.relative import LiftedRows
 from sst_cvx.paths.interior_point.sparse import prefers_sparse
 from sst_cvx.paths.interior_point.standard_form import StandardForm
 from sst_cvx.paths.interior_point.varying import NoSecond, parametric_rows
+from sst_cvx.paths.iterations import count, counting
 from sst_cvx.regularizers import SeparableRegularizer
 from sst_cvx.structure.base import Structure
 
@@ -163,11 +167,18 @@ class _SoftArgmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor) -> Any:
         x, t, w, y, side, accepted, *given = ctx.saved_tensors
-        needs, there = ctx.needs_input_grad, accepted[:, None]  # of others, every column is fixed: no gradient
+        needs, model = ctx.needs_input_grad, ctx.model
+        tables = model.tables(len(x))
+        simple = not torch.is_grad_enabled() and not any(needs[2:5])
+        if tables is not None and simple and all(map(native.serves, (x, cotangents[0]))):
+            g = answers.pullback(tables, model.f, x, t, side, accepted, cotangents[0], given[3])
+            if g is not None:
+                return g, *[None] * 6
+        there = accepted[:, None]  # of others, every column is fixed: no gradient
         x, side, v = (torch.where(there, a, b) for a, b in ((x, _ANYWHERE), (side, -1.0), (cotangents[0], 0.0)))
         u, right, bounds, core = (None if part is None else part.detach() for part in given)
-        rows = ctx.model.rows_of(core)
-        found = _derivative(ctx.model, rows, (x, t, v), Solution(w, y, side, accepted), (u, right, bounds), ctx)
+        rows = model.rows_of(core)
+        found = _derivative(model, rows, (x, t, v), Solution(w, y, side, accepted), (u, right, bounds), ctx)
         if core is not None and torch.is_grad_enabled():
             nothing = NoSecond.apply(*(part for part in given if part.requires_grad))
             found = [None if g is None else g + nothing for g in found]
@@ -228,7 +239,7 @@ def solve(
     bounds: torch.Tensor,
     matrix: LinearAlgebra,
 ) -> Solution:
-    """Interior point, then polish, in chunks that fit into memory.
+    """Interior point, then polish: by compiled loops, and by tensors where these do not serve or give up.
 
     Args:
         u: utilities of the event columns, ``(batch, event_columns)``.
@@ -236,10 +247,26 @@ def solve(
         right, bounds: ``(batch, rows)`` and ``(batch, 2, columns)``.
         matrix: M.
     """
-    rows, columns = right.shape[1], bounds.shape[2]
+    batch, tables = (u, t, right, bounds), model.tables(len(u))
+    if tables is None or not all(map(native.serves, batch)):
+        return _by_tensors(model, *batch, matrix)
+    solution, steps = answers.solve(tables, *batch, matrix.core if isinstance(matrix, BatchedRows) else None)
+    if not bool(solution.accepted.all()):
+        left = torch.nonzero(~solution.accepted).flatten()
+        more = torch.zeros_like(left)
+        with counting(more, None):
+            solution.put(left, _by_tensors(model, *(part[left] for part in batch), matrix[left]))
+        steps[left] += more
+    count(steps)
+    return solution
+
+
+def _by_tensors(model: Model, *batch: Any) -> Solution:
+    """As ``solve``, in chunks that fit into memory."""
+    (*parts, matrix), rows, columns = batch, batch[2].shape[1], batch[3].shape[2]
     entries = rows * min(rows, 100) + columns + (0 if model.varying is None else rows * columns)
     chunk = max(1, int(tolerances.CHUNK / entries))
-    chunks = zip(*(part.split(chunk) for part in (u, t, right, bounds)), strict=True)
+    chunks = zip(*(part.split(chunk) for part in parts), strict=True)
     return Solution.joined([_solve(model, *part, matrix[i * chunk : (i + 1) * chunk]) for i, part in enumerate(chunks)])
 
 

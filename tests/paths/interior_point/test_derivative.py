@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import sst_cvx as sst
+from sst_cvx import native
 from sst_cvx.paths.interior_point import interior, polytope, tolerances
 from sst_cvx.paths.interior_point.kkt import ActiveSystem
 from tests.hulls import pairs
@@ -29,6 +30,13 @@ def unsolvable(monkeypatch):
         return dw, dy, torch.where(loud(p), torch.inf, error)
 
     monkeypatch.setattr(ActiveSystem, "solve_surely", solve_surely)
+
+
+@pytest.fixture(autouse=True)
+def by_tensors():
+    """What is replaced here is tensor code."""
+    with native.switched(False):
+        yield
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import torch
 
 import polytopes
 import sst_cvx as sst
+from sst_cvx import native
 from sst_cvx.paths.base import Options, Refused
 from sst_cvx.paths.interior_point import interior, tolerances
 from sst_cvx.paths.interior_point.path import InteriorPointPath
@@ -157,7 +158,7 @@ class TestSelection:
             return answer, converged
 
         leaf = u.clone().requires_grad_()
-        with mock.patch.object(interior, "solve", half):
+        with native.switched(False), mock.patch.object(interior, "solve", half):
             x = soft(leaf)
             (g,) = torch.autograd.grad(x.square().sum(), leaf)
         assert float((x - expected).abs().max()) < 1e-6
@@ -177,6 +178,7 @@ class TestSelection:
             return torch.full_like(batch.u, 2 / 6)
 
         with (
+            native.switched(False),
             mock.patch.object(interior, "solve", never),
             mock.patch.object(LayerPath, "__call__", middle),
             pytest.raises(sst.SolveError, match="gap of the latter has not vanished") as caught,
@@ -193,6 +195,7 @@ class TestSelection:
             return answer, torch.zeros_like(converged)
 
         with (
+            native.switched(False),
             mock.patch.object(interior, "solve", never),
             pytest.raises(sst.SolveError, match="did not converge for batch elements 0, 1, 2, 3") as caught,
         ):
