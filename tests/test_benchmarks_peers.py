@@ -60,6 +60,7 @@ def test_one_that_raises_or_never_ends_is_named_and_counts_for_nothing():
     found = race("row", contest(by_torch("endless", endless), by_torch("broken", broken)), 1, 0.01, 0.05)
     assert all(r.rival is None and verdict(r, contest()) == "ours (no peer)" for r in found)
     assert [p.failed.split(":")[0] for p in found[0].peers] == ["TooLong", "ArithmeticError"]
+    assert [p.name for p in found[1].peers] == ["broken"]  # what was too long forward is not tried with backward
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(0.9, "ours"), (1.1, "within 1.2"), (1.3, "PEER")])

@@ -83,7 +83,8 @@ def lines_of(row: Row, batches: list[int], budget: float, limit: float) -> tuple
     except Exception as error:
         line = (row.name, "", "build", f"{type(error).__name__}: {error}", *[""] * 5, "failed", "")
         return [line], ["failed"], ()
-    results = [r for batch in batches for r in race(row.name, contest, batch, budget, limit)]
+    slow: set[str] = set()
+    results = [r for batch in sorted(batches) for r in race(row.name, contest, batch, budget, limit, slow)]
     return [cells(r, contest) for r in results], [verdict(r, contest) for r in results], contest.missing
 
 

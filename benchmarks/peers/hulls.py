@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import cvxpy as cp
@@ -71,7 +73,7 @@ def _quadratic(structure: sst.Structure) -> Contest:
     f = sst.Euclidean()
     peers = []
     if has("daqp"):
-        peers.append(by_rows("DAQP", _daqp(program)))
+        peers += [by_rows("DAQP", _daqp(program)), _daqp_kept(program)]
     if has("moreau"):
         peers.append(_moreau(program))
     plain = plain_cvxpylayers(structure, f)
@@ -86,10 +88,8 @@ def _quadratic(structure: sst.Structure) -> Contest:
     )
 
 
-def _daqp(program: Program) -> Any:
-    """Bounds of one variable as DAQP takes them, the rest as rows; set up once."""
-    import daqp
-
+def _daqp_arguments(program: Program) -> tuple:
+    """H and what follows f: bounds of one variable as DAQP takes them, the rest as rows."""
     A, n = program.A.toarray(), program.A.shape[1]
     equal = np.arange(len(A)) < program.equalities
     single = ((A != 0).sum(1) == 1) & ~equal
@@ -104,17 +104,41 @@ def _daqp(program: Program) -> Any:
     upper = np.concatenate([upper, right])
     lower = np.concatenate([lower, np.where(equal[~single], right, -1e30)])
     sense = np.concatenate([np.zeros(n), 5 * equal[~single]]).astype(np.int32)
-    model = daqp.Model()
-    model.setup(np.eye(n), np.zeros(n), rest, upper, lower, sense)
+    return np.eye(n), (rest, upper, lower, sense)
+
+
+def _daqp(program: Program) -> Callable[[np.ndarray], np.ndarray]:
+    """Every problem from scratch."""
+    import daqp
+
+    H, rest = _daqp_arguments(program)
+    return lambda u: _solution(daqp.solve(H, -u, *rest))
+
+
+def _daqp_kept(program: Program) -> Way:
+    """Set up once, each problem from the active set of the one before.
+
+    Every other call is for other utilities: the active set kept from the same problem would be the answer.
+    """
+    import daqp
+
+    H, rest = _daqp_arguments(program)
+    model, calls = daqp.Model(), itertools.count()
+    model.setup(H, np.zeros(len(H)), *rest)
 
     def solve(u: np.ndarray) -> np.ndarray:
         model.update(f=-u)
-        x, _, status, _ = model.solve()
-        if status < 1:
-            raise ArithmeticError(f"DAQP: exit flag {status}")
-        return np.array(x)
+        return _solution(model.solve())
 
-    return solve
+    way = by_rows("DAQP, kept", solve)
+    return dataclasses.replace(way, forward=lambda u: way.forward(u.flip(-1) if next(calls) % 2 else u))
+
+
+def _solution(found: tuple) -> np.ndarray:
+    x, _, status, _ = found
+    if status < 1:
+        raise ArithmeticError(f"DAQP: exit flag {status}")
+    return np.array(x)
 
 
 def _moreau(program: Program) -> Way:
@@ -150,7 +174,7 @@ def _moreau(program: Program) -> Way:
 
 
 def _clarabel(program: Program, u: torch.Tensor) -> torch.Tensor:
-    """To 1e-12, one by one."""
+    """To 1e-12, one by one, and from there the projection onto the rows that are active."""
     import clarabel
 
     cones = [clarabel.ZeroConeT(program.equalities)] if program.equalities else []
@@ -160,8 +184,17 @@ def _clarabel(program: Program, u: torch.Tensor) -> torch.Tensor:
     settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-13
     P = sp.csc_matrix(sp.identity(program.A.shape[1]))
     A = sp.csc_matrix(program.A)
-    found = [clarabel.DefaultSolver(P, -row, A, program.b, cones, settings).solve().x for row in u.numpy()]
-    return torch.tensor(found, dtype=torch.float64)
+    found = []
+    for row in u.numpy():
+        solution = clarabel.DefaultSolver(P, -row, A, program.b, cones, settings).solve()
+        active = np.asarray(solution.s) < np.asarray(solution.z)
+        active[: program.equalities] = True
+        rows = program.A.toarray()[active]
+        x = row - np.linalg.pinv(rows, rcond=1e-10) @ (rows @ row - program.b[active])
+        far = program.A @ x - program.b
+        far[: program.equalities] = np.abs(far[: program.equalities])
+        found.append(x if far.max() < 1e-10 else np.asarray(solution.x))
+    return torch.from_numpy(np.stack(found))
 
 
 def _entropic(structure: sst.Structure) -> Contest:

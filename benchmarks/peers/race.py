@@ -216,21 +216,27 @@ def normal(*shape: int, scale: float = 1.0) -> Callable[[int], torch.Tensor]:
     return utilities
 
 
-def race(row: str, contest: Contest, batch: int, budget: float, limit: float) -> list[Result]:
+def race(
+    row: str, contest: Contest, batch: int, budget: float, limit: float, slow: set[str] | None = None
+) -> list[Result]:
     """Lines forward, and forward plus backward where ours has a gradient.
 
     Args:
         budget: CPU seconds for the timings of a line, shared by its ways.
         limit: CPU seconds that a first call, compilation included, may take.
+        slow: names of peers that took longer at less work, which are left out; those that do now join them.
     """
     u = contest.utilities(batch)
     v = torch.randn(u.shape, dtype=u.dtype, generator=torch.Generator().manual_seed(1 + batch))
     few = min(batch, contest.checked)
     x = None if contest.truth is None else contest.truth(u[:few])
     found: list[Result] = []
+    slow = set() if slow is None else slow
     for backward in (False, True) if contest.ours.both else (False,):
         ways = [w for w in (contest.ours, *contest.peers) if w.largest >= batch and (w.both or not backward)]
+        ways = [w for w in ways if w.name not in slow]
         calls, answers, failed = _prepared(ways, u, v, backward, limit)
+        slow |= {name for name, why in failed.items() if why.startswith(TooLong.__name__) and name != contest.ours.name}
         spent = _seconds(calls, budget)
         measure = answers.get(contest.ours.name) if backward or x is None else x
         measured = []
