@@ -45,9 +45,9 @@ def arborescences(u, tails, heads, n, free, single_root, x):
     for b in range(len(u)):
         w[:] = -np.inf
         if free:
-            w[0, 1:] = 0.0
+            w[1:, 0] = 0.0
         for e in range(len(tails)):
-            w[tails[e], heads[e]] = u[b, e]
+            w[heads[e], tails[e]] = u[b, e]
         _best_tree(w, single_root, parent)
         for e in range(len(tails)):
             x[b, e] = 1.0 if heads[e] != 0 and parent[heads[e]] == tails[e] else 0.0
@@ -57,14 +57,14 @@ def arborescences(u, tails, heads, n, free, single_root, x):
 def parents(w, single_root, found):
     """Parents ``(batch, n)`` in best trees of ``(batch, n, n)`` weights, from one vertex to the other."""
     for b in range(len(w)):
-        _best_tree(w[b].copy(), single_root, found[b])
+        _best_tree(w[b].T.copy(), single_root, found[b])
 
 
 @compiled
 def _best_tree(w, single_root, parent):
-    """As ``best_tree``; ``w`` is changed."""
+    """As ``best_tree``, of weights by ``(head, tail)``, which are changed."""
     n = len(w)
-    w[:, 0] = -np.inf
+    w[0] = -np.inf
     for v in range(n):
         w[v, v] = -np.inf
     if single_root:
@@ -72,11 +72,11 @@ def _best_tree(w, single_root, parent):
     size = max(n - 1, 1)
     components, names = np.empty((size, n), np.int64), np.empty((size, n), np.int64)
     heads, tails, cyclic = np.empty((size, n), np.int64), np.empty((size, n), np.int64), np.zeros((size, n), np.bool_)
-    replaced, gain, best, done = np.zeros(n), np.empty(n), np.empty(n), 0
+    replaced, gain, most, own, done = np.zeros(n), np.empty(n), np.empty(n), np.arange(n), 0
     components[0] = np.arange(n)
     while True:
         component, head, tail = components[done], heads[done], tails[done]
-        _enter(w, component, replaced, best, gain, head, tail)
+        _enter(w, component, replaced, most, own, gain, head, tail)
         if done == n - 2 or n < 2:
             break
         if not _cycles(component, tail, parent, names[done], cyclic[done]):
@@ -111,26 +111,29 @@ def _set_root_back(w):
                 most, least = max(most, w[i, j]), min(least, w[i, j])
     span = most - least if most > least else 1.0
     for j in range(n):
-        w[0, j] -= n * span
+        w[j, 0] -= n * span
 
 
 @compiled
-def _enter(w, component, replaced, best, gain, head, tail):
-    """Best edges into every component, by its name: what they gain, and between which vertices."""
+def _enter(w, component, replaced, most, own, gain, head, tail):
+    """Best edges into every component, by its name: what they gain, and between which vertices.
+
+    ``most``, ``own``: the best edge into every vertex from another component, and where from; of use until that vertex
+    has come into the same component.
+    """
     n = len(w)
-    own = np.zeros(n, np.int64)
-    best[:] = -np.inf
-    for i in range(n):
-        for j in range(n):
-            if w[i, j] > best[j] and component[i] != component[j]:
-                best[j], own[j] = w[i, j], i
+    for j in range(n):
+        if component[own[j]] == component[j]:
+            row, most[j], own[j] = w[j], -np.inf, 0
+            for i in range(n):
+                if row[i] > most[j] and component[i] != component[j]:
+                    most[j], own[j] = row[i], i
     gain[:] = -np.inf
     head[:] = 0
     for v in range(n):
-        best[v] -= replaced[v]
-        gain[component[v]] = max(gain[component[v]], best[v])
+        gain[component[v]] = max(gain[component[v]], most[v] - replaced[v])
     for v in range(n):
-        if best[v] == gain[component[v]]:
+        if most[v] - replaced[v] == gain[component[v]]:
             head[component[v]] = v  # the last of equals
     for v in range(n):
         tail[v] = own[head[v]]
