@@ -23,6 +23,12 @@ from sst_cvx.host import stops_early
 
 class _Switch:
     on = os.environ.get("SST_CVX_NATIVE", "1") != "0" and importlib.util.find_spec("numba") is not None
+    patient = False
+
+
+def is_on() -> bool:
+    """Whether there are any."""
+    return _Switch.on
 
 
 def serves(x: torch.Tensor) -> bool:
@@ -51,7 +57,45 @@ def compiled(function: Callable[..., Any]) -> Any:
     disk; other threads run meanwhile; x / 0 is infinite, as in tensors."""
     import numba
 
-    return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    try:
+        found: Any = numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # nowhere to keep it
+        return numba.njit(**options)(function)
+    with contextlib.suppress(AttributeError):  # what is kept is out of date when a module beside it has changed
+        kept = found._cache._cache_file
+        kept._source_stamp = (kept._source_stamp, _stamp(function.__code__.co_filename))
+    return found
+
+
+def is_kept(loops: Any) -> bool:
+    """Whether some ``compiled`` loops were compiled before, here or on this disk."""
+    try:
+        return bool(loops.signatures) or bool(loops._cache._cache_file._load_index())
+    except (AttributeError, OSError):
+        return False
+
+
+def _stamp(file: str) -> tuple[tuple[str, int, int], ...]:
+    """Of all modules in a file's folder."""
+    found = (entry for entry in os.scandir(os.path.dirname(file)) if entry.name.endswith(".py"))
+    return tuple(sorted((entry.name, entry.stat().st_mtime_ns, entry.stat().st_size) for entry in found))
+
+
+def may_compile() -> bool:
+    """Whether loops that take most of a minute to compile may be: not in the middle of somebody's call, but by
+    ``python -m sst_cvx.precompile``."""
+    return _Switch.patient
+
+
+@contextlib.contextmanager
+def patiently() -> Iterator[None]:
+    """Here they may."""
+    before, _Switch.patient = _Switch.patient, True
+    try:
+        yield
+    finally:
+        _Switch.patient = before
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from scipy.optimize import isotonic_regression
@@ -136,7 +138,8 @@ def test_compiled_once_called():
 
 def test_bad_input():
     u = torch.randn(3)
-    for function in (soft_rank, soft_sort, lambda u, t=1.0: soft_top_k(u, 1, t)):
+    functions: list[Any] = [soft_rank, soft_sort, lambda u, t=1.0: soft_top_k(u, 1, t)]
+    for function in functions:
         with pytest.raises(TypeError, match="utilities must be a floating-point tensor"):
             function(torch.arange(3))
         with pytest.raises(TypeError, match="utilities must be a floating-point tensor"):

@@ -7,8 +7,6 @@ import torch
 from sst_cvx import native
 from sst_cvx.host import stops_early
 
-_SPARSE = 16  # share of the edges of a complete graph, one in so many, below which to sort them is faster
-
 
 def best_tree(w: torch.Tensor, single_root: bool = False) -> torch.Tensor:
     """Parents of every vertex in a spanning tree of largest weight directed away from vertex 0 (Chu-Liu; Edmonds).
@@ -55,21 +53,17 @@ def best_tree(w: torch.Tensor, single_root: bool = False) -> torch.Tensor:
 def _compiled_parents(w: torch.Tensor, single_root: bool) -> torch.Tensor:
     from polytopes.kernels.native.best_tree import parents
 
-    found = torch.empty(w.shape[:2], dtype=torch.long)
+    found = torch.empty(w.shape[:2], dtype=torch.long, device=w.device)
     parents(native.array(w.double()), single_root, native.array(found))
     return found
 
 
 def compiled_spanning_trees(u: torch.Tensor, ends: torch.Tensor, n: int) -> torch.Tensor:
     """Maximum spanning trees, 0/1 like utilities ``(batch, edges)``, for which ``native.serves``."""
-    from polytopes.kernels.native.best_tree import kruskal, prim
+    from polytopes.kernels.native.best_tree import prim
 
     x, (tails, heads) = u.new_empty(u.shape, dtype=torch.float64), native.array(ends)
-    if _SPARSE * ends.shape[1] < n * n:
-        order = u.sort(dim=1, descending=True, stable=True).indices
-        kruskal(native.array(order), tails, heads, n, native.array(x))
-    else:
-        prim(native.array(u.double()), tails, heads, n, native.array(x))
+    prim(native.array(u.double()), tails, heads, n, native.array(x))
     return x.to(u.dtype)
 
 

@@ -1,7 +1,7 @@
 """Entropic soft argmax over matchings: matrices with row and column sums of 1, or of at most 1; differentiable.
 
-Solved by ``matching_newton.py``. Backward, for a cotangent V, with P = X o V, T and F the tight rows and columns, whose
-sum is 1, and L = diag(X'1) - X_T'X_T:
+Solved by ``matching_newton.py``; perfect ones on the CPU, compiled, by ``native/sinkhorn.py``. Backward, for a
+cotangent V, with P = X o V, T and F the tight rows and columns, whose sum is 1, and L = diag(X'1) - X_T'X_T:
 
     L_F beta = P'1 - X_T'(P 1),   alpha = P 1 - X beta,   grad_u = X o (V - alpha 1' - 1 beta'),
 
@@ -14,13 +14,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
+from polytopes.kernels import matching_newton
 from polytopes.kernels.matching_duals import Duals, laplacian, laplacian_of
 from polytopes.kernels.matching_inside import solve_inside, substituted
 from polytopes.kernels.matching_newton import LARGEST_RANGE, solve, solve_quietly
+from sst_cvx import native
 from sst_cvx.autodiff import Function
+from sst_cvx.errors import SolveError
 from sst_cvx.host import stops_early
+
+# Compiled: columns at most, forward and backward, beyond which LAPACK is faster; of larger problems, the range of
+# utilities at most where Sinkhorn's steps are tried first.
+_SMALL, _SMALL_BACKWARD, _NEAR = 128, 64, 16.0
 
 
 def doubly_stochastic(u: torch.Tensor) -> torch.Tensor:
@@ -92,12 +100,34 @@ def _solve(
     u: torch.Tensor, allowed: torch.Tensor | None, every_row: bool, every_column: bool, on_host: Callable[..., Any]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """x and what is tight, of the shapes of u; by ``on_host`` where the host may be asked."""
+    if on_host is solve and allowed is None and every_column and native.serves(u):
+        x = _solve_compiled(u)
+        if x is not None:
+            listed = u.new_empty(*u.shape[:-2], 0, dtype=torch.bool)
+            return x, listed, listed.clone()
     n, m = u.shape[-2:]
     mask = None if allowed is None else allowed.reshape(-1, n, m)
     problem = Duals.of(u.reshape(-1, n, m).to(torch.float64), mask, every_row, every_column)
     x, *tight = on_host(problem) if stops_early(u) else solve_inside(problem, LARGEST_RANGE)
     rows, columns = (part.reshape(*u.shape[:-2], part.shape[-1]) for part in tight)
     return x.reshape(u.shape).to(u.dtype), rows, columns
+
+
+def _solve_compiled(u: torch.Tensor) -> torch.Tensor | None:
+    """Perfect matchings; None where one did not converge, which the solver in tensors tells by name."""
+    from polytopes.kernels.native import sinkhorn
+
+    flat = native.array(u.to(torch.float64)).reshape(-1, *u.shape[-2:])  # one kernel to compile, for all dtypes
+    x, done = np.empty_like(flat), np.empty(len(flat), bool)
+    small = u.shape[-1] <= _SMALL
+    limits = (LARGEST_RANGE, matching_newton._MAX_STEPS) if small else (_NEAR, 1)
+    sinkhorn.solve(flat, x, done, *limits)
+    if not done.all():
+        try:
+            x[~done] = solve(Duals.of(torch.from_numpy(flat[~done]), None, True, True))[0].numpy()
+        except SolveError:
+            return None
+    return torch.from_numpy(x).view(u.shape).to(u.dtype)
 
 
 @torch.library.custom_op("polytopes::entropic_matching", mutates_args=())
@@ -125,10 +155,24 @@ def _solved(L: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return substituted(torch.where((failed != 0)[..., None, None], torch.nan, factor), right)
 
 
+def _jacobian_compiled(x: torch.Tensor, v: torch.Tensor) -> torch.Tensor | None:
+    """Of perfect matchings; None where Cholesky's method failed."""
+    from polytopes.kernels.native import sinkhorn
+
+    points, cotangents = (native.array(part.to(torch.float64)).reshape(-1, *x.shape[-2:]) for part in (x, v))
+    g = np.empty_like(cotangents)
+    return torch.from_numpy(g).view(v.shape).to(v.dtype) if sinkhorn.pull(points, cotangents, g) else None
+
+
 def _apply_jacobian(
     x: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, every_column: bool, v: torch.Tensor
 ) -> torch.Tensor:
     dtype = v.dtype
+    if not rows.shape[-1] and x.shape[-1] <= _SMALL_BACKWARD and native.serves(v) and native.serves(x):
+        again = torch.is_grad_enabled() and (v.requires_grad or x.requires_grad)
+        g = None if again else _jacobian_compiled(x, v)
+        if g is not None:
+            return g
     x, v = x.to(torch.float64), v.to(torch.float64)
     if not rows.shape[-1]:  # a perfect matching
         x = x / x.sum(-1, keepdim=True)  # float32 answers: rows sum to 1 again

@@ -9,7 +9,10 @@ import torch
 from sst_cvx.host import may_ask
 
 #: What is not there, and what to do.
-REFUSAL = "with k=None there is no log-partition, sampling, logarithm or list of vertices: use the structure with an integer k"
+REFUSAL = (
+    "with k=None there is no log-partition, sampling, logarithm or list of vertices: "
+    + "use the structure with an integer k"
+)
 
 
 def column(k: torch.Tensor, u: torch.Tensor) -> torch.Tensor:

@@ -117,7 +117,11 @@ def solve_by_row(u: torch.Tensor, total: torch.Tensor, alpha: torch.Tensor, f: S
     if isinstance(f, BinaryEntropy):
         following = (ordered.gather(-1, k.long().clamp(max=n - 1)) - centre).double()
         low, high = torch.minimum(following.clamp(min=-1e4), -(2 * k).log()), -room.log()
-        g, most = torch.sigmoid, 1e4 + 60
+        most = 1e4 + 60
+
+        def g(d: torch.Tensor) -> torch.Tensor:
+            return d.sigmoid()
+
     else:
         if isinstance(f, CategoricalEntropy):
             q = torch.zeros_like(q)

@@ -37,9 +37,9 @@ def threshold_by_rows(
     tight = torch.empty((*u.shape[:-1], 1), dtype=torch.bool)
     centres = _NONE
     each = isinstance(total, torch.Tensor)
-    totals = native.array(total.double()).reshape(-1) if each else _one(total)
-    own = alpha is not None and isinstance(f, TsallisEntropy)
-    qs = native.array(alpha.double() - 1).reshape(-1) if own else _one(q)
+    totals = native.array(total.double()).reshape(-1) if isinstance(total, torch.Tensor) else _one(total)
+    own = alpha if isinstance(f, TsallisEntropy) else None
+    qs = _one(q) if own is None else native.array(own.double() - 1).reshape(-1)
     if not each and n >= _SELECTED and 0 < total < n:
         centres = _kth_largest(rows, total)
         if kind != _TSALLIS:

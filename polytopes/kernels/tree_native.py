@@ -91,7 +91,7 @@ def _log_domain_marginals(w: torch.Tensor, single_root: bool) -> torch.Tensor:
 
 def _relative(w: torch.Tensor, single_root: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-weights less the best into every vertex, for their digits, and what this takes off the log of every tree."""
-    ignored = torch.eye(w.shape[-1], dtype=torch.bool)
+    ignored = torch.eye(w.shape[-1], dtype=torch.bool, device=w.device)
     ignored[:, 0] = True
     w = w.masked_fill(ignored, ABSENT)
     best = w.detach()[:, int(single_root) :].amax(1)
@@ -124,7 +124,7 @@ def _answered(
     out: torch.Tensor,
 ) -> torch.Tensor:
     """What a kernel writes into ``out``, and ``beyond`` where it cannot."""
-    far = torch.empty(len(out), dtype=torch.bool)
+    far = torch.empty(len(out), dtype=torch.bool, device=out.device)
     kernel(*map(native.array, inputs), int(single_root), native.array(out), native.array(far))
     if bool(far.any()):
         rows = torch.nonzero(far).flatten()

@@ -33,10 +33,8 @@ from sst_cvx.host import stops_early
 
 _NEAR = 11.0  # least log-share of the root's edge for LAPACK, which loses exp(_NEAR) of its digits
 _RANGE = 500.0  # least log-mass of a vertex during elimination on weights
-_COMPILED, _COMPILED_TWICE = (
-    100,
-    20,
-)  # vertices up to which compiled elimination is faster than LAPACK; with derivatives
+_COMPILED = 100  # vertices up to which compiled elimination is faster than LAPACK
+_COMPILED_TWICE = 20  # the same with derivatives, which LAPACK takes by products of matrices
 _OVERFLOW = 100.0  # most by which another edge of a single root may exceed the one into vertex 1
 
 
@@ -114,7 +112,12 @@ _Algorithm = Callable[[torch.Tensor, bool], torch.Tensor]
 def _by_range(
     w: torch.Tensor, single_root: bool, algorithms: tuple[_Algorithm, _Algorithm, _Algorithm]
 ) -> torch.Tensor:
-    """Each element by the fastest of three algorithms that is right for it: near, in between, far."""
+    """Each element by the fastest of three algorithms that is right for it: near, in between, far.
+
+    Compiled, the second is right for all, and to do all by it is faster than to tell them apart.
+    """
+    if native.serves(w):
+        return algorithms[0 if bool(_near(w.detach(), single_root).all()) else 1](w, single_root)
     near, far = _ranges(w.detach(), single_root)
     parts, places = [], []
     for elements, algorithm in zip((near, ~near & ~far, far), algorithms, strict=True):
@@ -142,6 +145,12 @@ def _scaled(w: torch.Tensor, single_root: bool) -> tuple[torch.Tensor, torch.Ten
     return scaled, shift
 
 
+def _near(w: torch.Tensor, single_root: bool) -> torch.Tensor:
+    """Where scaled weights suit LAPACK, ``(batch,)`` bool."""
+    reach = w[:, int(single_root), int(single_root) + 1 :]
+    return (reach.amin(1) > -_NEAR) & (w[:, 0].amax(1) < _NEAR)
+
+
 def _ranges(w: torch.Tensor, single_root: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Where scaled weights suit LAPACK, and where not even elimination, ``(batch,)`` bool.
 
@@ -150,7 +159,7 @@ def _ranges(w: torch.Tensor, single_root: bool) -> tuple[torch.Tensor, torch.Ten
     inner = w[:, 1:, 1:] if single_root else w
     reach = inner[:, 0, 1:]
     most = w[:, 0].amax(1)
-    near = (reach.amin(1) > -_NEAR) & (most < _NEAR)
+    near = _near(w, single_root)
     for _ in range(inner.shape[1] - 2):
         further = torch.maximum(reach, (reach[:, :, None] + inner[:, 1:, 1:]).amax(1))
         if bool(near.all()) or torch.equal(further, reach):

@@ -142,7 +142,7 @@ def test_masks_without_a_matching_are_refused_by_name():
 
 
 def test_elements_that_do_not_converge_are_named(monkeypatch):
-    monkeypatch.setattr(matching_newton, "_MAX_STEPS", 4)
+    monkeypatch.setattr(matching_newton, "_MAX_STEPS", 1)
     u = torch.zeros(2, 2, 3, 3)
     u[1, 0] = 100 * torch.randn(3, 3)
     with pytest.raises(sst.SolveError, match="did not converge for batch element") as caught:

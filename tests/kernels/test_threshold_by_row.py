@@ -19,6 +19,7 @@ SEPARABLE = [
     sst.BinaryEntropy(),
     *[sst.TsallisEntropy(a) for a in (0.5, 1.5, 3.0)],
 ]
+SLOWLY = pytest.mark.parametrize("on", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["compiled", "tensors"])
 BOTH = pytest.mark.parametrize("on", [True, False], ids=["compiled", "tensors"])
 
 
@@ -26,7 +27,7 @@ def draw(*shape: int, scale: float = 2.0) -> torch.Tensor:
     return scale * torch.randn(*shape, dtype=torch.float64)
 
 
-@BOTH
+@SLOWLY
 @pytest.mark.parametrize("alpha", ALPHAS)
 @pytest.mark.parametrize("structure", STRUCTURES, ids=repr)
 def test_any_alpha_is_optimal_and_differentiable(structure, alpha, on):
@@ -139,7 +140,7 @@ def test_the_gap_bounds_the_distance_above_two(alpha):
     assert bool((t / (alpha * (alpha - 1)) * distance <= soft.gap(u, moved, t)).all())
 
 
-@BOTH
+@SLOWLY
 @pytest.mark.parametrize("f", SEPARABLE, ids=repr)
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_size_a_row(kind, f, on):
@@ -191,7 +192,8 @@ def test_refusals_of_sizes(kind):
         soft(u)
     with pytest.raises(TypeError, match="hull parameters are none"):
         kind(4, 2).argmax(u, k=2)
-    for call in (lambda: structure.sample(u), lambda: structure.log_partition(u), lambda: soft.log(u, k=2.0)):
+    asked = lambda: structure.sample(u), lambda: structure.log_partition(u), lambda: soft.log(u, k=torch.tensor(2.0))
+    for call in asked:
         with pytest.raises(NotImplementedError, match="use the structure with an integer k"):
             call()
     with pytest.raises(ValueError, match="integer k"):

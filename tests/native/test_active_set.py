@@ -44,7 +44,7 @@ def test_answers_on_and_off(structure, weighted, kind):
 def test_errors_name_the_element(on):
     exact = polytopes.OneHot(4).argmax
     structure = sst.Structure.from_argmax(4, lambda u: exact(u))
-    structure._function = lambda u: exact(u - 10.0 * (torch.arange(4) == 0) * (u.amax() < 1.5))
+    structure._function = lambda u: exact(u - 10.0 * (torch.arange(4) == 0) * (u.amax() < 1.5))  # pyright: ignore[reportAttributeAccessIssue]
     u = torch.tensor([[0.9, 0.1, 0.0, -1.0], [2.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
     with native.switched(on), pytest.raises(sst.SolveError, match="argmax is not exact for batch element 1"):
         sst.SoftArgmax(structure, sst.Euclidean())(u)
@@ -55,3 +55,11 @@ def test_an_empty_batch(on):
     soft = sst.SoftArgmax(polytopes.SpanningTree(5), sst.Euclidean(), path="active_set")
     with native.switched(on):
         assert soft(torch.zeros(0, 10)).shape == (0, 10)
+
+
+def test_default_devices_change_nothing():
+    soft = sst.SoftArgmax(polytopes.Arborescence(5), sst.Euclidean(), path="active_set")
+    u = torch.zeros(3, 16, dtype=torch.float64, requires_grad=True)
+    x = soft(u)
+    with torch.device("meta"):
+        assert torch.equal(soft(u), x)

@@ -14,6 +14,13 @@ from tests.paths.interior_point.table import REGULARIZERS, absolute_ball, draw, 
 
 pytest.importorskip("numba")
 
+
+@pytest.fixture(autouse=True)
+def _compiles():
+    with native.patiently():
+        yield
+
+
 HULLS = {
     "k-subset": lambda: k_subset(12, 4),
     "pairs": lambda: pairs(12, 4),

@@ -35,7 +35,7 @@ class SparseCorral:
         from sst_cvx.paths.active_set.native import add
 
         self.reserve()
-        slot = torch.empty(len(elements), dtype=torch.long)
+        slot = torch.empty(len(elements), dtype=torch.long, device="cpu")
         arguments = native.array(elements), native.array(v)
         while add(*arguments, *self.vertices, self.inverse, self.used, INDEPENDENT, native.array(slot)):
             self.widen()
@@ -45,7 +45,7 @@ class SparseCorral:
         """Vectors ``(elements, n)`` less what of them is along the affine hulls."""
         from sst_cvx.paths.active_set.native import beside
 
-        out = torch.empty(r.shape, dtype=torch.float64)
+        out = torch.empty(r.shape, dtype=torch.float64, device="cpu")
         vectors = native.array(elements), native.array(r)
         beside(*vectors, *self.vertices, self.inverse, self.used, native.array(out))
         return out
@@ -55,7 +55,7 @@ class SparseCorral:
         from sst_cvx.paths.active_set.native import gram
 
         rows, slots = native.array(elements), self.used.shape[1]
-        h = torch.empty(len(rows), slots, slots, dtype=torch.float64)
+        h = torch.empty(len(rows), slots, slots, dtype=torch.float64, device="cpu")
         gram(rows, self.n, *self.vertices, self.used, native.array(h))
         inverse = torch.linalg.inv_ex(h).inverse.numpy()
         used = self.used[rows]
@@ -74,7 +74,7 @@ class SparseCorral:
         rows = np.arange(len(order))[:, None]
         index, value, size = self.index[rows, order], self.value[rows, order], self.size[rows, order]
         value = np.where(np.arange(index.shape[2]) < size[..., None], value, 0.0)
-        vertices = torch.zeros(*order.shape, self.n, dtype=torch.float64)
+        vertices = torch.zeros(*order.shape, self.n, dtype=torch.float64, device="cpu")
         vertices.scatter_add_(2, torch.from_numpy(index), torch.from_numpy(value))
         inverse = self.inverse[rows[:, :, None], order[:, :, None], order[:, None]]
         rest = (inverse, self.weights[rows, order], self.used[rows, order])

@@ -140,7 +140,7 @@ class _Implicit(torch.autograd.Function):
 
 
 def _by_tensors(
-    tables: None, rows: LinearAlgebra, inverse_curvature: torch.Tensor, t: torch.Tensor, free: torch.Tensor, *given: Any
+    tables: Any, rows: LinearAlgebra, inverse_curvature: torch.Tensor, t: torch.Tensor, free: torch.Tensor, *given: Any
 ) -> tuple[torch.Tensor, ...]:
     """dw, dy, their errors and whether free columns take up the probes."""
     *sides, probes = given
@@ -150,12 +150,14 @@ def _by_tensors(
     return dw, dy, error, reached
 
 
-def _by_loops(tables: Tables, rows: LinearAlgebra, *given: Any) -> tuple[torch.Tensor, ...]:
+def _by_loops(tables: Any, rows: LinearAlgebra, *given: Any) -> tuple[torch.Tensor, ...]:
     """The same by compiled loops; by tensors what these do not solve."""
-    found = answers.differentiate(tables, *given, rows.core if isinstance(rows, BatchedRows) else None)
+    parts: Any = (*given, rows.core if isinstance(rows, BatchedRows) else None)
+    found = answers.differentiate(tables, *parts)
     left = torch.nonzero(~(found[2] <= tolerances.RESCUED)).flatten()
     if left.numel():
-        again = _by_tensors(None, rows[left], *(part if part is None else part[left] for part in given))
+        some: Any = [part if part is None else part[left] for part in given]
+        again = _by_tensors(None, rows[left], *some)
         for part, other in zip(found, again, strict=True):
             part[left] = other
     return found

@@ -11,5 +11,5 @@ batch       the loops over elements
 
 Steps, tolerances and order are those of the tensor code (``..interior``, ``..polish``, ``..kkt``, ``..derivative``),
 which explains them and answers for what the loops give up. Modules from ``inner`` on import Numba: ``answers`` imports
-them when it is asked. After a change in any of them, clear Numba's cache: it looks at ``batch`` alone.
+them when it is asked. They take most of a minute to compile, and serve from then on: ``python -m sst_cvx.precompile``.
 """

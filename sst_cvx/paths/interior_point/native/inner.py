@@ -6,4 +6,5 @@ from typing import Any
 
 import numba
 
-inner: Any = numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+_options: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+inner: Any = numba.njit(nogil=True, error_model="numpy", **_options)

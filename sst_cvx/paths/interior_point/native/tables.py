@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import astuple
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from sst_cvx import native
 from sst_cvx.paths.interior_point import tolerances
 from sst_cvx.paths.interior_point.native import layout
 from sst_cvx.paths.interior_point.standard_form import StandardForm
@@ -38,7 +40,7 @@ class Tables:
         sizes = form.core.shape[1], form.event_columns, bool(form.slacks > tolerances.CONDENSED * form.core.shape[1])  # type: ignore[index]
         matrix, self.places, self._work = _matrix(form, sizes[2])
         barrier = np.ascontiguousarray(model.barriers.column.numpy(), np.int64)
-        self.hull = *matrix, barrier, model.barriers.sign.numpy(), _numbers(form, model), *sizes
+        self.hull: tuple[Any, ...] = *matrix, barrier, model.barriers.sign.numpy(), _numbers(form, model), *sizes
         self.values = np.ascontiguousarray(form.core.toarray()[self.places])[None]
         patient = tolerances.PATIENT if model.steep else ()
         self.schedules = np.array([astuple(s) for s in (tolerances.BRISK, *patient)], float)
@@ -46,8 +48,17 @@ class Tables:
         self.weights = np.ascontiguousarray(model.weights.numpy())
 
     def serve(self, batch: int) -> bool:
-        """Whether loops are the faster way for so many elements."""
-        return self._work <= tolerances.LOOPS or batch * self._work <= tolerances.LOOPS_OF_BATCH
+        """Whether loops are the faster way for so many elements, and compiled."""
+        small = self._work <= tolerances.LOOPS or batch * self._work <= tolerances.LOOPS_OF_BATCH
+        return small and native.is_on() and (native.may_compile() or are_kept())
+
+
+@functools.cache
+def are_kept() -> bool:
+    """Whether the loops are compiled. That takes most of a minute, which nobody is made to wait for in a call."""
+    from sst_cvx.paths.interior_point.native.batch import differentiate_all, solve_all
+
+    return native.is_kept(solve_all) and native.is_kept(differentiate_all)
 
 
 def served(form: StandardForm, regularizer: SeparableRegularizer) -> bool:
