@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import cvxpy as cp
@@ -123,7 +123,7 @@ def _daqp_kept(program: Program) -> Way:
     import daqp
 
     H, rest = _daqp_arguments(program)
-    model, calls = daqp.Model(), itertools.count()
+    model = daqp.Model()
     model.setup(H, np.zeros(len(H)), *rest)
 
     def solve(u: np.ndarray) -> np.ndarray:
@@ -131,7 +131,12 @@ def _daqp_kept(program: Program) -> Way:
         return _solution(model.solve())
 
     way = by_rows("DAQP, kept", solve)
-    return dataclasses.replace(way, forward=lambda u: way.forward(u.flip(-1) if next(calls) % 2 else u))
+
+    def forward(laid: tuple[Iterator[int], torch.Tensor]) -> torch.Tensor:
+        calls, u = laid
+        return way.forward(u.flip(-1) if next(calls) % 2 else u)
+
+    return dataclasses.replace(way, forward=forward, lay_out=lambda u: (itertools.count(), u))
 
 
 def _solution(found: tuple) -> np.ndarray:
