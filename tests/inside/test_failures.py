@@ -73,7 +73,7 @@ def test_a_wrong_fast_path(garbage):
 
 
 @pytest.mark.parametrize("soft", SOME, ids=lambda s: f"{s.structure!r}-{s.regularizer!r}-{s.path}")
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])  # -inf forbids an item
 def test_utilities_that_are_not_finite(soft, bad):
     u = utilities(soft.structure, 2, 2)
     expected = value_and_gradient(lambda v: soft(v, T), u)
@@ -132,7 +132,7 @@ def test_fuzz(seed):
     scale = 10 ** (6 * torch.rand(100, *[1] * len(soft.structure.event_shape), generator=generator) - 3)
     u = scale * torch.randn(100, *soft.structure.event_shape, generator=generator)
     broken = torch.rand(100, generator=generator) < 0.2
-    u[broken.nonzero().flatten(), 0] = float([torch.nan, torch.inf, -torch.inf][seed % 3])
+    u[broken.nonzero().flatten(), 0] = float([torch.nan, torch.inf][seed % 2])
     u = u.double()
     with sst.guard("nan"):
         found = soft(u, T)
