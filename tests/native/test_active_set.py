@@ -11,21 +11,19 @@ from sst_cvx import native
 
 pytest.importorskip("numba")
 STRUCTURES = [
-    polytopes.KSubset(40, 15),  # wider than what is reserved at first
-    polytopes.Matching(4),
-    polytopes.SpanningTree(9),
+    polytopes.KSubset(40, 20),  # wider than what is reserved at first
+    polytopes.SpanningTree(7),
     polytopes.Arborescence(6, root=None),
-    polytopes.Segment(6, 2, 3),
 ]
 
 
-@pytest.mark.parametrize("kind", ["random", "ties", "zero", "far", "tiny"])
+@pytest.mark.parametrize("kind", ["random", "ties", "far"])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("structure", STRUCTURES, ids=repr)
 def test_answers_on_and_off(structure, weighted, kind):
     weights = 0.5 + torch.rand(structure.event_shape, dtype=torch.float64) if weighted else None
     soft = sst.SoftArgmax(structure, sst.Euclidean(weights=weights), path="active_set")
-    u, v = torch.randn(2, 5, *structure.event_shape, dtype=torch.float64)
+    u, v = torch.randn(2, 3, *structure.event_shape, dtype=torch.float64)
     u = {"random": u, "ties": u.round(), "zero": 0 * u, "far": 1e4 * u, "tiny": 1e-9 * u}[kind]
     found = []
     for on in (True, False):

@@ -40,8 +40,8 @@ def along(function, w, v):
 
 @pytest.mark.parametrize("single_root", [False, True])
 @pytest.mark.parametrize("missing", [0.0, 0.5])
-@pytest.mark.parametrize("scale", [0.1, 3.0, 30.0, 300.0, 1000.0, 1e5])
-@pytest.mark.parametrize("n", [3, 4, 9, 16])
+@pytest.mark.parametrize("scale", [0.1, 3.0, 300.0, 1e5])
+@pytest.mark.parametrize("n", [3, 9])
 def test_sums_marginals_and_products(n, scale, missing, single_root):
     w, v = weights(scale, n, 24, missing), torch.randn(24, n, n, dtype=torch.float64)
     digits = 1e-12 * (1 + scale / 100)
@@ -77,13 +77,13 @@ def test_closed_products_where_the_first_vertex_is_far_behind():
         torch.testing.assert_close(mine, expected, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("n", [2, 3, 12, 30])
+@pytest.mark.parametrize("n", [2, 3, 24])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("structure", [polytopes.SpanningTree, polytopes.Arborescence])
 def test_answers_on_and_off(structure, dtype, n):
     """Of soft argmax and its derivatives, in batches of any shape, also with gradients that are batched."""
     soft = sst.SoftArgmax(structure(n), sst.ExponentialFamilyEntropy())
-    for shape in ((), (0,), (3, 2)):
+    for shape in ((0,), (3, 2)):
         u = 3 * torch.randn(*shape, *soft.structure.event_shape, dtype=dtype)
         found = []
         for on in (True, False):
@@ -105,7 +105,7 @@ def test_batched_gradients():
     torch.testing.assert_close(torch.autograd.functional.jacobian(soft, u, vectorize=True), rows, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30, "ties", "all equal"])
+@pytest.mark.parametrize("scale", [1e-30, 1e30, "ties"])
 @pytest.mark.parametrize(
     "structure",
     [
