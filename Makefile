@@ -10,7 +10,7 @@ demo: $(VENV)/installed-demo
 	$(BIN)/python examples/which_measurements.py
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m sst_cvx.precompile
+	$(BIN)/python -m polytopes.precompile
 	$(BIN)/python -m pytest -m "not slow and not exhaustive" --numprocesses auto
 
 slow: $(VENV)/installed-test
