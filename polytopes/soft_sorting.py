@@ -129,7 +129,7 @@ def _soft(structure: Callable[..., sst.Structure], regularizer: sst.Regularizer,
     if not isinstance(regularizer, sst.Regularizer):
         raise TypeError(f"regularizer must be an sst.Regularizer, got {regularizer!r}.")
     state = tuple(regularizer.__dict__.items())
-    plain = all(value is None or isinstance(value, (int, float)) for _, value in state)
+    plain = all(value is None or isinstance(value, (int, float, tuple)) for _, value in state)
     key = (structure.__name__, sizes, type(regularizer), state if plain else id(regularizer))
     made = _KEPT.get(key)
     if made is not None:

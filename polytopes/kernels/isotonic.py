@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import isotonic_regression
 
 from sst_cvx import native
 from sst_cvx.autodiff import Function
@@ -201,6 +200,8 @@ def _suits_scipy(y: torch.Tensor) -> bool:
 
 def _joined_by_scipy(y: torch.Tensor) -> torch.Tensor:
     """Row by row. SciPy joins equal neighbours too, so rows are merged where parts of a block have its value."""
+    from scipy.optimize import isotonic_regression
+
     rows = native.array(y).reshape(-1, y.shape[-1])
     value, joined = np.empty_like(rows), np.ones(rows.shape, bool)
     for row, found, mark in zip(rows, value, joined, strict=True):

@@ -33,8 +33,8 @@ def threshold_by_rows(
 
     n, (kind, q, origin) = u.shape[-1], _kind(f)
     rows = native.array(u).reshape(-1, n)
-    x = torch.empty(u.shape, dtype=u.dtype)
-    tight = torch.empty((*u.shape[:-1], 1), dtype=torch.bool)
+    x = u.new_empty(u.shape)
+    tight = u.new_empty((*u.shape[:-1], 1), dtype=torch.bool)
     centres = _NONE
     each = isinstance(total, torch.Tensor)
     totals = native.array(total.double()).reshape(-1) if isinstance(total, torch.Tensor) else _one(total)
@@ -58,7 +58,7 @@ def jacobian_by_rows(
     from polytopes.kernels.native.threshold import jacobian_rows
 
     n, (kind, q, _) = x.shape[-1], _kind(f)
-    g = torch.empty(x.shape, dtype=x.dtype)
+    g = x.new_empty(x.shape)
     of = _TIGHT if tight is None else native.array(tight).reshape(-1)
     points, vectors = (native.array(part).reshape(-1, n) for part in (x, v))
     jacobian_rows(points, vectors, _one(q), of, kind, g.numpy().reshape(-1, n))

@@ -27,8 +27,8 @@ def solve(
 
     batch, columns, rows = len(u), bounds.shape[2], right.shape[1]
     w, side = u.new_empty(batch, columns), u.new_empty(batch, columns)
-    y, accepted = u.new_empty(batch, rows), torch.empty(batch, dtype=torch.bool)
-    steps = torch.empty(batch, dtype=torch.int64)
+    y, accepted = u.new_empty(batch, rows), u.new_empty(batch, dtype=torch.bool)
+    steps = u.new_empty(batch, dtype=torch.int64)
     given = (native.array(u), native.array(t).reshape(-1), _once(right), _once(bounds))
     found = (w, y, side, accepted, steps)
     values, out = _values(tables, core), (part.numpy() for part in found)
@@ -51,7 +51,7 @@ def differentiate(
     """dw, dy, their errors, and whether free columns can take up the probes."""
     from sst_cvx.paths.interior_point.native.batch import differentiate_all
 
-    found = (torch.empty_like(p), torch.empty_like(q), p.new_empty(len(p)), torch.empty(len(p), dtype=torch.bool))
+    found = (torch.empty_like(p), torch.empty_like(q), p.new_empty(len(p)), p.new_empty(len(p), dtype=torch.bool))
     asked = np.zeros((0, q.shape[1])) if probes is None else native.array(probes)
     given = [native.array(part) for part in (inverse_curvature, t.reshape(-1), free, p, q, unit)]
     values, out = _values(tables, core), (part.numpy() for part in found)
@@ -95,5 +95,5 @@ def _values(tables: Tables, core: Any) -> np.ndarray:
     """Of the entries of M, ``(batch or 1, entries)``."""
     if core is None:
         return tables.values
-    row, column = (torch.as_tensor(part, dtype=torch.int64) for part in tables.places)
+    row, column = (torch.from_numpy(np.asarray(part, np.int64)) for part in tables.places)
     return native.array(core[:, row, column])

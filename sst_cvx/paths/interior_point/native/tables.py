@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import astuple
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse as sp
 
 from sst_cvx import native
+from sst_cvx.once import later
 from sst_cvx.paths.interior_point import tolerances
 from sst_cvx.paths.interior_point.native import layout
 from sst_cvx.paths.interior_point.standard_form import StandardForm
@@ -21,6 +21,11 @@ from sst_cvx.regularizers import (
     SeparableRegularizer,
     TsallisEntropy,
 )
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+else:
+    sp = later("scipy.sparse")
 
 #: The numbers of regularizers in ``phi``: exact types, for a subclass may have another phi.
 KINDS: dict[type, int] = {Euclidean: 0, CategoricalEntropy: 1, BinaryEntropy: 2, TsallisEntropy: 3}
