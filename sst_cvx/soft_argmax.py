@@ -163,9 +163,9 @@ class SoftArgmax(Questions, torch.nn.Module):
             x = x if mask is None else mask.removed(x, batch.faults)
         except SolveError as error:
             raise batch.elements.rename(error) from error.__cause__
-        except Absent:
+        except Absent as error:
             if not takes_absent(self.structure):
-                raise
+                raise ValueError(f"{error} (It forbids items of 0/1 arrays, whose hull has no parameters.)") from None
             return self._at_once(without_absent(self.structure, batch))
         return x if x.dtype == u.dtype and x.device == u.device else x.to(u.device, u.dtype)
 

@@ -5,6 +5,7 @@ import torch
 
 import polytopes
 import sst_cvx as sst
+from tests.hulls import pairs
 
 
 def draw(shape, seed=0):
@@ -105,6 +106,28 @@ def test_samples_and_exponential_family():
     torch.testing.assert_close(family.log_prob(x), masked.log_prob(x))
 
 
+@pytest.mark.parametrize("f", [sst.BinaryEntropy(), sst.ExponentialFamilyEntropy()], ids=str)
+def test_losses(f):
+    structure, (u, allowed) = polytopes.KSubset(7, 2), draw((7,))
+    loss, y = sst.FenchelYoungLoss(sst.SoftArgmax(structure, f)), structure.masked_argmax(u.flip(0), allowed)
+    given = u.masked_fill(~allowed, -torch.inf).requires_grad_()
+    wanted = u.clone().requires_grad_()
+    for mode in ("raise", "nan"):
+        with sst.guard(mode):
+            found, expected = loss(given, y, 0.5), loss(wanted, y, 0.5, mask=allowed)
+            torch.testing.assert_close(found, expected)
+            torch.testing.assert_close(*(torch.autograd.grad(x, v)[0] for x, v in ((found, given), (expected, wanted))))
+
+
+def test_declared_sets():
+    structure, (u, _) = pairs(), draw((6,), 5)
+    allowed = torch.arange(6) > torch.tensor([[-1], [0], [1]])
+    given = u.masked_fill(~allowed, -torch.inf)
+    for path in ("interior_point", "layer"):
+        soft = sst.SoftArgmax(structure, sst.Euclidean(), path=path)
+        torch.testing.assert_close(soft(given), soft(u, mask=allowed))
+
+
 @pytest.mark.parametrize("f", [sst.CategoricalEntropy(), sst.Euclidean()], ids=str)
 def test_nothing_left_is_an_error(f):
     soft = sst.SoftArgmax(polytopes.OneHot(3), f)
@@ -123,7 +146,7 @@ def test_other_numbers_are_errors_as_before():
         with pytest.raises(ValueError, match=r"must be finite, but entry \(2,\)"):
             soft(torch.tensor([0.0, -torch.inf, bad]))
     ranks = sst.SoftArgmax(polytopes.Permutahedron(torch.arange(3.0)), sst.Euclidean())
-    with pytest.raises(ValueError, match="must be finite"):
+    with pytest.raises(ValueError, match=r"must be finite.* forbids items of 0/1 arrays"):
         ranks(torch.tensor([0.0, -torch.inf, 1.0]))
 
 

@@ -24,6 +24,7 @@ from sst_cvx.learning.inputs import check_parameters, normal
 from sst_cvx.once import without_autocast
 from sst_cvx.regularizers import ExponentialFamilyEntropy
 from sst_cvx.soft_argmax import SoftArgmax
+from sst_cvx.structure.absent import with_absent
 from sst_cvx.structure.base import Structure
 from sst_cvx.structure.membership import NO_ELEMENT, check_inside
 
@@ -83,6 +84,9 @@ class FenchelYoungLoss(torch.nn.Module):
             raise ValueError(f"y must be a tensor of the shape of the utilities, {tuple(u.shape)}, got {got}.")
         hull = check_parameters(structure, parameters, batch_shape)
         u, y, mask = normal(u), normal(y.detach()).to(u.device), normal(mask)
+        if mask is not None:
+            structure.check_mask(mask, u.shape, u.device)
+        mask = with_absent(structure, u, mask)
         with without_autocast(u.device.type):
             wrong = _check_targets(structure, y.to(_coarser(y.dtype, u.dtype)), mask, hull)
         wide = u.double()
