@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test slow exhaustive lint benchmark clean
+.PHONY: demo test slow tensors exhaustive lint benchmark clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/python examples/which_measurements.py
@@ -15,6 +15,11 @@ test: $(VENV)/installed-test
 
 slow: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m "slow and not exhaustive" --numprocesses auto
+
+# What answers without Numba: the tensor code beside every compiled kernel.
+tensors: $(VENV)/installed-test
+	SST_CVX_NATIVE=0 $(BIN)/python -m pytest -m "not slow and not exhaustive" --numprocesses auto tests/test_fuzz.py \
+		tests/test_path_sums.py tests/test_rankings_and_matchings.py tests/test_soft_sorting.py tests/test_trees.py tests/test_value.py
 
 exhaustive: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m exhaustive --numprocesses auto
