@@ -263,10 +263,6 @@ def interrupted(script: str, *options: str, sign: str) -> str:
             if sign in line:
                 break
         process.send_signal(signal.SIGINT)
-        try:
-            process.wait(timeout=5)
-        except subprocess.TimeoutExpired:  # packages swallow one while they are imported: press again
-            process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert "Traceback" not in said
