@@ -71,21 +71,14 @@ def _difference(case: Case, contender: object, reference: object, t: float) -> s
     return f"{float((x - y).abs().max()):.0e} / {t * float((g - h).abs().max()):.0e}"
 
 
-def environment() -> str:
+PACKAGES = (
+    *("torch", "cvxpy", "cvxpylayers", "diffcp", "clarabel", "moreau"),
+    *("entmax", "POT", "torch-struct", "networkx", "scipy"),
+)
+
+
+def environment(packages: tuple[str, ...] = PACKAGES, how: str = "one torch thread") -> str:
     """Machine and versions, one line."""
-    packages = (
-        "torch",
-        "cvxpy",
-        "cvxpylayers",
-        "diffcp",
-        "clarabel",
-        "moreau",
-        "entmax",
-        "POT",
-        "torch-struct",
-        "networkx",
-        "scipy",
-    )
     versions = []
     for name in packages:
         try:
@@ -94,7 +87,7 @@ def environment() -> str:
             versions.append(f"no {name}")
     machine = f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
     python = f"Python {platform.python_version()}"
-    return f"{datetime.date.today()}, {machine}, one torch thread; {python}, {', '.join(versions)}"
+    return f"{datetime.date.today()}, {machine}, {how}; {python}, {', '.join(versions)}"
 
 
 def markdown(table: list[tuple[str, ...]]) -> str:

@@ -20,9 +20,11 @@ import torch
 
 from sst_cvx.host import stops_early
 
+_INSTALLED = importlib.util.find_spec("numba") is not None
+
 
 class _Switch:
-    on = os.environ.get("SST_CVX_NATIVE", "1") != "0" and importlib.util.find_spec("numba") is not None
+    on = _INSTALLED and os.environ.get("SST_CVX_NATIVE", "1") != "0"
     patient = False
 
 
@@ -32,13 +34,17 @@ def is_on() -> bool:
 
 
 def serves(x: torch.Tensor) -> bool:
-    """Whether compiled kernels answer for this tensor: one of plain numbers on the CPU, which nothing records.
+    """Whether compiled kernels answer for this tensor."""
+    return _Switch.on and is_plain(x)
+
+
+def is_plain(x: torch.Tensor) -> bool:
+    """Whether a tensor is one of plain numbers on the CPU, which nothing records: loops outside torch may read it.
 
     Cotangents that the older ``vmap`` maps over, and what ``torch.func`` transforms, are not plain.
     """
     return (
-        _Switch.on
-        and (type(x) is torch.Tensor or type(x) is torch.nn.Parameter)
+        (type(x) is torch.Tensor or type(x) is torch.nn.Parameter)
         and stops_early(x)
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._functorch.is_legacy_batchedtensor(x)  # pyright: ignore[reportAttributeAccessIssue]
@@ -52,12 +58,12 @@ def array(x: torch.Tensor) -> np.ndarray:
     return x.contiguous().numpy(force=True)
 
 
-def compiled(function: Callable[..., Any]) -> Any:
+def compiled(function: Callable[..., Any], **more: Any) -> Any:
     """Decorates the loops of modules that are imported where ``serves`` says so: compiled at their first call, kept on
-    disk; other threads run meanwhile; x / 0 is infinite, as in tensors."""
+    disk; other threads run meanwhile; x / 0 is infinite, as in tensors. ``more``: options of ``numba.njit``."""
     import numba
 
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", **more}
     try:
         found: Any = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # nowhere to keep it
@@ -102,7 +108,7 @@ def patiently() -> Iterator[None]:
 def switched(on: bool) -> Iterator[None]:
     """In all threads, for tests and benchmarks: compiled kernels on (where Numba is installed) or off."""
     before = _Switch.on
-    _Switch.on = on and importlib.util.find_spec("numba") is not None
+    _Switch.on = on and _INSTALLED
     try:
         yield
     finally:

@@ -35,7 +35,7 @@ def precompile() -> bool:
 
 
 def main() -> None:
-    if are_kept() if native.is_on() else False:
+    if native.is_on() and are_kept():
         print("The interior point's loops are compiled.")
         return
     print("Compiling the interior point's loops, which takes most of a minute ...", flush=True)

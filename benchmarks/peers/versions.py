@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
-import os
-import platform
+from benchmarks.__main__ import environment as environment_of
 
 PACKAGES = (
     *(
@@ -27,12 +24,4 @@ PACKAGES = (
 
 def environment() -> str:
     """One line."""
-    found = []
-    for name in PACKAGES:
-        try:
-            found.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            found.append(f"no {name}")
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
-    python = f"Python {platform.python_version()}"
-    return f"{datetime.date.today()}, {machine}, CPU time, one thread; {python}, {', '.join(found)}"
+    return environment_of(PACKAGES, "CPU time, one thread")

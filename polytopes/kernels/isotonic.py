@@ -187,15 +187,7 @@ def _joined_by_merges(y: torch.Tensor, mass: torch.Tensor, mean: Mean) -> torch.
 def _suits_scipy(y: torch.Tensor) -> bool:
     """Whether a call of SciPy's a row is possible, and faster than some 50 operations a merge."""
     n = y.shape[-1]
-    return (
-        type(y) is torch.Tensor
-        and stops_early(y)
-        and (n >= _LONG or y.numel() <= _ROWS_BY_SCIPY * n * (n - 1).bit_length())
-        and not torch._C._are_functorch_transforms_active()
-        and not torch._C._functorch.is_legacy_batchedtensor(y)  # pyright: ignore[reportAttributeAccessIssue]
-        and not torch._C._len_torch_dispatch_stack()
-        and torch._C._get_tracing_state() is None
-    )
+    return native.is_plain(y) and (n >= _LONG or y.numel() <= _ROWS_BY_SCIPY * n * (n - 1).bit_length())
 
 
 def _joined_by_scipy(y: torch.Tensor) -> torch.Tensor:

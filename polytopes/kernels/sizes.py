@@ -11,7 +11,7 @@ from sst_cvx.host import may_ask
 #: What is not there, and what to do.
 REFUSAL = (
     "with k=None there is no log-partition, sampling, logarithm or list of vertices: "
-    + "use the structure with an integer k"
+    "use the structure with an integer k"
 )
 
 

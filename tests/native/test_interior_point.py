@@ -9,8 +9,9 @@ import torch
 import sst_cvx as sst
 from sst_cvx import native
 from sst_cvx.paths.interior_point import polytope
-from tests.hulls import birkhoff, grid_paths, k_subset, pairs, random_polytope, trees_by_martin, trees_by_subtours
-from tests.paths.interior_point.table import REGULARIZERS, absolute_ball, draw, half_fixed
+from tests.hulls import k_subset, pairs
+from tests.paths.interior_point.table import HULLS as ALL
+from tests.paths.interior_point.table import REGULARIZERS, absolute_ball, draw
 
 pytest.importorskip("numba")
 
@@ -21,16 +22,7 @@ def _compiles():
         yield
 
 
-HULLS = {
-    "k-subset": lambda: k_subset(12, 4),
-    "pairs": lambda: pairs(12, 4),
-    "Birkhoff": lambda: birkhoff(4),
-    "subtours": lambda: trees_by_subtours(5),
-    "Martin, dense": lambda: trees_by_martin(4),
-    "paths": lambda: grid_paths(4),
-    "random, many rows": lambda: random_polytope(10, 1, 40, seed=1),
-    "half fixed": half_fixed,
-}
+HULLS = {name: make for name, make in ALL.items() if name not in ("Martin, sparse", "random")}
 
 
 def both(soft, u, v, t, **parameters):

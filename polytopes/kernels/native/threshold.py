@@ -8,15 +8,15 @@ s_i = u_i - centre, centre the k-th largest entry, k = ceil(total), a Tsallis en
 at nu = 0 the k largest are at 1; and as x_k is the largest of the n - k + 1 entries that share at least total - k + 1,
 x_k >= r. Entries that are 0 or 1 at both ends of a bracket leave the search as it shrinks.
 
-Over 300 lines on purpose: what Numba keeps on disk of a kernel knows changes of the kernel's own file alone.
+Over 300 lines on purpose: one search, whose loops call one another.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
-import numba
 import numpy as np
 
 from sst_cvx.native import compiled
@@ -28,7 +28,7 @@ MOST = 600.0  # exponent, of entries that are at 1 anyway
 MOST_SLOPE = 1e100  # of entries next to 0, alpha > 2
 
 #: Of loops that only add: in any order, four at a time.
-_summed: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc"})
+_summed: Any = functools.partial(compiled, fastmath={"reassoc"})
 
 
 @compiled
