@@ -20,6 +20,7 @@ from sst_cvx.hull.unknown import UnknownHull
 from sst_cvx.once import computed_once, constants, later, state_without_computed
 from sst_cvx.structure import operator
 from sst_cvx.structure.calls import checked
+from sst_cvx.structure.composable import Composable
 from sst_cvx.structure.declaration import (
     Declaration,
     ParameterValues,
@@ -40,7 +41,7 @@ else:
 _CHUNK = 20_000_000  # probabilities in memory at once, of samples from a list
 
 
-class Structure:
+class Structure(Composable["Structure"]):
     """A set X declared by its convex hull in CVXPY: ``Structure(x, [x >= 0, cp.sum(x) == 1])``.
 
     Every other variable in the constraints is an auxiliary one (an extended formulation). ``cp.Parameter``s in the
