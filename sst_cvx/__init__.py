@@ -34,6 +34,7 @@ from sst_cvx.regularizers import (
 from sst_cvx.soft_argmax import SoftArgmax
 from sst_cvx.structure.base import Structure
 from sst_cvx.structure.masks import length_mask
+from sst_cvx.structure.product import Product
 
 __version__ = "0.1.0"
 
@@ -53,6 +54,7 @@ __all__ = [
     "Logistic",
     "NegativeExponential",
     "PerturbedOptimizer",
+    "Product",
     "Regularizer",
     "Relaxed",
     "Report",

@@ -60,20 +60,32 @@ class Elements:
     batch_shape: torch.Size
     numbers: torch.Tensor | None = None
     told: Callable[[Elements, torch.Tensor, str], None] | None = None
+    #: Consecutive rows, or numbers, that are one element of the caller's.
+    copies: int = 1
+
+    def repeated(self, copies: int) -> Elements:
+        """Of a batch in which every row stands so many times, one after the other."""
+        numbers = self.numbers
+        if numbers is not None:
+            numbers = (numbers[:, None] * copies + torch.arange(copies, device=numbers.device)).reshape(-1)
+        return Elements(self.batch_shape, numbers, self.told, self.copies * copies)
 
     def take(self, rows: torch.Tensor) -> Elements:
         """Those of some rows."""
         numbers = rows if self.numbers is None else self.numbers.to(rows.device)[rows]
-        return Elements(self.batch_shape, numbers, self.told)
+        return Elements(self.batch_shape, numbers, self.told, self.copies)
 
     def index(self, row: int) -> tuple[int, ...]:
         """Of one row in the caller's batch shape; () where there is no batch."""
-        number = row if self.numbers is None else int(self.numbers[row])
+        number = (row if self.numbers is None else int(self.numbers[row])) // self.copies
         return tuple(int(i) for i in np.unravel_index(number, self.batch_shape)) if self.batch_shape else ()
 
     def error(self, message: str, rows: Sequence[int], status: Sequence[str] = ()) -> SolveError:
         """A ``SolveError`` for some rows."""
-        return SolveError(message, [self.index(row) for row in rows], status)
+        if self.copies == 1:
+            return SolveError(message, [self.index(row) for row in rows], status)
+        told = dict(zip((self.index(row) for row in rows), status or [""] * len(rows), strict=True))  # each once
+        return SolveError(message, list(told), list(told.values()) if status else ())
 
     def refuse(self, wrong: torch.Tensor, message: str, *parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """In a backward pass: answers ``(rows, ...)``; where rows ``(rows,)`` are wrong NaN, or SolveError."""

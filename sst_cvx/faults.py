@@ -35,9 +35,12 @@ class Faults:
         zero = x.detach() * 0
         self._parts.append((reason, zero if x.dim() == 1 else zero.flatten(1).sum(1)))
 
-    def take(self, other: Faults) -> None:
-        """What others found in the same rows."""
-        self._parts += other._parts
+    def take(self, other: Faults, copies: int = 1) -> None:
+        """What others found in the same rows, of which every one was so many, one after the other."""
+        parts = other._parts
+        if copies > 1:
+            parts = [(reason, part.reshape(-1, copies).sum(1)) for reason, part in parts]
+        self._parts += parts
 
     def spoil(self, x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         """Points x ``(count, *event)`` for utilities u: failed rows NaN, as are their derivatives by both; others as

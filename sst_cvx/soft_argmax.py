@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -80,16 +81,22 @@ class SoftArgmax(Questions, torch.nn.Module):
 
     def _choose(self, path: str) -> None:
         """The first path that takes the pair; ``path`` is then its name."""
-        self._path, self._why = choose(self.structure, self.regularizer, self._options, path)
+        options = replace(self._options, make=self._like)
+        self._path, self._why = choose(self.structure, self.regularizer, options, path)
         self.path = self._path.name
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether compilers and ``torch.func`` see into it: a program of tensors, or of soft argmaxes."""
+        return self.path == "fast" or self._path.by_parts
 
     def _of_face(self, kept: Any) -> SoftArgmax:
         """The same map over the elements without the items that a flat mask leaves out."""
         return self._like(self.structure.face(kept), "auto" if self.path == "fast" else self.path)
 
-    def _like(self, structure: Structure, path: str) -> SoftArgmax:
+    def _like(self, structure: Structure, path: str = "auto", regularizer: Regularizer | None = None) -> SoftArgmax:
         engine = {"solver": self._options.solver, "solver_options": self._options.solver_options}
-        return SoftArgmax(structure, self.regularizer, path=path, guard=self.guard, **engine)
+        return SoftArgmax(structure, regularizer or self.regularizer, path=path, guard=self.guard, **engine)
 
     def forward(
         self,
@@ -131,7 +138,7 @@ class SoftArgmax(Questions, torch.nn.Module):
     def _checked(self, u: torch.Tensor, temperature: Any, mask: Any, parameters: Any, how: Any) -> Any:
         batch_shape = check_utilities(u, self.structure.event_shape)
         with without_autocast(u.device.type):
-            masked = None if mask is None else opaque.flat_mask(self.structure, self.path == "fast", mask, u)
+            masked = None if mask is None else opaque.flat_mask(self.structure, self._is_open, mask, u)
             batch = Batch.of(self.structure, u, temperature, masked, parameters, batch_shape)
             if how is not None:
                 return each(self, batch, u, *how)
@@ -140,10 +147,10 @@ class SoftArgmax(Questions, torch.nn.Module):
 
     def _answer(self, batch: Batch) -> torch.Tensor:
         """Guarded points, of the device and dtype of the batch."""
-        if self.path != "fast" and opaque.is_needed(batch.u):
+        if not self._is_open and opaque.is_needed(batch.u):
             return opaque.answer(self._number, batch)
         if batch.faults is not None:
-            if self.path != "fast":
+            if not self._is_open:
                 return opaque.patiently(self._at_once, batch, self.structure)
             batch = without_absent(self.structure, batch)
         return self._at_once(batch)

@@ -81,7 +81,7 @@ def _single_error(pair: Pair, u: torch.Tensor, t: float, name: str) -> tuple[flo
 def degenerate(pair: Pair) -> Found:
     """Ties, zeros, huge ranges: an answer inside the hull with a vanishing gap, and finite gradients."""
     batches = {name: pair.around(u, 1.0) for name, u in degenerate_utilities(pair.structure, pair.seed).items()}
-    if pair.soft.path == "layer":  # refused or resolved, by design: its business is t near the utilities' scale
+    if "layer" in pair.soft.ways:  # refused or resolved, by design: its business is t near the utilities' scale
         del batches["range 1e4"]
     together = None
     if pair.exact and not pair.own:  # solvers take as long for all as for one
@@ -140,7 +140,7 @@ def masked(pair: Pair) -> Found:
         return found_at(flat(x) - weights @ points, 1e-8, u, f"t={t:g}", t)
     bound, size = pair.soft.accuracy().gap, 1 + float(u.abs().max())
     found = found_at(pair.soft.gap(u, x, t, mask=mask) / size, bound, u, f"t={t:g}", t)
-    if pair.soft.path == "interior_point" and found[0] > bound:  # as in ``optimality_gap``
+    if "interior_point" in pair.soft.ways and found[0] > bound:  # as in ``optimality_gap``
         gaps = pair.soft.gap(u, off_the_ends(pair, x), t, mask=mask) / size
         found = min(found, found_at(gaps.clamp(min=0), bound, u, f"t={t:g}", t))
     return found

@@ -33,10 +33,10 @@ class Pair:
     def __init__(self, structure: Structure, regularizer: Regularizer, seed: int, parameters: dict[str, torch.Tensor]):
         self.structure, self.regularizer, self.seed, self.parameters = structure, regularizer, seed, parameters
         self.soft = SoftArgmax(structure, regularizer)
-        self.exact = self.soft.path != "layer"
+        self.exact = "layer" not in self.soft.ways
         #: Answered by someone's own algorithm, in the utilities' dtype: asked at more utilities than solvers are.
-        self.own = self.soft.path == "fast"
-        self.combinatorial = self.soft.path in ("fast", "active_set")
+        self.own = self.soft.ways == {"fast"}
+        self.combinatorial = self.soft.ways <= {"fast", "active_set"}
         self.exponential = isinstance(regularizer, ExponentialFamilyEntropy)
         self._answers: dict[tuple[int, float], tuple[torch.Tensor, torch.Tensor]] = {}
         self._pullbacks: dict[tuple[int, float], torch.Tensor] = {}
@@ -46,7 +46,7 @@ class Pair:
 
     @cached_property
     def reference(self) -> SoftArgmax:
-        if self.soft.path == "layer":
+        if self.soft.ways == {"layer"}:
             raise NotApplicable("answered by the layer itself")
         if self.exponential and self.structure.has_vertices() and len(self.structure.vertices()) == 1:
             raise NotApplicable("X has one element, and its program one weight")
@@ -165,7 +165,7 @@ class Pair:
         """The limit of X_t for t -> 0: argmax over the set whose hull soft answers are in, which where
         ``integral=False`` is the declared hull (but for the active-set path)."""
         s = self.structure
-        if s.integral or self.soft.path == "active_set":
+        if s.integral or self.soft.ways == {"active_set"}:
             return s.argmax(u, **self.parameters)
         values = s.flat_parameters(self.parameters, torch.Size([len(u)]))
         each = [{k: v[i].detach().numpy() for k, v in values.items()} for i in range(len(u))] if values else None

@@ -38,16 +38,16 @@ def checks(
             found.append((f"value = enumeration, t={t:g}", partial(values.forward_against_enumeration, pair, t)))
         else:
             found.append((f"optimality gap, t={t:g}", partial(values.optimality_gap, pair, t)))
-        if pair.soft.path != "layer":
+        if pair.soft.ways != {"layer"}:
             found.append((f"value = layer, t={t:g}", partial(values.forward_against_layer, pair, t)))
             found.append((f"gradient = layer, t={t:g}", partial(gradients.gradient_against_layer, pair, t)))
-        if pair.soft.path in ("fast", "active_set") and not pair.exponential:
+        if pair.combinatorial and not pair.exponential:
             found.append((f"value = interior point, t={t:g}", partial(values.forward_against_interior_point, pair, t)))
             found.append(
                 (f"gradient = interior point, t={t:g}", partial(gradients.gradient_against_interior_point, pair, t))
             )
         found.append((f"gradient = differences, t={t:g}", partial(gradients.gradient_against_differences, pair, t)))
-    if pair.soft.path == "active_set" and getattr(regularizer, "weights", None) is None:
+    if pair.soft.ways == {"active_set"} and getattr(regularizer, "weights", None) is None:
         found.append(("projection", partial(values.projection, pair)))
     found += [
         ("temperature gradient", partial(gradients.temperature_gradient, pair)),

@@ -67,7 +67,7 @@ def optimality_gap(pair: Pair, t: float) -> Found:
     for name, u, x in _samples(pair, t):
         size = pair.gap_size(u, t)
         found = worst_of(pair.soft.gap(u, x, t, **pair.parameters) / size, u, name, t)
-        if pair.soft.path == "interior_point" and found[0] > bound:
+        if "interior_point" in pair.soft.ways and found[0] > bound:
             # Right to 1e-9; f' of an entropy sees more than that near its ends.
             gaps = pair.soft.gap(u, off_the_ends(pair, x), t, **pair.parameters) / size
             found = min(found, worst_of(gaps.clamp(min=0), u, name, t))

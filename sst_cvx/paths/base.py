@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -30,6 +31,8 @@ class Options:
     by_name: bool = False
     solver: Any = None
     solver_options: dict[str, Any] | None = None
+    #: Of (structure, path, regularizer): the soft argmax, from the door, of a part of what a path answers for.
+    make: Callable[[Structure, str, Regularizer], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,8 @@ class Path(ABC):
     takes_masks: ClassVar[bool] = False
     #: Whether it checks its answers against the hull itself, because it knows more than the event.
     checks_hull: ClassVar[bool] = False
+    #: Whether it asks soft argmaxes of parts, each of which is guarded, opaque to compilers, ... by itself.
+    by_parts: ClassVar[bool] = False
     #: Whether its answers are in conv(X) itself where the declared hull is looser (``integral=False``).
     within_set: ClassVar[bool] = False
     #: Where and in what it computes; None: as the utilities are.
@@ -214,7 +219,7 @@ class Path(ABC):
         try:
             if batch.steps is None:
                 return self.answer(batch)
-            with counting(batch.steps, batch.elements.numbers):
+            with counting(batch.steps, batch.elements.numbers, batch.elements.copies):
                 return self.answer(batch)
         except SolveError as error:
             raise batch.elements.rename(error) from error.__cause__

@@ -16,6 +16,7 @@ import torch
 
 from sst_cvx.host import may_ask
 from sst_cvx.structure.base import Structure
+from sst_cvx.structure.product import Product
 
 MOST_POINTS = 5000
 _STEPS, _HALVINGS = 60, 8
@@ -46,6 +47,8 @@ def conjugate_gap(
 ) -> torch.Tensor:
     """E(x) times t for utilities and points ``(*batch, *event_shape)``, ``(*batch,)``, float64; t divides utilities."""
     batch_shape = u.shape[: u.dim() - len(structure.event_shape)]
+    if isinstance(structure, Product):
+        return _of_factors(structure, u, x, t, mask)
     points, scaled, least = listed(structure).to(u.device), u.detach().double() / t, resolution(x)
     forbidden, x = None, x.detach().double()
     if mask is not None:
@@ -57,6 +60,22 @@ def conjugate_gap(
     scores = scores if forbidden is None else scores.masked_fill(forbidden, -torch.inf)
     gap = tilting(points[None], scores.log_softmax(-1), x.reshape(-1, points.shape[1]), least).reshape(batch_shape)
     return gap * (t.reshape(t.shape[: len(batch_shape)]) if isinstance(t, torch.Tensor) else t)
+
+
+def _of_factors(
+    product: Product, u: torch.Tensor, x: torch.Tensor, t: torch.Tensor | float, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """The sum of those of independent factors."""
+    dims = len(product.event_shape)
+    batch_shape = u.shape[: u.dim() - dims]
+    total = u.new_zeros(batch_shape, dtype=torch.float64)
+    for factor in product.factors:
+        several, shape = factor.copies > 1, factor.structure.event_shape
+        own = t.reshape(*t.shape[: len(batch_shape)], *[1] * (several + len(shape))) if torch.is_tensor(t) else t
+        allowed = None if mask is None else factor.of(mask.expand(u.shape), dims)
+        gap = conjugate_gap(factor.structure, factor.of(u, dims), factor.of(x, dims), own, allowed)
+        total = total + (gap.sum(-1) if several else gap)
+    return total
 
 
 def resolution(x: torch.Tensor) -> float:

@@ -24,9 +24,11 @@ def count(steps: torch.Tensor) -> None:
 
 
 @contextlib.contextmanager
-def counting(steps: torch.Tensor, rows: torch.Tensor | None) -> Iterator[None]:
-    """What is counted inside goes to these rows of ``steps`` (None: all); of a path within a path, it is added."""
-    place = torch.arange(len(steps), device=steps.device) if rows is None else rows.to(steps.device)
+def counting(steps: torch.Tensor, rows: torch.Tensor | None, copies: int = 1) -> Iterator[None]:
+    """What is counted inside goes to these rows of ``steps`` (None: all), ``copies`` of which are one there; of a path
+    within a path, it is added."""
+    place = torch.arange(len(steps) * copies, device=steps.device) if rows is None else rows.to(steps.device)
+    place = place // copies
     if not _open.counts:
         steps[place] = -1
     _open.counts.append([])
@@ -36,4 +38,5 @@ def counting(steps: torch.Tensor, rows: torch.Tensor | None) -> Iterator[None]:
         parts = _open.counts.pop()
         found = torch.cat([part.to(steps.device, steps.dtype) for part in parts]) if parts else steps[:0]
         if len(found) == len(place):  # not so of paths that count nothing, and of those that were interrupted
-            steps[place] = steps[place].clamp(min=0) + found
+            steps[place] = steps[place].clamp(min=0)
+            steps.index_add_(0, place, found)

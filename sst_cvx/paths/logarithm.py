@@ -136,13 +136,16 @@ def log_soft_argmax(soft: Any, u: torch.Tensor, temperature: Any, mask: Any, par
             batch = without_absent(structure, batch)
         if not u.numel():
             return u * 0
-        if batch.mask is None:
-            x = logarithm(batch)
-        elif logarithm.by_tensors:
-            x = torch.where(batch.mask.allowed, logarithm(batch), -math.inf)
-        else:
-            x = _by_faces(soft, batch)
-        return batch.spoiled(x, soft).reshape(u.shape).to(u.dtype)
+        return batch.spoiled(log_of(soft, batch), soft).reshape(u.shape).to(u.dtype)
+
+
+def log_of(soft: Any, batch: Batch) -> torch.Tensor:
+    """log of a soft argmax of a flat batch, -inf at forbidden items."""
+    if batch.mask is None:
+        return soft.logarithm(batch)
+    if soft.logarithm.by_tensors:
+        return torch.where(batch.mask.allowed, soft.logarithm(batch), -math.inf)
+    return _by_faces(soft, batch)
 
 
 def _by_faces(soft: Any, batch: Batch) -> torch.Tensor:

@@ -11,6 +11,7 @@ from sst_cvx.paths.base import Accuracy, Path
 from sst_cvx.paths.failure.shifted import ShiftedHull
 from sst_cvx.paths.gap import frank_wolfe_gap
 from sst_cvx.paths.logarithm import Logarithm, log_soft_argmax
+from sst_cvx.paths.product.path import ProductLogarithm, ProductPath
 from sst_cvx.regularizers import Regularizer
 from sst_cvx.structure.base import Structure
 
@@ -49,9 +50,18 @@ class Questions:
         return log_soft_argmax(self, u, temperature, mask, parameters)
 
     @computed_once
-    def logarithm(self) -> Logarithm:
+    def logarithm(self) -> Logarithm | ProductLogarithm:
         """What ``log`` asks."""
+        if isinstance(self._path, ProductPath):
+            return ProductLogarithm(self._path)
         return Logarithm(self.structure, self.regularizer, self._path)
+
+    @computed_once
+    def ways(self) -> frozenset[str]:
+        """The names of the paths that answer: of a product, those of its factors."""
+        if isinstance(self._path, ProductPath):
+            return frozenset[str]().union(*(soft.ways for soft in self._path.parts))
+        return frozenset([self._path.name])
 
     @computed_once
     def shifted(self) -> ShiftedHull:

@@ -147,7 +147,10 @@ class Structure(Composable["Structure"]):
         if found is None:
             return self._checked(None, None)
         declared = self._checked(*found)
-        if tuple(declared.variable.shape) != self.event_shape or order_parameters(declared.constraints, ()):
+        known = {p.id for p in self.parameters}
+        if tuple(declared.variable.shape) != self.event_shape or not known.issuperset(
+            p.id for p in order_parameters(declared.constraints, ())
+        ):
             raise ValueError(
                 f"declare() must return a variable of shape {self.event_shape}, and constraints without parameters."
             )

@@ -168,7 +168,8 @@ def _answered(
     u, t, *values = (x.detach().clone() if keep or x.is_inference() else x for x in (u, t, *parameters))
     leaves = [x.requires_grad_() for x in (u, *values)] if keep else []
     named = {p.name(): v for p, v in zip(structure.parameters, values, strict=True)}
-    elements = Elements(torch.Size(shape)) if raises else Elements(torch.Size([len(u)]), told=_untold)
+    copies = len(u) // max(1, torch.Size(shape).numel())
+    elements = Elements(torch.Size(shape), copies=copies) if raises else Elements(torch.Size([len(u)]), told=_untold)
     masked: Mask | None = None if mask is None else structure.check_mask(mask.clone(), u.shape, u.device)
     batch = Batch(u, t, named, masked, elements, None if raises else Faults(elements))
     if raises:

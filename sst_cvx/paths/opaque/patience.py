@@ -97,7 +97,7 @@ def _rows(error: SolveError, elements: Elements, rows: torch.Tensor) -> torch.Te
     """Which of these rows the error names; None if it does not say."""
     shape = tuple(elements.batch_shape)
     numbers = [int(np.ravel_multi_index(e, shape)) if shape else 0 for e in error.elements]
-    wrong = torch.isin(rows, torch.tensor(numbers, dtype=rows.dtype, device=rows.device))
+    wrong = torch.isin(rows // elements.copies, torch.tensor(numbers, dtype=rows.dtype, device=rows.device))
     return wrong if bool(wrong.any()) else None
 
 

@@ -1,0 +1,1 @@
+"""Products of independent structures: every factor by its own path."""
