@@ -16,6 +16,7 @@ from polytopes.one_hot import OneHot
 from polytopes.path import Path
 from polytopes.permutahedron import Permutahedron
 from polytopes.segment import Segment
+from polytopes.semi_markov import SemiMarkov
 from polytopes.soft_sorting import soft_rank, soft_sort, soft_top_k
 from polytopes.spanning_tree import SpanningTree
 from sst_cvx.once import CVXPY_LOCK, constants
@@ -78,6 +79,8 @@ def _examples() -> tuple[sst.Structure, ...]:
         Path(diamond, 0, 4),
         Segment(1),
         Segment(6, 2, 3),
+        SemiMarkov(1, 1, 1),
+        SemiMarkov(3, 2, 2),
         MatroidBases.uniform(5, 2),
         MatroidBases.partition(torch.tensor([0, 1, 0, 1, 0, 2, 3]), [2, 1, 1, 0]),
         MatroidBases.graphic(forest),
@@ -112,6 +115,7 @@ __all__ = [
     "Path",
     "Permutahedron",
     "Segment",
+    "SemiMarkov",
     "SpanningTree",
     "soft_rank",
     "soft_sort",
