@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import sst_cvx as sst
+from polytopes.alignment import Alignment
 from polytopes.arborescence import Arborescence
 from polytopes.at_most_k_subset import AtMostKSubset
+from polytopes.connectionist_temporal import ConnectionistTemporal
 from polytopes.correlated_k_subset import CorrelatedKSubset
 from polytopes.hypercube import Hypercube
 from polytopes.k_subset import KSubset
@@ -81,6 +83,13 @@ def _examples() -> tuple[sst.Structure, ...]:
         Segment(6, 2, 3),
         SemiMarkov(1, 1, 1),
         SemiMarkov(3, 2, 2),
+        SemiMarkov(3, 2, 2).budget(torch.tensor([1, 0]).expand(3, 2, 2), at_most=1),
+        Alignment(1, 1),
+        Alignment(2, 3),
+        Alignment(2, 2, "local"),
+        Alignment(3, 2, "warping"),
+        ConnectionistTemporal([], 1, 1),
+        ConnectionistTemporal([1, 1], 4, 3),
         MatroidBases.uniform(5, 2),
         MatroidBases.partition(torch.tensor([0, 1, 0, 1, 0, 2, 3]), [2, 1, 1, 0]),
         MatroidBases.graphic(forest),
@@ -104,8 +113,10 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "EXAMPLES",
+    "Alignment",
     "Arborescence",
     "AtMostKSubset",
+    "ConnectionistTemporal",
     "CorrelatedKSubset",
     "Hypercube",
     "KSubset",

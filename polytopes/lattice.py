@@ -5,13 +5,13 @@ unimodular, and x = M y, which sums the flow of the edges that carry an item. Be
 recursion over the graph (``kernels/dag_sums.py``).
 
 To add a dynamic program: ``class Mine(Lattice, final=True)``, whose ``__init__`` hands over its graph; ``_key`` and
-``__repr__``. Its fast path for the exponential family is registered by itself.
+``__repr__``. Its fast path for the exponential family is registered by itself, and ``budget`` is there for all.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,11 +19,13 @@ import torch
 
 import sst_cvx as sst
 from polytopes.kernels.box import box_violation
+from polytopes.kernels.counter import counted
 from polytopes.kernels.dag_sums import PathGraph
 from polytopes.kernels.log_weights import widened
 from polytopes.kernels.tables import Table
-from sst_cvx.arguments import check_vertex_count
+from sst_cvx.arguments import check_size, check_vertex_count
 from sst_cvx.once import computed_once, constants, later
+from sst_cvx.structure.masks import Mask
 
 if TYPE_CHECKING:
     import cvxpy as cp
@@ -35,6 +37,12 @@ else:
 FREE = -1  # the item of an edge that carries none
 
 
+def exponential_family(structure: Lattice, regularizer: sst.ExponentialFamilyEntropy, u: torch.Tensor) -> torch.Tensor:
+    """The gradient of ``log_partition``, by its own recursion: no autograd inside, which programs that are exported do
+    not take."""
+    return structure.marginals(u)
+
+
 class Lattice(sst.Structure, abstract=True):
     """Base of structures whose elements correspond one to one to the paths from source to target of an acyclic graph.
 
@@ -44,6 +52,7 @@ class Lattice(sst.Structure, abstract=True):
         items: ``(edges,)``: which entry of the event an edge sets to 1; ``FREE`` for none. Several edges may carry an
             item, but no path passes two of them, and no two paths have the same items: a subclass sees to both.
         source, target: vertices.
+        empty: what to say where there is no path.
 
     Raises:
         ValueError: a cycle, or no path.
@@ -66,21 +75,24 @@ class Lattice(sst.Structure, abstract=True):
         items: np.ndarray,
         source: int,
         target: int,
+        empty: str = "there is no path from source to target.",
     ):
         size = math.prod(event_shape)
         self._graph = PathGraph(tails, heads, source, target)
         if not self._graph.reachable:
-            raise ValueError(f"there is no path from {source} to {target}.")
+            raise ValueError(empty)
+        live = self._graph.live
         #: Whether edges are items, in this order.
         self._same = len(items) == size and bool((items == np.arange(size)).all())
-        if not self._same and not self._graph.live.all():
-            live = self._graph.live
+        if not self._same and live.mean() < 0.9:
             tails, heads, items = tails[live], heads[live], items[live]
-            self._graph = PathGraph(tails, heads, source, target)
-        used = np.bincount(items[items >= 0], minlength=size)
+            self._graph, live = PathGraph(tails, heads, source, target), np.ones(len(tails), dtype=bool)
         #: Whether every item is that of one edge, and every edge carries one: flow and event are the same numbers.
-        self._own = bool((used <= 1).all() and (items >= 0).all())
-        self._items, self._unused = Table(torch.from_numpy(items % (size + 1))), Table(torch.from_numpy(used == 0))
+        self._own = bool((np.bincount(items[items >= 0], minlength=size) <= 1).all() and (items >= 0).all())
+        used = np.zeros(size, dtype=bool)
+        used[items[live & (items >= 0)]] = True
+        self._items = Table(torch.from_numpy(items % (size + 1)))
+        self._unused = None if used.all() else Table(torch.from_numpy(~used))
         self._ends = tails, heads
         super().__init__(event_shape=event_shape)
 
@@ -156,21 +168,113 @@ class Lattice(sst.Structure, abstract=True):
         return self.violation_by_tensors(x.double())
 
     def violation_by_tensors(self, x: torch.Tensor) -> torch.Tensor:
-        absent = torch.where(self._unused.on(x.device), x, 0.0).abs().amax(-1)
-        if not self._own:
-            return torch.maximum(absent, box_violation(x, *self._counts))
-        flow = x if self._same else x.index_select(-1, self._items.on(x.device))
-        return torch.maximum(absent, torch.maximum(self._graph.imbalance(flow), -x.amin(-1)))
+        if self._own:
+            flow = x if self._same else x.index_select(-1, self._items.on(x.device))
+            outside = torch.maximum(self._graph.imbalance(flow), -x.amin(-1))
+        else:
+            outside = box_violation(x, *self._counts)
+        if self._unused is None:
+            return outside
+        return torch.maximum(outside, torch.where(self._unused.on(x.device), x, 0.0).abs().amax(-1))
 
     def prepare(self) -> None:
         if not self._own:
             _ = self._counts
 
+    def budget(self, costs: torch.Tensor, at_most: int | None = None, at_least: int = 0) -> Budgeted:
+        """The elements whose items cost no more and no less: "at most k segments with label c".
 
-def exponential_family(structure: Lattice, regularizer: sst.ExponentialFamilyEntropy, u: torch.Tensor) -> torch.Tensor:
-    """The gradient of ``log_partition``, by its own recursion: no autograd inside, which programs that are exported do
-    not take."""
-    return structure.marginals(u)
+        Exact: paths of this graph times a counter, up to at_most + 1 times as large, whatever can neither be reached
+        nor finish left out. What it returns has every method of this structure, ``budget`` included.
+
+        Args:
+            costs: of the event's shape, integers from 0, or bool.
+            at_most, at_least: bounds of the sum of the costs of an element's items; None for no upper bound.
+
+        Raises:
+            TypeError, ValueError: no such tensor, no such numbers, or no element that keeps the budget.
+        """
+        tails, heads = self._ends
+        items = self._items.on(torch.device("cpu")).numpy()
+        return Budgeted(self, (tails, heads, items, self._graph.source, self._graph.target), costs, at_most, at_least)
+
+
+class Budgeted(Lattice, final=True):
+    """What ``budget`` returns: the elements of a structure whose items' costs sum to a number between two bounds.
+
+    Args:
+        whole: a structure of 0/1 arrays, whose elements correspond to the paths of a graph.
+        graph: its (tails, heads, items, source, target), as for ``Lattice``.
+        costs, at_most, at_least: as for ``Lattice.budget``.
+    """
+
+    def __init__(
+        self,
+        whole: sst.Structure,
+        graph: tuple[np.ndarray, np.ndarray, np.ndarray, int, int],
+        costs: torch.Tensor,
+        at_most: int | None = None,
+        at_least: int = 0,
+    ):
+        self.whole, self.costs = whole, _checked_costs(costs, whole.event_shape)
+        self.at_least = check_size("at_least", at_least, 0)
+        self.at_most = None if at_most is None else check_size("at_most", at_most, self.at_least)
+        tails, heads, items, source, target = graph
+        live = PathGraph(tails, heads, source, target).live
+        tails, heads, items = tails[live], heads[live], items[live]
+        of_edges = np.append(self.costs.numpy().ravel(), 0)[items]
+        found = counted(tails, heads, of_edges, source, target, self.at_least, self.at_most)
+        empty = f"no element of {whole!r} keeps the budget: choose other bounds."
+        if found is None:
+            raise ValueError(empty)
+        tails, heads, edges, source, target = found
+        self._prices = Table(self.costs.double().flatten())
+        super().__init__(whole.event_shape, tails, heads, items[edges], source, target, empty)
+
+    def violation_by_tensors(self, x: torch.Tensor) -> torch.Tensor:
+        outside = torch.maximum(self.whole.violation_by_tensors(x), super().violation_by_tensors(x))
+        spent = x @ self._prices.on(x.device).to(x.dtype)
+        beyond = self.at_least - spent
+        if self.at_most is not None:
+            beyond = torch.maximum(beyond, spent - self.at_most)
+        return torch.maximum(outside, beyond / (1 + max(self.at_least, self.at_most or 0)))
+
+    def prepare(self) -> None:
+        self.whole.prepare()
+        super().prepare()
+
+    def length_mask(self, *lengths: torch.Tensor) -> torch.Tensor:
+        """That of the whole structure."""
+        return self.whole.length_mask(*lengths)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def fillers(self, allowed: torch.Tensor) -> torch.Tensor | None:
+        """Those of the whole structure, where they cost nothing: padding that would count leaves no element."""
+        found = self.whole.fillers(allowed)
+        if found is None:
+            return None
+        priced = (self._prices.on(found.device) > 0).reshape(self.event_shape)
+        axes = tuple(range(-len(self.event_shape), 0))
+        return found & ~(found & priced).any(axes, keepdim=True)
+
+    def with_fillers(self, x: torch.Tensor, mask: Mask) -> torch.Tensor:
+        return self.whole.with_fillers(x, mask)
+
+    def _key(self) -> Hashable:
+        return self.whole, tuple(self.costs.flatten().tolist()), self.at_most, self.at_least
+
+    def __repr__(self) -> str:
+        least = f", at_least={self.at_least}" if self.at_least else ""
+        return f"{self.whole!r}.budget(at_most={self.at_most}{least})"
+
+
+def _checked_costs(costs: object, shape: tuple[int, ...]) -> torch.Tensor:
+    if not isinstance(costs, torch.Tensor) or costs.is_floating_point() or costs.is_complex():
+        raise TypeError("costs must be an integer or bool tensor.")
+    if costs.shape != shape:
+        raise ValueError(f"costs must have the event's shape {tuple(shape)}, got {tuple(costs.shape)}.")
+    if int(costs.min()) < 0:
+        raise ValueError("costs must not be negative.")
+    return costs.detach().to("cpu", torch.long).clone()
 
 
 def _choice(items: np.ndarray, size: int) -> sp.csr_array:
