@@ -7,6 +7,7 @@ import torch
 import sst_cvx as sst
 from polytopes.arborescence import Arborescence
 from polytopes.at_most_k_subset import AtMostKSubset
+from polytopes.chain import Chain
 from polytopes.correlated_k_subset import CorrelatedKSubset
 from polytopes.hypercube import Hypercube
 from polytopes.k_subset import KSubset
@@ -76,6 +77,8 @@ def _examples() -> tuple[sst.Structure, ...]:
         Arborescence(triangles),
         Path(torch.tensor([[0], [1]]), 0, 1),
         Path(diamond, 0, 4),
+        Chain(2, 1),
+        Chain(3, 2),
         Segment(1),
         Segment(6, 2, 3),
         MatroidBases.uniform(5, 2),
@@ -103,6 +106,7 @@ __all__ = [
     "EXAMPLES",
     "Arborescence",
     "AtMostKSubset",
+    "Chain",
     "CorrelatedKSubset",
     "Hypercube",
     "KSubset",
