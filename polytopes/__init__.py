@@ -8,6 +8,7 @@ import sst_cvx as sst
 from polytopes.alignment import Alignment
 from polytopes.arborescence import Arborescence
 from polytopes.at_most_k_subset import AtMostKSubset
+from polytopes.chain import Chain
 from polytopes.connectionist_temporal import ConnectionistTemporal
 from polytopes.correlated_k_subset import CorrelatedKSubset
 from polytopes.hypercube import Hypercube
@@ -79,11 +80,14 @@ def _examples() -> tuple[sst.Structure, ...]:
         Arborescence(triangles),
         Path(torch.tensor([[0], [1]]), 0, 1),
         Path(diamond, 0, 4),
+        Chain(2, 1),
+        Chain(3, 2),
         Segment(1),
         Segment(6, 2, 3),
         SemiMarkov(1, 1, 1),
         SemiMarkov(3, 2, 2),
         SemiMarkov(3, 2, 2).budget(torch.tensor([1, 0]).expand(3, 2, 2), at_most=1),
+        Chain(3, 2).budget(torch.tensor([[0, 1], [1, 0]]).expand(2, 2, 2), at_most=1),
         Alignment(1, 1),
         Alignment(2, 3),
         Alignment(2, 2, "local"),
@@ -116,6 +120,7 @@ __all__ = [
     "Alignment",
     "Arborescence",
     "AtMostKSubset",
+    "Chain",
     "ConnectionistTemporal",
     "CorrelatedKSubset",
     "Hypercube",

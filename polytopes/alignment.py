@@ -37,8 +37,8 @@ class Alignment(Lattice, final=True):
               begin with gaps take a row and a column more, for "nothing yet": ``Alignment(len(a) + 1, len(b) + 1)``,
               scores of items i and j in cell (i + 1, j + 1), and 0 in cell (0, 0). Ends need nothing.
             - ``"local"``: from any match to any later one, or nothing at all.
-            - ``"warping"``: as global, and x[i, j] = 1 for the cells of the way, however they are entered. With -cost / t
-              for utilities, -t times the log-partition is soft-DTW, and marginals are its alignment matrix.
+            - ``"warping"``: as global, and x[i, j] = 1 for the cells of the way, however they are entered. Of utilities
+              -cost / t, -t times the log-partition is soft-DTW, and marginals are its alignment matrix.
 
     Raises:
         TypeError, ValueError: no such numbers, or no such kind.
@@ -84,7 +84,7 @@ class Alignment(Lattice, final=True):
         return cells if self.kind == "warping" else cells[..., None].expand(*cells.shape, 3)
 
     def fillers(self, allowed: torch.Tensor) -> torch.Tensor | None:
-        """A way on to the end, the only one, past the last rows and columns that a mask cuts off: they are not there."""
+        """The only way on to the end, past the last rows and columns that a mask cuts off: they are not there."""
         if self.kind == "local":
             return None
         cells = allowed if self.kind == "warping" else allowed.any(-1)
@@ -95,8 +95,9 @@ class Alignment(Lattice, final=True):
             along = (beyond_b >= 0) & (rows == self.n - 1)[:, None]
             return torch.stack([along, torch.zeros_like(along), down.expand(along.shape)], -1)
         # Diagonally, and on along the border: other ways could leave out a cell.
-        corner = (rows == self.n - 1)[:, None] | (columns == self.m - 1)
-        on = (beyond_a == beyond_b) | (corner & ((beyond_a > beyond_b) == (columns == self.m - 1)))
+        along = (beyond_b > beyond_a) & (rows == self.n - 1)[:, None]
+        down = (beyond_a > beyond_b) & (columns == self.m - 1)
+        on = (beyond_a == beyond_b) | along | down
         return (beyond_a >= 0) & (beyond_b >= 0) & on
 
     def _key(self) -> Hashable:
@@ -107,7 +108,7 @@ class Alignment(Lattice, final=True):
 
 
 def _beyond(present: torch.Tensor) -> torch.Tensor:
-    """By how much each place ``(*batch, size)`` is behind the first that nothing follows; -1 for the last one present."""
+    """By how much each of the places ``(*batch, size)`` is behind the last one present, less 1."""
     places = torch.arange(present.shape[-1], device=present.device)
     length = torch.where(present, places + 1, 0).amax(-1, keepdim=True)
     return places - length

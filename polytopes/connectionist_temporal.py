@@ -1,5 +1,5 @@
-"""Connectionist temporal classification: symbols of n frames that spell a target once repeats are merged and blanks left
-out; x[t, s] = 1 where frame t emits symbol s.
+"""Connectionist temporal classification: symbols of n frames that spell a target once repeats are merged and blanks
+left out; x[t, s] = 1 where frame t emits symbol s.
 
 Graves, Fernandez, Gomez, Schmidhuber (2006): with log-probabilities for utilities, the log-partition is the
 log-likelihood of the target, -``torch.nn.functional.ctc_loss``. States are the target's symbols with blanks around

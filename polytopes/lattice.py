@@ -93,7 +93,7 @@ class Lattice(sst.Structure, abstract=True):
         used[items[live & (items >= 0)]] = True
         self._items = Table(torch.from_numpy(items % (size + 1)))
         self._unused = None if used.all() else Table(torch.from_numpy(~used))
-        self._ends = tails, heads
+        self._arrays = tails, heads, items
         super().__init__(event_shape=event_shape)
 
     @property
@@ -107,15 +107,15 @@ class Lattice(sst.Structure, abstract=True):
         return self._graph.edges >= 1000
 
     def declare(self) -> tuple[cp.Variable, list[Any]]:
-        x, (tails, heads), live = cp.Variable(self.event_shape), self._ends, np.flatnonzero(self._graph.live)
-        items = self._items.on(torch.device("cpu")).numpy()[live]
-        balance, supply = _balance(tails[live], heads[live], self._graph.source, self._graph.target)
+        x, live = cp.Variable(self.event_shape), self._graph.live
+        tails, heads, items = (part[live] for part in self._arrays)
+        balance, supply = _balance(tails, heads, self._graph.source, self._graph.target)
         flat = x if len(self.event_shape) == 1 else cp.vec(x, order="C")
         if self._own:
             unused = np.flatnonzero(np.bincount(items, minlength=self.event_size) == 0)
             absent = [flat[unused] == 0] if len(unused) else []
             return x, [x >= 0, *absent, balance @ _choice(items, self.event_size).T @ flat == supply]
-        flow = cp.Variable(len(live))
+        flow = cp.Variable(len(items))
         return x, [flow >= 0, balance @ flow == supply, flat == _choice(items, self.event_size) @ flow]
 
     def _scores(self, u: torch.Tensor) -> torch.Tensor:
@@ -194,9 +194,8 @@ class Lattice(sst.Structure, abstract=True):
         Raises:
             TypeError, ValueError: no such tensor, no such numbers, or no element that keeps the budget.
         """
-        tails, heads = self._ends
-        items = self._items.on(torch.device("cpu")).numpy()
-        return Budgeted(self, (tails, heads, items, self._graph.source, self._graph.target), costs, at_most, at_least)
+        graph = *self._arrays, self._graph.source, self._graph.target
+        return Budgeted(self, graph, costs, at_most, at_least)
 
 
 class Budgeted(Lattice, final=True):
@@ -279,7 +278,7 @@ def _checked_costs(costs: object, shape: tuple[int, ...]) -> torch.Tensor:
 
 def _choice(items: np.ndarray, size: int) -> sp.csr_array:
     """``(size, edges)``: 1 where an edge carries an item."""
-    held = np.flatnonzero(items < size)
+    held = np.flatnonzero(items >= 0)
     return sp.csr_array((np.ones(len(held)), (items[held], held)), shape=(size, len(items)))
 
 

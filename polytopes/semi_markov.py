@@ -42,10 +42,9 @@ class SemiMarkov(Lattice, final=True):
 
         True for segments that end before the length.
         """
-        last = torch.arange(self.n, device=lengths.device)[:, None] + torch.arange(
-            self.max_length, device=lengths.device
-        )
-        within = sst.length_mask(lengths, self.n + self.max_length)[..., last]
+        start, more = (torch.arange(size, device=lengths.device) for size in (self.n, self.max_length))
+        within = torch.nn.functional.pad(sst.length_mask(lengths, self.n), (0, self.max_length))
+        within = within[..., start[:, None] + more]
         return within[..., None].expand(*within.shape, self.labels)
 
     def fillers(self, allowed: torch.Tensor) -> torch.Tensor:
