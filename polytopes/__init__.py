@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import sst_cvx as sst
+from polytopes.alignment import Alignment
 from polytopes.arborescence import Arborescence
 from polytopes.at_most_k_subset import AtMostKSubset
+from polytopes.chain import Chain
+from polytopes.connectionist_temporal import ConnectionistTemporal
 from polytopes.correlated_k_subset import CorrelatedKSubset
 from polytopes.hypercube import Hypercube
 from polytopes.k_subset import KSubset
@@ -16,6 +19,7 @@ from polytopes.one_hot import OneHot
 from polytopes.path import Path
 from polytopes.permutahedron import Permutahedron
 from polytopes.segment import Segment
+from polytopes.semi_markov import SemiMarkov
 from polytopes.soft_sorting import soft_rank, soft_sort, soft_top_k
 from polytopes.spanning_tree import SpanningTree
 from sst_cvx.once import CVXPY_LOCK, constants
@@ -76,8 +80,20 @@ def _examples() -> tuple[sst.Structure, ...]:
         Arborescence(triangles),
         Path(torch.tensor([[0], [1]]), 0, 1),
         Path(diamond, 0, 4),
+        Chain(2, 1),
+        Chain(3, 2),
         Segment(1),
         Segment(6, 2, 3),
+        SemiMarkov(1, 1, 1),
+        SemiMarkov(3, 2, 2),
+        SemiMarkov(3, 2, 2).budget(torch.tensor([1, 0]).expand(3, 2, 2), at_most=1),
+        Chain(3, 2).budget(torch.tensor([[0, 1], [1, 0]]).expand(2, 2, 2), at_most=1),
+        Alignment(1, 1),
+        Alignment(2, 3),
+        Alignment(2, 2, "local"),
+        Alignment(3, 2, "warping"),
+        ConnectionistTemporal([], 1, 1),
+        ConnectionistTemporal([1, 1], 4, 3),
         MatroidBases.uniform(5, 2),
         MatroidBases.partition(torch.tensor([0, 1, 0, 1, 0, 2, 3]), [2, 1, 1, 0]),
         MatroidBases.graphic(forest),
@@ -101,8 +117,11 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "EXAMPLES",
+    "Alignment",
     "Arborescence",
     "AtMostKSubset",
+    "Chain",
+    "ConnectionistTemporal",
     "CorrelatedKSubset",
     "Hypercube",
     "KSubset",
@@ -112,6 +131,7 @@ __all__ = [
     "Path",
     "Permutahedron",
     "Segment",
+    "SemiMarkov",
     "SpanningTree",
     "soft_rank",
     "soft_sort",

@@ -53,7 +53,9 @@ class Structure(Composable["Structure"]):
 
     Subclasses may override ``argmax``, ``vertices`` and ``log_partition``, and own fast paths. Look-up of fast paths
     is by exact type; a class declared with ``final=True`` (all of ``polytopes``) cannot be subclassed, because a
-    subclass with one more constraint would inherit answers that are outside its hull.
+    subclass with one more constraint would inherit answers that are outside its hull. A base of such classes, which
+    gives them what is right for each of them, is declared with ``abstract=True``: it has no instances, and what it
+    overrides counts as overridden by the classes made directly from it.
 
     Args:
         variable: the event, a CVXPY variable of any shape.
@@ -82,7 +84,7 @@ class Structure(Composable["Structure"]):
     #: size on: "auto" then takes the active-set path before the interior-point path.
     prefers_active_set: bool | property = False
 
-    def __init_subclass__(cls, *, final: bool = False, **kwargs: object) -> None:
+    def __init_subclass__(cls, *, final: bool = False, abstract: bool = False, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         for base in cls.__mro__[1:]:
             if base.__dict__.get("_final", False):
@@ -90,7 +92,7 @@ class Structure(Composable["Structure"]):
                     f"{base.__name__} is final: {cls.__name__} would inherit its argmax and fast paths, which are "
                     "wrong under another constraint. Subclass sst.Structure and declare the whole hull."
                 )
-        cls._final = final
+        cls._final, cls._abstract = final, abstract
         for name in ("argmax", "sample"):
             if name in cls.__dict__:
                 setattr(cls, name, checked(cls.__dict__[name]))
@@ -106,6 +108,8 @@ class Structure(Composable["Structure"]):
         parameters: Sequence[cp.Parameter] = (),
         integral: bool = True,
     ):
+        if type(self).__dict__.get("_abstract", False):
+            raise TypeError(f"{type(self).__name__} is a base of structures: subclass it.")
         self.integral = integral
         self.handle = operator.handle_of(self)
         if event_shape is not None:
@@ -385,8 +389,14 @@ class Structure(Composable["Structure"]):
         return self if self.integral else _Relaxed(self)
 
     def overrides(self, method: str) -> bool:
-        """Whether this instance's own class (not a base class) gives ``method``."""
-        return type(self) is not Structure and method in type(self).__dict__
+        """Whether this instance's own class gives ``method``, or an ``abstract`` one right above it: not a base class
+        that is a set of its own."""
+        for base in type(self).__mro__:
+            if base is Structure or (base is not type(self) and not base.__dict__.get("_abstract", False)):
+                return False
+            if method in base.__dict__:
+                return True
+        return False
 
     def violation(self, x: torch.Tensor, parameters: ParameterValues | None = None) -> torch.Tensor:
         """How far points ``(batch, size)`` are outside the hull, ``(batch,)``; at most 0 inside.
