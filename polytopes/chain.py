@@ -1,8 +1,8 @@
-"""Label sequences with scores of transitions: the linear-chain conditional random field (Lafferty, McCallum, Pereira 2001).
+"""Label sequences with transition scores: linear-chain conditional random fields (Lafferty, McCallum, Pereira 2001).
 
-X = { x : x[i, a, b] = 1 if label a stands at position i and b at i + 1, else 0 }. Hull: unit flow, x >= 0, sum x[0] = 1,
-what enters a label leaves it, sum_a x[i, a, b] = sum_c x[i + 1, b, c]; integral because incidence matrices are totally
-unimodular. Viterbi, forward-backward and exact samples: ``kernels/chain_sums.py``.
+X = { x : x[i, a, b] = 1 if label a stands at position i and b at i + 1, else 0 }. Hull: unit flow, x >= 0, sum x[0] =
+1, what enters a label leaves it, sum_a x[i, a, b] = sum_c x[i + 1, b, c]; integral because incidence matrices are
+totally unimodular. Viterbi, forward-backward and exact samples: ``kernels/chain_sums.py``.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import sst_cvx as sst
 from polytopes.kernels import chain_sums
 from polytopes.kernels.log_weights import ABSENT, widened
 from polytopes.lattice import Budgeted
-from sst_cvx.arguments import check_size, check_utilities, check_vertex_count
+from sst_cvx.arguments import check_size, check_utilities, check_vertex_count, surely_finite
+from sst_cvx.faults import Faults
 from sst_cvx.host import may_ask
 from sst_cvx.once import constants, later
+from sst_cvx.paths.guards import VIOLATION, check_violations
 from sst_cvx.structure.masks import Mask
 
 if TYPE_CHECKING:
@@ -122,7 +124,7 @@ class Chain(sst.Structure, final=True):
         return x if lengths is None else torch.where(self.length_mask(lengths).to(x.device), x, 0.0)
 
     def decode(self, u: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
-        """A best label sequence for utilities u (Viterbi), ``(*batch, n)`` integers; with ``lengths``, 0 after the end."""
+        """A best label sequence for utilities u (Viterbi), ``(*batch, n)`` integers; after ``lengths``, 0."""
         x = self.argmax(u) if lengths is None else self.masked_argmax(u, self.length_mask(lengths))
         return self.labels(x, lengths).argmax(-1)
 
@@ -146,8 +148,9 @@ class Chain(sst.Structure, final=True):
     def masked_log_partition(self, u: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         batch = check_utilities(u, self.event_shape)
         masked = self.check_mask(mask, u.shape, u.device)
-        wide = torch.where(masked.allowed, u, 0.0).to(torch.promote_types(u.dtype, torch.float32))
-        values = chain_sums.log_sums(self._flat(wide), self._flat(masked.kept)).reshape(batch)
+        wide, allowed = u.to(torch.promote_types(u.dtype, torch.float32)), self._flat(masked.allowed)
+        wide = wide if may_ask(wide) and surely_finite(wide) else torch.where(masked.allowed, wide, 0.0)
+        values = chain_sums.log_sums(self._flat(wide), allowed, chain_sums.lengths(allowed)).reshape(batch)
         return masked.unless_empty(values, values < ABSENT / 2).to(u.dtype)
 
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -188,10 +191,9 @@ class Chain(sst.Structure, final=True):
     def _after(self, allowed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The first step, and all later ones, after which a mask allows nothing, ``(*batch, n - 1)``: the sequence has
         ended. None where it allows nothing at all, which is no sequence."""
-        later = allowed.flatten(-2).any(-1).flip(-1).cumsum(-1).flip(-1)
-        ended = (later == 0) & (later[..., :1] > 0)
-        before = torch.nn.functional.pad(ended[..., :-1], (1, 0))
-        return ended & ~before, before
+        ends = chain_sums.lengths(self._flat(allowed)).reshape(*allowed.shape[:-3], 1)
+        steps = torch.arange(self.n - 1, device=allowed.device)
+        return steps == ends, steps > ends
 
     def fillers(self, allowed: torch.Tensor) -> torch.Tensor | None:
         """Where a mask ends the sequence, it goes to label 0 and stays."""
@@ -212,13 +214,13 @@ class Chain(sst.Structure, final=True):
     def face(self, allowed: np.ndarray) -> sst.Structure:
         """As the base's; of a sequence that ends, without what comes after."""
         left = torch.from_numpy(allowed).reshape(self.event_shape)
-        ends = self._after(left)[0]
-        return _Shorter(self, left, int(ends.int().argmax())) if bool(ends.any()) else super().face(allowed)
+        steps = int(chain_sums.lengths(left[None]))
+        return _Shorter(self, left, steps) if steps < self.n - 1 else super().face(allowed)
 
     def _as_graph(self) -> tuple[np.ndarray, np.ndarray, int, int, np.ndarray]:
-        """(tails, heads, source, target, items): a directed acyclic graph whose paths are the sequences. Vertices are the
-        source, the labels of each position, the target; items are the places of edges in the flat event, -1 for those
-        out of the source and into the target."""
+        """(tails, heads, source, target, items): a directed acyclic graph whose paths are the sequences. Vertices are
+        the source, the labels of each position, the target; items are the places of edges in the flat event, -1 for
+        those out of the source and into the target."""
         n, k = self.n, self.size
         state = 1 + np.arange(n * k).reshape(n, k)
         source, target = 0, n * k + 1
@@ -277,13 +279,20 @@ class _Shorter(sst.Structure, final=True):
         return (points[(points[:, ~kept] == 0).all(1)] * self._allowed).unique(dim=0)
 
 
-@sst.fast_path(Chain, sst.ExponentialFamilyEntropy, supports_masks=True)
+@sst.fast_path(Chain, sst.ExponentialFamilyEntropy, finishes_masks=True)
 def exponential_family(
-    structure: Chain, regularizer: sst.ExponentialFamilyEntropy, u: torch.Tensor, mask: torch.Tensor | None = None
+    structure: Chain,
+    regularizer: sst.ExponentialFamilyEntropy,
+    u: torch.Tensor,
+    mask: Mask | None = None,
+    faults: Faults | None = None,
 ) -> torch.Tensor:
     """The gradient of ``log_partition``, by its own recursion: no autograd inside, which programs that are exported do
-    not take."""
+    not take. With a mask, without its fillers, and checked here: 1.1 times the work, not 2.5."""
     if mask is None:
-        return chain_sums.marginals(structure._flat(u)).reshape(u.shape)
-    kept = structure.check_mask(mask, u.shape, u.device).kept
-    return chain_sums.marginals(structure._flat(u), structure._flat(kept)).reshape(u.shape)
+        return chain_sums.marginals(u)[1]
+    ends = chain_sums.lengths(mask.allowed)
+    value, x = chain_sums.marginals(u, mask.allowed, ends)
+    x = mask.unless_empty(x, value.detach() < ABSENT / 2, faults)
+    check_violations(chain_sums.imbalance(x.detach(), ends), VIOLATION[x.dtype], lambda: repr(structure), faults)
+    return x

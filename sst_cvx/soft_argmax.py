@@ -165,9 +165,10 @@ class SoftArgmax(Questions, torch.nn.Module):
             if path.device is not None or path.dtype is not None:
                 batch = batch.to(path.device or u.device, path.dtype or u.dtype)
             x = path(batch)
-            if not path.checks_hull:
+            finished = path.finishes(batch)
+            if not (path.checks_hull or finished):
                 check_hull(self.structure, x, batch.parameters, path.who, batch.faults)
-            x = x if mask is None else mask.removed(x, batch.faults)
+            x = x if mask is None or finished else mask.removed(x, batch.faults)
         except SolveError as error:
             raise batch.elements.rename(error) from error.__cause__
         except Absent as error:

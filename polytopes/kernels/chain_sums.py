@@ -8,7 +8,8 @@ exponentials:
 
     dA_i+1[b] = sum_a p_i[a, b] (dA_i[a] + du_i[a, b]),   dp = p (dA_i[a] + du - dA_i+1[b]).
 
-On the CPU the sweeps are compiled (``native/chain.py``); here one step at a time, over the whole batch, nothing in place.
+Rows may have fewer steps, ``ends``, after which there is nothing: zeros. On the CPU the sweeps are compiled
+(``native/chain.py``); here one step at a time, over the whole batch, nothing in place.
 """
 
 from __future__ import annotations
@@ -26,41 +27,51 @@ from sst_cvx.autodiff import Function
 Sums = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def log_sums(u: torch.Tensor, allowed: torch.Tensor | None = None) -> torch.Tensor:
+def log_sums(u: torch.Tensor, allowed: torch.Tensor | None = None, ends: torch.Tensor | None = None) -> torch.Tensor:
     """log of the sum over sequences of exp of their scores, ``(batch,)``, float64; any derivative.
 
     Args:
         u: scores. allowed: bool of their shape, or None: False where a transition is forbidden, whose score must be
-            finite all the same. Where nothing is left, the answer is below ABSENT / 2.
+            finite all the same. ends: ``(batch,)``, the number of steps of each row, at least 1, or None: all.
+
+    Where nothing is left, the answer is below ABSENT / 2.
     """
     if torch.compiler.is_dynamo_compiling():
-        return _forward(_without(u, allowed))[0]
+        return _forward(u, allowed, ends)[0]
     if native.serves(u) and not is_differentiated(u):
-        return _compiled(u, allowed, share=False, marginals=False)[0]
-    return _Sums.apply(u, allowed)[0]
+        return _compiled(u, allowed, ends, share=False, marginals=False)[0]
+    return _Sums.apply(u, allowed, ends)[0]
 
 
-def marginals(u: torch.Tensor, allowed: torch.Tensor | None = None) -> torch.Tensor:
-    """The gradient of ``log_sums``, shape and dtype of the scores; any derivative. Where nothing is left, the sequence
-    of labels 0: it has forbidden transitions."""
+def marginals(
+    u: torch.Tensor, allowed: torch.Tensor | None = None, ends: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``log_sums`` and their gradient, shape and dtype of the scores; any derivative. What is forbidden, and all where
+    nothing is left, is exactly 0, with derivatives of exactly 0."""
     if torch.compiler.is_dynamo_compiling():
-        value, share, last = _forward(_without(u, allowed))
-        x = _backward(share, last)
-    elif native.serves(u) and not is_differentiated(u):
-        value, x, _, _ = _compiled(u, allowed, share=False, marginals=True)
-    else:
-        value, x, _, _ = _Sums.apply(u, allowed)
-    if allowed is None:
-        return x
-    empty = value.detach() < ABSENT / 2
-    if native.serves(u) and not bool(empty.any()):
-        return x
-    zeros = pad(x.new_ones(1, u.shape[1], 1, 1), (0, u.shape[3] - 1, 0, u.shape[2] - 1))
-    return torch.where(empty[:, None, None, None], zeros, x)
+        value, share, last = _forward(u, allowed, ends)
+        return value, _backward(share, last, ends)
+    if native.serves(u) and not is_differentiated(u):
+        return _compiled(u, allowed, ends, share=False, marginals=True)[:2]
+    return _Sums.apply(u, allowed, ends)[:2]
+
+
+def lengths(allowed: torch.Tensor) -> torch.Tensor:
+    """After how many steps a mask ``(batch, steps, labels, labels)`` allows nothing, ``(batch,)``; all steps, where it
+    allows nothing at all."""
+    if native.serves(allowed):
+        from polytopes.kernels.native import chain
+
+        ends = allowed.new_empty(len(allowed), dtype=torch.long)
+        chain.lengths(native.array(allowed), ends.numpy())
+        return ends
+    order = torch.arange(1, allowed.shape[1] + 1, device=allowed.device)
+    ends = torch.where(allowed.flatten(2).any(2), order, 0).amax(1)
+    return torch.where(ends > 0, ends, allowed.shape[1])
 
 
 def best(u: torch.Tensor) -> torch.Tensor:
-    """A sequence of largest score as a 0/1 array of the shape of the scores; the first of equal labels, from the end."""
+    """A sequence of largest score, 0/1 of the shape of the scores; the first of equal labels, from the end."""
     if native.serves(u):
         from polytopes.kernels.native import chain
 
@@ -80,12 +91,12 @@ def sample(u: torch.Tensor, generator: torch.Generator | None = None) -> torch.T
     if native.serves(u):
         from polytopes.kernels.native import chain
 
-        _, _, share, last = _compiled(u, None, share=True, marginals=False)
-        uniform = torch.rand(len(u), u.shape[1] + 1, dtype=torch.float64, generator=generator)
+        _, _, share, last = _compiled(u, None, None, share=True, marginals=False)
+        uniform = torch.rand(len(u), u.shape[1] + 1, dtype=torch.float64, device=u.device, generator=generator)
         x = torch.zeros_like(u, memory_format=torch.contiguous_format)
         chain.drawn(native.array(share), native.array(last), uniform.numpy(), native.array(x))
         return x
-    _, share, last = _forward(u)
+    _, share, last = _forward(u, None, None)
 
     def before(i: int, label: torch.Tensor) -> torch.Tensor:
         column = label[:, :, None].expand(-1, u.shape[2], 1)
@@ -94,17 +105,24 @@ def sample(u: torch.Tensor, generator: torch.Generator | None = None) -> torch.T
     return _traced(u, draw_one(last.log(), generator), before)
 
 
-def imbalance(x: torch.Tensor) -> torch.Tensor:
+def imbalance(x: torch.Tensor, ends: torch.Tensor | None = None) -> torch.Tensor:
     """How far points ``(batch, steps, labels, labels)`` are from nonnegative unit flow, ``(batch,)``, float64."""
     if native.serves(x):
         from polytopes.kernels.native import chain
 
         found = x.new_empty(len(x), dtype=torch.float64)
-        chain.imbalance(native.array(x), found.numpy())
+        chain.imbalance(native.array(x), native.array(_ends(x, ends)), found.numpy())
         return found
     wide = x.double()
-    off = torch.cat([(wide[:, 0].sum((1, 2)) - 1)[:, None], (wide[:, 1:].sum(3) - wide[:, :-1].sum(2)).flatten(1)], 1)
+    off = wide[:, 1:].sum(3) - wide[:, :-1].sum(2)
+    if ends is not None:
+        off = torch.where((torch.arange(1, x.shape[1], device=x.device) < ends[:, None])[:, :, None], off, 0.0)
+    off = torch.cat([(wide[:, 0].sum((1, 2)) - 1)[:, None], off.flatten(1)], 1)
     return torch.maximum(off.abs().amax(1), -wide.flatten(1).amin(1)).clamp(min=0.0)
+
+
+def _ends(x: torch.Tensor, ends: torch.Tensor | None) -> torch.Tensor:
+    return x.new_full((len(x),), x.shape[1], dtype=torch.long) if ends is None else ends
 
 
 def _traced(u: torch.Tensor, label: torch.Tensor, before: Any) -> torch.Tensor:
@@ -118,43 +136,54 @@ def _traced(u: torch.Tensor, label: torch.Tensor, before: Any) -> torch.Tensor:
     return torch.zeros_like(u).flatten(2).scatter(2, index, 1.0).reshape(u.shape)
 
 
-def _without(u: torch.Tensor, allowed: torch.Tensor | None) -> torch.Tensor:
-    return u if allowed is None else torch.where(allowed, u, ABSENT)
-
-
-def _forward(u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _forward(
+    u: torch.Tensor, allowed: torch.Tensor | None, ends: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Log-sums ``(batch,)``, shares of transitions and of the last labels; the shares in the scores' dtype."""
+    scores = u if allowed is None else torch.where(allowed, u, ABSENT)
     value, share = u.new_zeros(len(u), u.shape[2], dtype=torch.float64), []
-    for scores in u.unbind(1):
-        terms = value[:, :, None] + scores
-        value = terms.logsumexp(1)
-        share.append((terms - value[:, None]).exp().to(u.dtype))
-    total = value.logsumexp(1)
-    return total, torch.stack(share, 1), (value - total[:, None]).exp()
+    for i, row in enumerate(scores.unbind(1)):
+        terms = value[:, :, None] + row
+        new = terms.logsumexp(1)
+        p = (terms - new[:, None]).exp().to(u.dtype)
+        if ends is not None:
+            there = (ends > i)[:, None]
+            new, p = torch.where(there, new, value), torch.where(there[:, :, None], p, 0.0)
+        share.append(p)
+        value = new
+    total, every = value.logsumexp(1), torch.stack(share, 1)
+    last = (value - total[:, None]).exp()
+    if allowed is None:
+        return total, every, last
+    empty = total.detach() < ABSENT / 2
+    return total, torch.where(allowed, every, 0.0), torch.where(empty[:, None], 0.0, last)
 
 
-def _backward(share: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+def _backward(share: torch.Tensor, last: torch.Tensor, ends: torch.Tensor | None) -> torch.Tensor:
     """Marginals from shares."""
-    flow, x = last, []
-    for p in reversed(share.unbind(1)):
-        x.append(p * flow[:, None])
+    flow, x = last if ends is None else torch.zeros_like(last), []
+    for i in reversed(range(share.shape[1])):
+        flow = flow if ends is None else torch.where((ends == i + 1)[:, None], last, flow)
+        x.append(share[:, i] * flow[:, None])
         flow = x[-1].sum(2)
     return torch.stack(x[::-1], 1).to(share.dtype)
 
 
-def _compiled(u: torch.Tensor, allowed: torch.Tensor | None, share: bool, marginals: bool) -> Sums:
-    """As ``_Sums``, with only what is asked for; log-sums are ABSENT where nothing is left."""
+def _compiled(
+    u: torch.Tensor, allowed: torch.Tensor | None, ends: torch.Tensor | None, share: bool, marginals: bool
+) -> Sums:
+    """As ``_Sums``, with only what is asked for; log-sums are -inf where nothing is left."""
     from polytopes.kernels.native import chain
 
     count, shared = len(u), share or marginals
     value, last = u.new_empty(count, dtype=torch.float64), u.new_empty(count, u.shape[2], dtype=torch.float64)
     p = u.new_empty(count if share else min(count, 1), *u.shape[1:])
     x = u.new_empty(count if marginals else 0, *u.shape[1:])
-    mask = torch.empty((0, 1, 1, 1), dtype=torch.bool) if allowed is None else allowed
-    arrays = (native.array(part) for part in (value, last, p, x))
-    of_value, of_last, of_p, of_x = arrays
-    chain.sums(native.array(u), native.array(mask), of_value, of_last, shared, of_p, of_x)
-    return value.clamp(min=ABSENT), x, p, last
+    mask = u.new_empty((0, 1, 1, 1), dtype=torch.bool) if allowed is None else allowed
+    given, found = (u, mask, _ends(u, ends)), (value, last, p, x)
+    of_value, of_last, of_p, of_x = map(native.array, found)
+    chain.sums(*map(native.array, given), of_value, of_last, shared, of_p, of_x)
+    return value, x, p, last
 
 
 class _Sums(Function, one_by_one=True):
@@ -162,47 +191,46 @@ class _Sums(Function, one_by_one=True):
     first and the last, which are float64."""
 
     @staticmethod
-    def forward(u: torch.Tensor, allowed: torch.Tensor | None) -> Sums:
+    def forward(u: torch.Tensor, allowed: torch.Tensor | None, ends: torch.Tensor | None) -> Sums:
         if native.serves(u):
-            return _compiled(u, allowed, share=True, marginals=True)
-        value, share, last = _forward(_without(u, allowed))
-        share = share if allowed is None else torch.where(allowed, share, 0.0)
-        return value, _backward(share, last), share, last
+            return _compiled(u, allowed, ends, share=True, marginals=True)
+        value, share, last = _forward(u, allowed, ends)
+        return value, _backward(share, last, ends), share, last
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Sums) -> None:
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*output[1:])
-        ctx.save_for_forward(*output[1:])
+        ctx.save_for_backward(*output[1:], inputs[2])
+        ctx.save_for_forward(*output[1:], inputs[2])
 
     @staticmethod
     def backward(ctx: Any, of_value: Any, of_x: Any, of_share: Any, of_last: Any) -> tuple:  # type: ignore[override]
-        x, share, last = ctx.saved_tensors
+        x, share, last, ends = ctx.saved_tensors
         grad = None if of_value is None else of_value.to(x.dtype)[:, None, None, None] * x
         if of_x is not None:
-            grad = _sum(grad, _curvature(share, last, x, of_x))
+            grad = _sum(grad, _curvature(share, last, x, ends, of_x))
         if of_share is None and of_last is None:
-            return grad, None
-        p, steps = share.double(), share.shape[1]
+            return grad, None, None
+        p = share.double()
         entry = torch.zeros_like(p) if of_share is None else p * of_share
         source = pad(entry.sum(3), (0, 0, 0, 1)) - pad(entry.sum(2), (0, 0, 1, 0))
         if of_last is not None:
-            end = last * (of_last - (last * of_last).sum(1, keepdim=True))
-            source = source + pad(end[:, None], (0, 0, steps, 0))
+            source = source + _at_end(last * (of_last - (last * of_last).sum(1, keepdim=True)), share, ends)
         entry = entry + p * _Linear.apply(p, source, True)[:, 1:, None]
-        return _sum(grad, entry.to(x.dtype)), None
+        return _sum(grad, entry.to(x.dtype)), None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: torch.Tensor, *_: Any) -> Sums:
-        x, share, last = ctx.saved_tensors
-        rise, of_x = _turned(share, last, x, tangent)
+        x, share, last, ends = ctx.saved_tensors
+        rise, of_x = _turned(share, last, x, ends, tangent)
         of_share = share.double() * (rise[:, :-1, :, None] + tangent - rise[:, 1:, None])
-        mean = (last * rise[:, -1]).sum(1)
-        return mean, of_x, of_share.to(share.dtype), last * (rise[:, -1] - mean[:, None])
+        at_end = _end_of(rise, ends)
+        mean = (last * at_end).sum(1)
+        return mean, of_x, of_share.to(share.dtype), last * (at_end - mean[:, None])
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, u: torch.Tensor, allowed: torch.Tensor | None) -> tuple:
-        flat = [None if part is None else _mapped(part, d, info) for part, d in zip((u, allowed), in_dims, strict=True)]
+    def vmap(info: Any, in_dims: tuple, *inputs: torch.Tensor | None) -> tuple:
+        flat = [None if part is None else _mapped(part, d, info) for part, d in zip(inputs, in_dims, strict=True)]
         found = _Sums.apply(*flat)
         return tuple(part.unflatten(0, (info.batch_size, -1)) for part in found), (0, 0, 0, 0)
 
@@ -217,35 +245,51 @@ def _mapped(x: torch.Tensor, dim: int | None, info: Any) -> torch.Tensor:
     return x.flatten(0, 1)
 
 
-def _curvature(share: torch.Tensor, last: torch.Tensor, x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+def _end_of(rise: torch.Tensor, ends: torch.Tensor | None) -> torch.Tensor:
+    """Of values ``(batch, steps + 1, labels)``, those at the end of each row."""
+    if ends is None:
+        return rise[:, -1]
+    return rise.gather(1, ends[:, None, None].expand(-1, 1, rise.shape[2]))[:, 0]
+
+
+def _at_end(row: torch.Tensor, share: torch.Tensor, ends: torch.Tensor | None) -> torch.Tensor:
+    """Its transpose: ``(batch, labels)`` at the end of each row, 0 elsewhere."""
+    steps = share.shape[1]
+    if ends is None:
+        return pad(row[:, None], (0, 0, steps, 0))
+    return torch.where((torch.arange(steps + 1, device=row.device) == ends[:, None])[:, :, None], row[:, None], 0.0)
+
+
+def _curvature(
+    share: torch.Tensor, last: torch.Tensor, x: torch.Tensor, ends: torch.Tensor | None, g: torch.Tensor
+) -> torch.Tensor:
     """The Hessian of log-sums times g, at marginals x; any derivative."""
-    if torch.is_grad_enabled() and any(part.requires_grad for part in (share, g)):
-        return _turned(share, last, x, g)[1]
-    if not all(map(native.serves, (share, g))):
-        return _turned(share, last, x, g)[1]
+    differentiated = torch.is_grad_enabled() and (share.requires_grad or g.requires_grad)
+    if differentiated or not (native.serves(share) and native.serves(g)):
+        return _turned(share, last, x, ends, g)[1]
     from polytopes.kernels.native import chain
 
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    chain.curvature(*map(native.array, (share, last, x, g, out)))
+    chain.curvature(*map(native.array, (_ends(x, ends), share, last, x, g, out)))
     return out
 
 
 def _turned(
-    share: torch.Tensor, last: torch.Tensor, x: torch.Tensor, g: torch.Tensor
+    share: torch.Tensor, last: torch.Tensor, x: torch.Tensor, ends: torch.Tensor | None, g: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """D = dA along g, float64, and the derivative of marginals: x (D_i[a] + g) + p h_i+1[b], where
-    h_i[a] = sum_b (x g + p h_i+1[b]) and at the end h = -q <q, D>."""
-    p, y = share.double(), x.double()
+    h_i[a] = sum_b (x g + p h_i+1[b]) and at the end h = -q <q, D>. What is forbidden has no share, and no g."""
+    p, y, g = share.double(), x.double(), torch.where(share == 0, 0.0, g)
     rise = _Linear.apply(p, pad((p * g).sum(2), (0, 0, 1, 0)), False)
-    end = -last * (last * rise[:, -1]).sum(1, keepdim=True)
-    fall = _Linear.apply(p, torch.cat([(y * g).sum(3), end[:, None]], 1), True)
+    end = _at_end(-last * (last * _end_of(rise, ends)).sum(1, keepdim=True), share, ends)
+    fall = _Linear.apply(p, pad((y * g).sum(3), (0, 0, 0, 1)) + end, True)
     return rise, (y * (rise[:, :-1, :, None] + g) + p * fall[:, 1:, None]).to(x.dtype)
 
 
 class _Linear(Function, one_by_one=True):
-    """y_0 = source_0, y_i+1[b] = source_i+1[b] + sum_a weight_i[a, b] y_i[a]; ``up``, from the end: y_i[a] = source_i[a]
-    + sum_b weight_i[a, b] y_i+1[b]. Weights ``(batch, steps, labels, labels)``, source ``(batch, steps + 1, labels)``,
-    float64."""
+    """y_0 = source_0, y_i+1[b] = source_i+1[b] + sum_a weight_i[a, b] y_i[a]; ``up``, from the end: y_i[a] =
+    source_i[a] + sum_b weight_i[a, b] y_i+1[b]. Weights ``(batch, steps, labels, labels)``, source ``(batch, steps + 1,
+    labels)``, float64."""
 
     @staticmethod
     def forward(weight: torch.Tensor, source: torch.Tensor, up: bool) -> torch.Tensor:

@@ -195,6 +195,11 @@ class Path(ABC):
     def __init__(self, structure: Structure, regularizer: Regularizer, options: Options):
         raise NotImplementedError
 
+    def finishes(self, batch: Batch) -> bool:
+        """Whether its answer to this batch is checked, and without any but allowed items, already."""
+        del batch
+        return False
+
     def accuracy_at(self, t: float) -> Accuracy:
         """What it promises at temperature t."""
         del t

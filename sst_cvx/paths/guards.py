@@ -36,6 +36,13 @@ def check_hull(
         violation = structure.violation(flat, parameters)
     else:
         violation = structure.violation(flat) if faults is None else structure.violation_by_tensors(flat)
+    check_violations(violation, tolerance, who, faults)
+
+
+def check_violations(
+    violation: torch.Tensor, tolerance: float, who: Callable[[], str], faults: Faults | None = None
+) -> None:
+    """``check_hull`` of points that violate it by so much, ``(count,)``."""
     if faults is not None:
         faults.add(~(violation <= tolerance), "a point outside the hull was found for {elements}.")
     elif not bool((violation <= tolerance).all()):

@@ -1,9 +1,10 @@
-"""Sweeps over label sequences, one row of a batch after the other; arrays as in ``chain_sums``: scores, shares and points
-``(batch, steps, labels, labels)``, the label that is left before the one that is entered, which is contiguous.
+"""Sweeps over label sequences, one row of a batch after the other; arrays as in ``chain_sums``: scores, shares and
+points ``(batch, steps, labels, labels)``, the label that is left before the one that is entered, which is contiguous;
+``ends`` ``(batch,)``, how many steps each row has.
 
 A log-sum takes three passes over a run of steps that stays in the first cache: best values v, and what each transition
-misses of them; exponentials of all of these; sums s of exponentials, whence log-sums v + log s. These are kept apart, as
-a logarithm for each label would cost as much as the rest: s is at least 1, at most the number of ways since v was a
+misses of them; exponentials of all of these; sums s of exponentials, whence log-sums v + log s. These are kept apart,
+as a logarithm for each label would cost as much as the rest: s is at least 1, at most the number of ways since v was a
 log-sum, and v becomes one before float64 holds that number no more.
 """
 
@@ -118,10 +119,9 @@ def _ended(v, s, last):  # type: ignore[no-untyped-def]
     return top + np.log(total) if total != 0.0 else top
 
 
-def _flows(share, last, flow, x):  # type: ignore[no-untyped-def]
+def _flows(steps, share, last, flow, x):  # type: ignore[no-untyped-def]
     """Of one row, from its shares to its marginals; ``flow`` (2, labels) is scratch."""
-    steps, labels = len(share), len(last)
-    here, before = flow[0], flow[1]
+    labels, here, before = len(last), flow[0], flow[1]
     for b in range(labels):
         here[b] = last[b]
     for step in range(steps):
@@ -141,22 +141,22 @@ flows = compiled(_flows, fastmath={"contract", "reassoc"})
 
 
 @compiled
-def sums(scores, allowed, value, last, shared, share, x):  # type: ignore[no-untyped-def]
-    """Log-sums ``(batch,)``, shares of the last labels ``(batch, labels)`` and, if ``shared``, of transitions; marginals.
+def sums(scores, allowed, ends, value, last, shared, share, x):  # type: ignore[no-untyped-def]
+    """Log-sums ``(batch,)``, shares of the last labels ``(batch, labels)``; if ``shared``, of transitions; marginals.
 
     ``allowed``, bool of the shape of the scores, may have no rows: all are. ``share`` may have one row, which is then
     scratch, ``x`` none: marginals are then not asked for. Without any way: -inf, and all zeros.
     """
-    batch, steps, labels, _ = scores.shape
+    batch, labels = scores.shape[0], scores.shape[2]
     run = max(1, _RUN // (labels * labels))
     part, nothing = np.empty((run, labels, labels)), np.zeros((1, 1, 1), np.bool_)
     v, s, new, total = np.empty(labels), np.empty(labels), np.empty(labels), np.empty(labels)
     flow, masked, each = np.empty((2, labels)), len(allowed) > 0, run * np.log(labels)
     for r in range(batch):
         own, mine = share[min(r, len(share) - 1)], allowed[r] if masked else nothing
-        v[:], s[:], ways, low = 0.0, 1.0, 0.0, 0
-        while low < steps:
-            high = min(low + run, steps)
+        v[:], s[:], ways, low, end = 0.0, 1.0, 0.0, 0, ends[r]
+        while low < end:
+            high = min(low + run, end)
             ways += each
             if ways > _WAYS:
                 ways = each
@@ -172,17 +172,21 @@ def sums(scores, allowed, value, last, shared, share, x):  # type: ignore[no-unt
                     _share(part[i - low], total, own[i])
             low = high
         value[r] = _ended(v, s, last[r])
+        if shared:
+            own[end:] = 0.0
         if len(x):
-            flows(own, last[r], flow, x[r])
+            flows(end, own, last[r], flow, x[r])
+            x[r, end:] = 0.0
 
 
-def _turned(share, last, x, g, rise, fall, out):  # type: ignore[no-untyped-def]
-    """Of one row: the Hessian of the log-sum times g; ``rise`` (steps + 1, labels) and ``fall`` (2, labels) are scratch.
+def _turned(steps, share, last, x, g, rise, fall, out):  # type: ignore[no-untyped-def]
+    """Of one row: the Hessian of the log-sum times g, which counts only where there is a share; ``rise``
+    ``(steps + 1, labels)`` and ``fall (2, labels)`` are scratch.
 
     With D_i+1[b] = sum_a p_i[a, b] (D_i[a] + g_i[a, b]), the derivative of log-sums, marginals change by
     x (D_i[a] + g) + p h_i+1[b], where h_i[a] = sum_b (x g + p h_i+1[b]) and at the end h = -last <last, D>.
     """
-    steps, labels = len(share), len(last)
+    labels = len(last)
     for b in range(labels):
         rise[0, b] = 0.0
     for i in range(steps):
@@ -192,7 +196,7 @@ def _turned(share, last, x, g, rise, fall, out):  # type: ignore[no-untyped-def]
         for a in range(labels):
             value, p, row = old[a], share[i, a], g[i, a]
             for b in range(labels):
-                new[b] += p[b] * (value + row[b])
+                new[b] += p[b] * (value + (row[b] if p[b] != 0.0 else 0.0))
     here, before, mean = fall[0], fall[1], 0.0
     for b in range(labels):
         mean += last[b] * rise[steps, b]
@@ -203,7 +207,7 @@ def _turned(share, last, x, g, rise, fall, out):  # type: ignore[no-untyped-def]
         for a in range(labels):
             value, p, y, row, to, total = rise[i, a], share[i, a], x[i, a], g[i, a], out[i, a], 0.0
             for b in range(labels):
-                term = y[b] * row[b] + p[b] * here[b]
+                term = y[b] * (row[b] if p[b] != 0.0 else 0.0) + p[b] * here[b]
                 to[b] = y[b] * value + term
                 total += term
             before[a] = total
@@ -215,17 +219,18 @@ turned = compiled(_turned, fastmath={"contract", "reassoc"})
 
 
 @compiled
-def curvature(share, last, x, g, out):  # type: ignore[no-untyped-def]
+def curvature(ends, share, last, x, g, out):  # type: ignore[no-untyped-def]
     """The Hessian of every row's log-sum times g, of the shape of the scores."""
     steps, labels = share.shape[1], share.shape[2]
     rise, fall = np.empty((steps + 1, labels)), np.empty((2, labels))
     for r in range(len(share)):
-        turned(share[r], last[r], x[r], g[r], rise, fall, out[r])
+        turned(ends[r], share[r], last[r], x[r], g[r], rise, fall, out[r])
+        out[r, ends[r] :] = 0.0
 
 
 def _linear(up, weight, x):  # type: ignore[no-untyped-def]
-    """x_i+1[b] += sum_a weight_i[a, b] x_i[a], in the order of the steps; ``up``: x_i[a] += sum_b weight_i[a, b] x_i+1[b],
-    from the end. ``x`` is ``(batch, steps + 1, labels)``."""
+    """x_i+1[b] += sum_a weight_i[a, b] x_i[a], in the order of the steps; ``up``, from the end: x_i[a] += sum_b
+    weight_i[a, b] x_i+1[b]. ``x`` is ``(batch, steps + 1, labels)``."""
     batch, steps, labels, _ = weight.shape
     for r in range(batch):
         for step in range(steps):
@@ -277,7 +282,7 @@ def best(scores, x):  # type: ignore[no-untyped-def]
 
 @compiled
 def drawn(share, last, uniform, x):  # type: ignore[no-untyped-def]
-    """A sequence to each row of ``x``, zeros, from the last label back, by shares and ``uniform (batch, steps + 1)``."""
+    """A sequence to each row of ``x``, zeros, from the last label back, by shares; ``uniform (batch, steps + 1)``."""
     batch, steps, labels, _ = share.shape
     for r in range(batch):
         label, rest = 0, uniform[r, steps] * last[r].sum()
@@ -302,10 +307,9 @@ def drawn(share, last, uniform, x):  # type: ignore[no-untyped-def]
             label = before
 
 
-def _imbalance(x, entered, into):  # type: ignore[no-untyped-def]
+def _imbalance(steps, x, entered, into):  # type: ignore[no-untyped-def]
     """Of one row: how far it is from nonnegative unit flow; NaN if an entry is. ``entered``, ``into``: scratch."""
-    steps, labels, _ = x.shape
-    worst, low, begun = 0.0, 0.0, -1.0
+    labels, worst, low, begun = x.shape[1], 0.0, 0.0, -1.0
     for i in range(steps):
         for b in range(labels):
             into[b] = 0.0
@@ -333,8 +337,26 @@ _imbalanced = compiled(_imbalance, fastmath={"contract", "reassoc"})
 
 
 @compiled
-def imbalance(x, found):  # type: ignore[no-untyped-def]
+def imbalance(x, ends, found):  # type: ignore[no-untyped-def]
     """``found``, ``(batch,)``: how far points are from nonnegative unit flow."""
     entered, into = np.empty(x.shape[2]), np.empty(x.shape[2])
     for r in range(len(x)):
-        found[r] = _imbalanced(x[r], entered, into)
+        found[r] = _imbalanced(ends[r], x[r], entered, into)
+
+
+@compiled
+def lengths(allowed, ends):  # type: ignore[no-untyped-def]
+    """``ends``, ``(batch,)``: after how many steps ``allowed`` allows nothing; all, where it allows nothing at all."""
+    batch, steps, labels, _ = allowed.shape
+    for r in range(batch):
+        end, found = steps, False
+        while end > 0 and not found:
+            for a in range(labels):
+                for b in range(labels):
+                    if allowed[r, end - 1, a, b]:
+                        found = True
+                        break
+                if found:
+                    break
+            end -= not found
+        ends[r] = end if found else steps

@@ -25,6 +25,7 @@ class Entry:
     when: Condition | None
     supports_parameters: bool
     supports_masks: bool
+    finishes_masks: bool = False
     logarithm: FastPathFunction | None = None
 
 
@@ -38,6 +39,7 @@ def fast_path(
     when: Condition | None = None,
     supports_parameters: bool = False,
     supports_masks: bool = False,
+    finishes_masks: bool = False,
     log: FastPathFunction | None = None,
 ) -> Callable[[FastPathFunction], FastPathFunction]:
     """Register a function of (structure, regularizer, utilities / temperature) as the soft argmax of a pair of types.
@@ -47,6 +49,10 @@ def fast_path(
         supports_parameters: the function also takes the hull's parameters as keywords.
         supports_masks: the function also takes ``mask=``, bool of the utilities' shape; its answer has the structure's
             fillers in place (``with_fillers``). Others see forbidden items as utilities that carry no weight.
+        finishes_masks: the function also takes ``mask=``, the flat batch's ``Mask``, and ``faults=``, and answers for
+            it: utilities of forbidden items may be any finite numbers, and are ignored; they are exactly 0 in its
+            answer, without fillers, and have derivatives of exactly 0; it checks the hull, and whether any element is
+            left. Saves passes over a large event that cost more than its algorithm.
         log: a function of the same arguments to log x, with relative accuracy, for ``SoftArgmax.log``.
 
     Raises:
@@ -66,7 +72,7 @@ def fast_path(
                 f"({structure_type.__name__}, {regularizer_type.__name__}) has a fast path already: "
                 f"{describe(_REGISTRY[pair].function)}. Remove one of the two."
             )
-        _REGISTRY[pair] = Entry(function, when, supports_parameters, supports_masks, log)
+        _REGISTRY[pair] = Entry(function, when, supports_parameters, supports_masks, finishes_masks, log)
         return function
 
     return register
@@ -102,6 +108,12 @@ def takes_masks(structure: Structure, regularizer: Regularizer) -> bool:
     """Whether the function registered for this pair takes ``mask=``."""
     entry = _REGISTRY.get((type(structure), type(regularizer)))
     return entry is not None and entry.supports_masks
+
+
+def finishes_masks(structure: Structure, regularizer: Regularizer) -> bool:
+    """Whether the function registered for this pair answers for masks by itself."""
+    entry = _REGISTRY.get((type(structure), type(regularizer)))
+    return entry is not None and entry.finishes_masks
 
 
 def marginals(structure: Structure, regularizer: Regularizer, u: torch.Tensor) -> torch.Tensor:
