@@ -7,6 +7,7 @@ import torch
 import sst_cvx as sst
 from polytopes.arborescence import Arborescence
 from polytopes.at_most_k_subset import AtMostKSubset
+from polytopes.binary_tree import BinaryTree
 from polytopes.correlated_k_subset import CorrelatedKSubset
 from polytopes.hypercube import Hypercube
 from polytopes.k_subset import KSubset
@@ -77,6 +78,8 @@ def _examples() -> tuple[sst.Structure, ...]:
         Arborescence(triangles),
         ProjectiveTree(2, single_root=True),
         ProjectiveTree(4),
+        BinaryTree(1),
+        BinaryTree(3, 2),
         Path(torch.tensor([[0], [1]]), 0, 1),
         Path(diamond, 0, 4),
         Segment(1),
@@ -106,6 +109,7 @@ __all__ = [
     "EXAMPLES",
     "Arborescence",
     "AtMostKSubset",
+    "BinaryTree",
     "CorrelatedKSubset",
     "Hypercube",
     "KSubset",

@@ -3,13 +3,13 @@
 An edge i -> j is projective if i is an ancestor of all words between i and j; edges drawn above the words then do not
 cross. Eisner (1996, "Three new probabilistic models for dependency parsing", section 4) derives each such tree in one
 way from spans i..j whose head is at an end: complete ones (``right``: head i; ``left``: head j, with all their
-dependents in the span) and incomplete ones, of an edge between the ends (``rightwards``, ``leftwards``), all of O(n^2),
+dependents in the span) and incomplete ones, of an edge between the ends (``rightwards``, ``leftwards``), O(n^2) of them
 by O(n^3) ways to split them. Everything here is a recursion over this hypergraph (``kernels/hypergraph_sums.py``).
 
-Hull: unit flow through it (``kernels/hypergraph_hull.py``), integral by reference subsets: cut each word in a left and a
-right half. A ``right`` span i..j has the halves from the right one of i to the right one of j, a ``left`` one those from
-the left one of i to the left one of j, an incomplete one those from the right one of i to the left one of j; each is
-the disjoint union of those of its parts.
+Hull: unit flow through it (``kernels/hypergraph_hull.py``), integral by reference subsets: cut each word in a left and
+a right half. A ``right`` span i..j has the halves from the right one of i to the right one of j, a ``left`` one those
+from the left one of i to the left one of j, an incomplete one those from the right one of i to the left one of j; each
+is the disjoint union of those of its parts.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class ProjectiveTree(sst.Structure, final=True):
     def violation(self, x: torch.Tensor) -> torch.Tensor:
         """What can be seen without the hull: entries in [0, 1], and how many edges enter each word (and leave the
         root)."""
-        tails, heads = self._ends.on(x.device)
+        heads = self._ends.on(x.device)[1]
         into = x.new_zeros(len(x), self.n).index_add(1, heads, x)
         outside = torch.maximum(box_violation(x, self.n - 1, self.n - 1), (into[:, 1:] - 1).abs().amax(1))
         if not self.single_root:

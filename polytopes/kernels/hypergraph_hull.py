@@ -20,15 +20,16 @@ else:
 def unit_flow(arcs: Arcs, x: Any) -> list[Any]:
     """That x ``(items,)`` is in the hull of the items of derivations: constraints, with a variable of arcs.
 
-    Theorem 1 of R. K. Martin, R. L. Rardin, B. A. Campbell, "Polyhedral characterization of discrete dynamic
-    programming", Operations Research 38 (1990): if each vertex has a nonempty reference subset of a finite set, and those
-    of an arc's tails are disjoint subsets of its head's, then
+    R. K. Martin, R. L. Rardin, B. A. Campbell, "Polyhedral characterization of discrete dynamic programming",
+    Operations Research 38 (1990): if each vertex has a nonempty reference subset of a finite set, and those of an arc's
+    tails are disjoint subsets of its head's, then
 
         y >= 0,   sum of y over arcs into v = sum of y over arcs that have v as a tail   (1 for the root)
 
-    has the derivations for its extreme points; x = M y sums the arcs of each item. Proof in a line: the greatest y is
-    peeled off along any derivation of positive arcs, which uses no vertex twice, as vertices of intersecting subsets
-    are not used side by side.
+    has the derivations for its extreme points; x = M y sums the arcs of each item. For if y solves this, arcs of
+    positive y derive the root, by balance, and use no vertex twice: subsets of vertices side by side are disjoint, and
+    none is below itself. So the least y along them, times this derivation, may be taken off; what is left solves the
+    same for a smaller root, with fewer positive arcs. Hence y is a mixture of derivations.
     """
     n, m = arcs.vertices, arcs.count
     y, number = cp.Variable(m, nonneg=True), np.arange(m)

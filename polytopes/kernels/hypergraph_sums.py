@@ -8,7 +8,7 @@ of each of its tails. Along the vertices in topological order, in one of two sem
 With p = exp(value(tail 1) + value(tail 2) + score - value(head)), an arc's share of its head's sum, derivatives of the
 log-sum are linear recursions (outside values, as parsers call them)
 
-    lambda(tail) = g(tail) + sum over arcs that have it as a tail of p lambda(head)   (first, and its transpose for more)
+    lambda(tail) = g(tail) + sum over arcs with this tail of p lambda(head)      (first, and its own transpose for more)
 
 as those over paths are (``dag_sums``), of which this is the like. No derivation may use a vertex twice: sets of 0/1
 arrays are then those of items, and the hull of unit flow (``hypergraph_hull``) is integral.
