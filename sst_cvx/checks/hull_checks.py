@@ -11,6 +11,7 @@ import torch
 from sst_cvx.checks.inputs import Extent, enumerate_vertices, listed
 from sst_cvx.checks.points import are_extreme, extreme_points, facet_normals
 from sst_cvx.checks.report import Input, NotApplicable, Worst
+from sst_cvx.hull.canonical import backend
 from sst_cvx.hull.linear import LinearHull
 from sst_cvx.hull.violation import violation_by_cvxpy
 from sst_cvx.once import later
@@ -82,8 +83,9 @@ class HullChecks:
         s = self.structure
         for p in s.parameters:
             p.value = self.values[p.name()]
-        objective = cp.Minimize(cp.norm1(cp.vec(s.variable, order="C") - point))
-        return float(cp.Problem(objective, s.constraints).solve())  # type: ignore[arg-type]
+        distance = cp.norm1(cp.vec(s.variable, order="C") - point)
+        problem = cp.Problem(cp.Minimize(distance), s.constraints)  # type: ignore[arg-type]
+        return float(problem.solve(canon_backend=backend(problem)))  # type: ignore[arg-type]
 
     def vertices_are_extreme(self) -> tuple[float, float, Input]:
         """1 where a vertex is listed twice, or in the hull of others (an integer point inside is one of X if

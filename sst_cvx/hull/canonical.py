@@ -79,6 +79,11 @@ class Canonical:
         return theta
 
 
+def backend(problem: cp.Problem) -> str | None:
+    """What CVXPY should canonicalise with: of arrays of three dimensions and more, only this, and it warns else."""
+    return "SCIPY" if any(v.ndim > 2 for v in problem.variables()) else None
+
+
 def canonicalise(variable: cp.Variable, constraints: Sequence[Any], parameters: Sequence[cp.Parameter]) -> Canonical:
     """Constraints on an event variable as numbers.
 
@@ -90,7 +95,7 @@ def canonicalise(variable: cp.Variable, constraints: Sequence[Any], parameters: 
         event = cp.Variable(variable.shape)
         extra = [event == variable]
     problem = cp.Problem(cp.Minimize(cp.sum(event)), [*constraints, *extra])
-    data, chain, _ = cast(Any, problem.get_problem_data("CLARABEL"))
+    data, chain, _ = cast(Any, problem.get_problem_data("CLARABEL", canon_backend=backend(problem)))
     compiled, dims = data["param_prob"], data["dims"]
     variable_ids, parameter_ids = chain.compose_var_id_map(), chain.compose_param_id_map()
     pattern = compiled.reduced_A.problem_data_index

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sst_cvx.errors import Elements, SolveError
+from sst_cvx.hull.canonical import backend
 from sst_cvx.hull.violation import ViolationOfLinearHull, violation_by_cvxpy
 from sst_cvx.once import CVXPY_LOCK, later
 from sst_cvx.paths.base import Accuracy, Batch, Options, Path, Refused
@@ -107,6 +108,7 @@ class LayerPath(Path):
             parameters=[utilities, temperature, *structure.parameters],
             variables=[event, *self._auxiliary],
             solver=self.solver,
+            canon_backend=backend(problem),
         )
         # Some programs leave the hull's auxiliary variables out: then only rows without them are checked.
         self._complete = len(self._auxiliary) == len(hull.auxiliary)
