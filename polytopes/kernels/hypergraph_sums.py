@@ -336,15 +336,13 @@ class _Values(Function, one_by_one=True):
     @staticmethod
     def backward(ctx: Any, of_values: Any, of_share: Any) -> tuple:  # type: ignore[override]
         graph, (share,) = ctx.graph, ctx.saved_tensors
-        heads, first, second, item = graph._tables[:4]
         given = share.new_zeros(graph.vertices + 1, share.shape[1]) if of_values is None else of_values
         source = given.to(share.dtype)
         if of_share is None:
             return graph._of_items(share, _Linear.apply(share, source, graph, True)), None
-        entry = share * of_share  # d share = share (d value(tail 1) + d value(tail 2) + d score - d value(head))
-        source = source.index_add(0, first, entry).index_add(0, second, entry).index_add(0, heads, -entry)
-        x = graph._of_items(share, _Linear.apply(share, source, graph, True))
-        return x.index_add(0, item, entry), None
+        # d share = share (d value(tail 1) + d value(tail 2) + d score - d value(head))
+        source, x = _entries(graph, share, of_share, source)
+        return x + graph._of_items(share, _Linear.apply(share, source, graph, True)), None
 
     @staticmethod
     def jvp(ctx: Any, tangent: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -422,7 +420,35 @@ class _Linear(Function, one_by_one=True):
         return x.unflatten(1, both[1].shape[1:]), 1
 
 
+def _entries(
+    graph: Hypergraph, share: torch.Tensor, of_share: torch.Tensor, source: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cotangents of values, those of shares among them, and what shares alone make of those of scores."""
+    heads, first, second, item = graph._tables[:4]
+    x = share.new_zeros(graph.items + 2, share.shape[1])
+    if _by_loops(share, of_share):
+        from polytopes.kernels.native import hypergraph
+
+        source = source.clone(memory_format=torch.contiguous_format)
+        hypergraph.entries(*graph._arrays, native.array(share), native.array(of_share), source.numpy(), x.numpy())
+        return source, x
+    entry = share * of_share
+    source = source.index_add(0, first, entry).index_add(0, second, entry).index_add(0, heads, -entry)
+    return source, x.index_add(0, item, entry)
+
+
 def _meeting(graph: Hypergraph, of_tails: torch.Tensor, of_heads: torch.Tensor) -> torch.Tensor:
     """For every arc what is at its tails, together, times what is at its head."""
     heads, first, second = graph._tables[:3]
+    if _by_loops(of_tails, of_heads):
+        from polytopes.kernels.native import hypergraph
+
+        found = of_heads.new_empty(graph.arcs.count + 1, of_heads.shape[1])
+        hypergraph.meeting(*graph._arrays[:3], native.array(of_tails), native.array(of_heads), found.numpy())
+        return found
     return (_take(of_tails, first) + _take(of_tails, second)) * _take(of_heads, heads)
+
+
+def _by_loops(*tensors: torch.Tensor) -> bool:
+    """Whether loops serve for a derivative that is not differentiated again."""
+    return all(native.serves(x) and not _is_differentiated(x) for x in tensors)

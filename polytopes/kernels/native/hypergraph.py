@@ -15,6 +15,8 @@ import numpy as np
 from sst_cvx.native import compiled
 
 _WAYS = 1e270  # in one run, of which float64 holds the number
+_LEAST = -700.0  # of a logarithm: below, exponentials are slow, and count for nothing
+_NOTHING = 1e-300  # more than the exponential of that
 
 
 @compiled
@@ -38,7 +40,7 @@ def missed(low, start, first, second, item, scores, values, ways, part):  # type
                 values[v, k] = max(values[v, k], term)
         for p in range(start[v] - start[low], start[v + 1] - start[low]):
             for k in range(batch):
-                part[p, k] -= values[v, k]
+                part[p, k] = max(part[p, k] - values[v, k], _LEAST)
         v += 1
     ways[low:v] = 1.0
     return v
@@ -55,7 +57,7 @@ def shared(low, high, start, first, second, total, part, share):  # type: ignore
         for j in range(start[v], start[v + 1]):
             a, b, p = first[j], second[j], j - start[low]
             for k in range(batch):
-                part[p, k] *= total[a, k] * total[b, k]
+                part[p, k] = part[p, k] * total[a, k] * total[b, k] if part[p, k] > _NOTHING else 0.0
                 total[v, k] += part[p, k]
         if len(share):
             for j in range(start[v], start[v + 1]):
@@ -85,6 +87,35 @@ def linear(up, start, first, second, weight, x):  # type: ignore[no-untyped-def]
                     x[v, k] += weight[j, k] * (x[a, k] + x[b, k])
     for k in range(batch):
         x[vertices, k] = 0.0
+
+
+@compiled
+def meeting(start, first, second, of_tails, of_heads, found):  # type: ignore[no-untyped-def]
+    """For every arc what is at its tails, together, times what is at its head, into ``(arcs + 1, batch)``."""
+    batch = found.shape[1]
+    for v in range(len(start) - 1):
+        for j in range(start[v], start[v + 1]):
+            a, b = first[j], second[j]
+            for k in range(batch):
+                found[j, k] = (of_tails[a, k] + of_tails[b, k]) * of_heads[v, k]
+    for k in range(batch):
+        found[start[-1], k] = 0.0
+
+
+@compiled
+def entries(start, first, second, item, share, of_share, source, x):  # type: ignore[no-untyped-def]
+    """Every arc's share times its cotangent is added to ``source`` at tails, taken from it at heads, and added to ``x``
+    at items."""
+    batch = share.shape[1]
+    for v in range(len(start) - 1):
+        for j in range(start[v], start[v + 1]):
+            a, b, e = first[j], second[j], item[j]
+            for k in range(batch):
+                entry = share[j, k] * of_share[j, k]
+                source[a, k] += entry
+                source[b, k] += entry
+                source[v, k] -= entry
+                x[e, k] += entry
 
 
 @compiled
