@@ -8,6 +8,7 @@ import sst_cvx as sst
 from polytopes.alignment import Alignment
 from polytopes.arborescence import Arborescence
 from polytopes.at_most_k_subset import AtMostKSubset
+from polytopes.binary_tree import BinaryTree
 from polytopes.chain import Chain
 from polytopes.connectionist_temporal import ConnectionistTemporal
 from polytopes.correlated_k_subset import CorrelatedKSubset
@@ -18,6 +19,7 @@ from polytopes.matroid_bases import MatroidBases
 from polytopes.one_hot import OneHot
 from polytopes.path import Path
 from polytopes.permutahedron import Permutahedron
+from polytopes.projective_tree import ProjectiveTree
 from polytopes.segment import Segment
 from polytopes.semi_markov import SemiMarkov
 from polytopes.soft_sorting import soft_rank, soft_sort, soft_top_k
@@ -78,6 +80,10 @@ def _examples() -> tuple[sst.Structure, ...]:
         Arborescence(3, root=None),
         Arborescence(4, single_root=True),
         Arborescence(triangles),
+        ProjectiveTree(2, single_root=True),
+        ProjectiveTree(4),
+        BinaryTree(1),
+        BinaryTree(3, 2),
         Path(torch.tensor([[0], [1]]), 0, 1),
         Path(diamond, 0, 4),
         Chain(2, 1),
@@ -120,6 +126,7 @@ __all__ = [
     "Alignment",
     "Arborescence",
     "AtMostKSubset",
+    "BinaryTree",
     "Chain",
     "ConnectionistTemporal",
     "CorrelatedKSubset",
@@ -130,6 +137,7 @@ __all__ = [
     "OneHot",
     "Path",
     "Permutahedron",
+    "ProjectiveTree",
     "Segment",
     "SemiMarkov",
     "SpanningTree",
