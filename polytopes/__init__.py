@@ -7,7 +7,9 @@ import torch
 import sst_cvx as sst
 from polytopes.arborescence import Arborescence
 from polytopes.at_most_k_subset import AtMostKSubset
+from polytopes.b_matching import BMatching
 from polytopes.correlated_k_subset import CorrelatedKSubset
+from polytopes.flow import Flow
 from polytopes.hypercube import Hypercube
 from polytopes.k_subset import KSubset
 from polytopes.matching import Matching
@@ -18,6 +20,7 @@ from polytopes.permutahedron import Permutahedron
 from polytopes.segment import Segment
 from polytopes.soft_sorting import soft_rank, soft_sort, soft_top_k
 from polytopes.spanning_tree import SpanningTree
+from polytopes.stable_set import StableSet
 from sst_cvx.once import CVXPY_LOCK, constants
 
 
@@ -35,6 +38,7 @@ def _fano_rank(sets: torch.Tensor) -> torch.Tensor:
 def _examples() -> tuple[sst.Structure, ...]:
     diamond = torch.tensor([[0, 0, 1, 1, 2, 3, 1, 5], [1, 2, 2, 3, 3, 4, 4, 4]])  # vertex 5 is on no path
     triangles = torch.tensor([[0, 0, 1, 2, 3, 1, 3, 2], [1, 2, 3, 3, 1, 2, 0, 1]])  # one edge into the root
+    cycle = torch.tensor([[0, 0, 1, 2], [1, 2, 2, 1]])
     # A multigraph with a loop, a bridge, parallel edges, and two components.
     forest = torch.tensor([[0, 0, 1, 1, 2, 2, 4], [1, 2, 2, 2, 3, 2, 5]])
     return (
@@ -82,6 +86,13 @@ def _examples() -> tuple[sst.Structure, ...]:
         MatroidBases.partition(torch.tensor([0, 1, 0, 1, 0, 2, 3]), [2, 1, 1, 0]),
         MatroidBases.graphic(forest),
         MatroidBases(7, _fano_rank),
+        BMatching(torch.tensor([[0, 0, 1, 1, 1], [0, 1, 0, 0, 1]]), (1, [2, 1])),
+        BMatching(torch.tensor([[0, 0, 1, 2, 2], [0, 1, 0, 0, 1]]), (1, 2), at_least=([1, 0, 1], [1, 0])),
+        Flow(cycle, [3, 0, -3], [2, 1, 2, 2]),
+        Flow(cycle, [1, 0, -1], 1),
+        StableSet([0], [1]),
+        StableSet([0, 1, 2, 0, 5, 4], [2, 3, 4, 5, 6, 5]),
+        StableSet([0, 1, 2, 0], [2, 3, 4, 5], capacity=2),
     )
 
 
@@ -103,7 +114,9 @@ __all__ = [
     "EXAMPLES",
     "Arborescence",
     "AtMostKSubset",
+    "BMatching",
     "CorrelatedKSubset",
+    "Flow",
     "Hypercube",
     "KSubset",
     "Matching",
@@ -113,6 +126,7 @@ __all__ = [
     "Permutahedron",
     "Segment",
     "SpanningTree",
+    "StableSet",
     "soft_rank",
     "soft_sort",
     "soft_top_k",
