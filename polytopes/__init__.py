@@ -88,7 +88,6 @@ def _examples() -> tuple[sst.Structure, ...]:
         MatroidBases(7, _fano_rank),
         BMatching(torch.tensor([[0, 0, 1, 1, 1], [0, 1, 0, 0, 1]]), (1, [2, 1])),
         BMatching(torch.tensor([[0, 0, 1, 2, 2], [0, 1, 0, 0, 1]]), (1, 2), at_least=([1, 0, 1], [1, 0])),
-        Flow(cycle, [3, 0, -3], [2, 1, 2, 2]),
         Flow(cycle, [1, 0, -1], 1),
         StableSet([0], [1]),
         StableSet([0, 1, 2, 0, 5, 4], [2, 3, 4, 5, 6, 5]),
