@@ -8,10 +8,12 @@ import sst_cvx as sst
 from polytopes.alignment import Alignment
 from polytopes.arborescence import Arborescence
 from polytopes.at_most_k_subset import AtMostKSubset
+from polytopes.b_matching import BMatching
 from polytopes.binary_tree import BinaryTree
 from polytopes.chain import Chain
 from polytopes.connectionist_temporal import ConnectionistTemporal
 from polytopes.correlated_k_subset import CorrelatedKSubset
+from polytopes.flow import Flow
 from polytopes.hypercube import Hypercube
 from polytopes.k_subset import KSubset
 from polytopes.matching import Matching
@@ -24,6 +26,7 @@ from polytopes.segment import Segment
 from polytopes.semi_markov import SemiMarkov
 from polytopes.soft_sorting import soft_rank, soft_sort, soft_top_k
 from polytopes.spanning_tree import SpanningTree
+from polytopes.stable_set import StableSet
 from sst_cvx.once import CVXPY_LOCK, constants
 
 
@@ -41,6 +44,7 @@ def _fano_rank(sets: torch.Tensor) -> torch.Tensor:
 def _examples() -> tuple[sst.Structure, ...]:
     diamond = torch.tensor([[0, 0, 1, 1, 2, 3, 1, 5], [1, 2, 2, 3, 3, 4, 4, 4]])  # vertex 5 is on no path
     triangles = torch.tensor([[0, 0, 1, 2, 3, 1, 3, 2], [1, 2, 3, 3, 1, 2, 0, 1]])  # one edge into the root
+    cycle = torch.tensor([[0, 0, 1, 2], [1, 2, 2, 1]])
     # A multigraph with a loop, a bridge, parallel edges, and two components.
     forest = torch.tensor([[0, 0, 1, 1, 2, 2, 4], [1, 2, 2, 2, 3, 2, 5]])
     return (
@@ -104,6 +108,12 @@ def _examples() -> tuple[sst.Structure, ...]:
         MatroidBases.partition(torch.tensor([0, 1, 0, 1, 0, 2, 3]), [2, 1, 1, 0]),
         MatroidBases.graphic(forest),
         MatroidBases(7, _fano_rank),
+        BMatching(torch.tensor([[0, 0, 1, 1, 1], [0, 1, 0, 0, 1]]), (1, [2, 1])),
+        BMatching(torch.tensor([[0, 0, 1, 2, 2], [0, 1, 0, 0, 1]]), (1, 2), at_least=([1, 0, 1], [1, 0])),
+        Flow(cycle, [1, 0, -1], 1),
+        StableSet([0], [1]),
+        StableSet([0, 1, 2, 0, 5, 4], [2, 3, 4, 5, 6, 5]),
+        StableSet([0, 1, 2, 0], [2, 3, 4, 5], capacity=2),
     )
 
 
@@ -126,10 +136,12 @@ __all__ = [
     "Alignment",
     "Arborescence",
     "AtMostKSubset",
+    "BMatching",
     "BinaryTree",
     "Chain",
     "ConnectionistTemporal",
     "CorrelatedKSubset",
+    "Flow",
     "Hypercube",
     "KSubset",
     "Matching",
@@ -141,6 +153,7 @@ __all__ = [
     "Segment",
     "SemiMarkov",
     "SpanningTree",
+    "StableSet",
     "soft_rank",
     "soft_sort",
     "soft_top_k",
