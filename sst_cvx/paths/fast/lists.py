@@ -7,8 +7,12 @@ import torch
 from sst_cvx.paths.fast.registry import fast_path
 from sst_cvx.regularizers import ExponentialFamilyEntropy
 from sst_cvx.structure.listed import Listed
+from sst_cvx.structure.restricted import Restricted
 
 
 @fast_path(Listed, ExponentialFamilyEntropy)
-def softmax_over_list(structure: Listed, regularizer: ExponentialFamilyEntropy, u: torch.Tensor) -> torch.Tensor:
+@fast_path(Restricted, ExponentialFamilyEntropy)
+def softmax_over_list(
+    structure: Listed | Restricted, regularizer: ExponentialFamilyEntropy, u: torch.Tensor
+) -> torch.Tensor:
     return structure.marginals(u)
