@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from sst_cvx.hull.linear import LinearHull
 from sst_cvx.hull.violation import violation_by_cvxpy
 from sst_cvx.once import later
 from sst_cvx.structure.base import Structure
+from sst_cvx.structure.integrality import directions_of, gaps
 
 if TYPE_CHECKING:
     import cvxpy as cp
@@ -23,6 +25,7 @@ else:
     cp = later("cvxpy")
 
 _FEASIBILITY = 1e-9  # HiGHS's, absolute
+_RANDOM = 64  # directions in which the gap between a relaxation and conv(X) is measured, besides the coordinates
 
 
 class HullChecks:
@@ -50,10 +53,12 @@ class HullChecks:
 
     @cached_property
     def whole_numbers(self) -> bool:
-        """Whether the hull is declared in whole numbers, as one of integer points is."""
+        """Whether the hull is declared in whole numbers, as one of integer points is, or the elements are 0/1 arrays."""
         hull = self._numbers
         if hull is None or not self.structure.integral:
             return False
+        if self.structure.known_binary:
+            return True
         parts = (hull.lower, hull.upper, hull.rows.data, hull.row_lower, hull.row_upper)
         return all(bool((part == np.round(part)).all()) for part in parts)
 
@@ -133,6 +138,13 @@ class HullChecks:
         worst = int(excess.argmax())
         direction = torch.from_numpy(directions[worst]).reshape(s.event_shape)
         return float(excess[worst]), 1e-6, Input(f"direction {listed(direction)}", direction=direction)
+
+    def integrality(self) -> tuple[float, float, Input]:
+        """How much further the hull reaches than conv(X), in parts of its width; told, not judged."""
+        directions = directions_of(self.structure, _RANDOM, self.seed)
+        found = gaps(self.structure, directions, self.parameters)
+        worst = int(found.argmax())
+        return float(found[worst]), math.inf, Input("", direction=directions[worst])
 
     def _lacked(self, points: np.ndarray | None) -> np.ndarray:
         """Directions that extreme points of the hull maximise, those that X lacks, ``(count, size)``: at most 64."""

@@ -103,10 +103,12 @@ def checks(structure: Structure, seed: int, parameters: dict[str, torch.Tensor])
     """Checks of the declaration itself."""
     measure = _StructureChecks(structure, seed, parameters)
     argmax, log_partition = "structure.argmax(u, **parameters)", "structure.log_partition(u)"
+    loose = [] if structure.integral else [Check("gap between hull and conv(X), of its width", measure.integrality)]
     return [
         Check("vertices lie in the hull", measure.vertices_in_hull),
         Check("vertices are extreme points, each once", measure.vertices_are_extreme),
         Check("hull is no larger than conv(X)", measure.hull_is_tight, "structure.argmax(direction, **parameters)"),
+        *loose,
         Check("argmax is a best element of X", measure.argmax_attains, argmax),
         Check("elements are 0/1 arrays, as declared", measure.binary),
         Check("log-partition equals enumeration", measure.log_partition, log_partition),

@@ -71,6 +71,14 @@ class LinearOracle:
             )
         return x
 
+    def is_surely_empty(self, seconds: float) -> bool:
+        """Whether there is no point at all, of a linear hull without parameters; False if that takes longer to tell."""
+        linear = self._hull.rows(self._hull.theta({}))
+        program = _Program.of(LinearHull.from_rows(*linear, self._hull.dims.zero, self._hull.event), self._integral)
+        program.model.setOptionValue("time_limit", seconds)
+        program.model.run()
+        return program.model.getModelStatus() == highspy.HighsModelStatus.kInfeasible
+
     def _by_highs(self, direction: np.ndarray, at: dict[str, np.ndarray] | None) -> tuple[np.ndarray, str]:
         program, event = self._program(at), self._hull.event.astype(np.int32)
         model, units = program.model, program.units

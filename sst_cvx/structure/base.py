@@ -30,6 +30,7 @@ from sst_cvx.structure.declaration import (
     renumber,
 )
 from sst_cvx.structure.faces import Faces
+from sst_cvx.structure.integrality import integrality_gap
 from sst_cvx.structure.kinds import are_unit_vectors, seem_binary
 from sst_cvx.structure.masks import Mask, expand_mask
 
@@ -387,6 +388,26 @@ class Structure(Composable["Structure"]):
         """The extreme points of the declared hull, over which soft argmaxes are: this structure, unless the hull is
         looser than conv(X) (``integral=False``)."""
         return self if self.integral else _Relaxed(self)
+
+    def integrality_gap(
+        self, directions: int | torch.Tensor = 64, seed: int = 0, **parameters: torch.Tensor
+    ) -> float:
+        """How much further the declared hull reaches than conv(X): the largest, over directions d, of
+
+            (max over the hull of <d, x>  -  max over X of <d, x>) / (width of the hull along d),   from 0 to 1.
+
+        0 where ``integral=True`` says that they are the same (which ``sst.check`` tests). Else, where it is 0 for all
+        directions, they are.
+
+        Args:
+            directions: ``(*count, *event_shape)``; or how many random ones, of this ``seed``, in addition to both ways
+                along each coordinate. Each takes an argmax, by default a mixed-integer program, and two linear ones.
+            parameters: of the hull.
+
+        Raises:
+            TypeError, ValueError, SolveError: as ``argmax``.
+        """
+        return 0.0 if self.integral else integrality_gap(self, directions, seed, parameters)
 
     def overrides(self, method: str) -> bool:
         """Whether this instance's own class gives ``method``, or an ``abstract`` one right above it: not a base class
