@@ -154,7 +154,7 @@ class Hypergraph:
         values = graph._values(padded, best=False)
 
         def draw(terms: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
-            total = (terms - values[heads]).exp().cumsum(0)
+            total = _shares(terms).cumsum(0)
             return (total > uniform[heads] * total[-1]).to(torch.uint8).argmax(0, keepdim=True)
 
         return graph._trace(values, padded, draw).T.reshape(scores.shape).to(scores.dtype)
@@ -184,8 +184,7 @@ class Hypergraph:
             value = terms.amax(0) if best else _log_sum(terms)
             values.index_copy_(0, heads, value)
             if share is not None:
-                parts = terms.sub_(value).exp_().to(share.dtype)
-                share.index_copy_(0, arcs.flatten(), parts.flatten(0, 1))
+                share.index_copy_(0, arcs.flatten(), _shares(terms).to(share.dtype).flatten(0, 1))
         if share is not None:
             share[-1] = 0.0
         return values
@@ -241,9 +240,8 @@ class Hypergraph:
         share = padded.new_zeros(self.arcs.count + 1, padded.shape[1])
         for heads, arcs, first, second, items in self._steps.down:
             terms = _terms(values, padded, first, second, items)
-            value = terms.logsumexp(0)
-            values = values.index_copy(0, heads, value)
-            share = share.index_copy(0, arcs.flatten(), (terms - value).exp().to(share.dtype).flatten(0, 1))
+            values = values.index_copy(0, heads, terms.logsumexp(0))
+            share = share.index_copy(0, arcs.flatten(), _shares(terms).to(share.dtype).flatten(0, 1))
         return values, torch.nn.functional.pad(share[:-1], (0, 0, 0, 1))
 
     def _traced_linear(self, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -308,6 +306,11 @@ def _terms(
 def _is_differentiated(x: torch.Tensor) -> bool:
     """By autograd, backwards or forwards."""
     return (torch.is_grad_enabled() and x.requires_grad) or forward_ad._current_level >= 0
+
+
+def _shares(terms: torch.Tensor) -> torch.Tensor:
+    """Of sum 1 to the last digit, as what is rounded in a large value is not in them."""
+    return torch.ones_like(terms) if len(terms) == 1 else terms.softmax(0)
 
 
 def _log_sum(terms: torch.Tensor) -> torch.Tensor:

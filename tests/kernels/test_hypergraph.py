@@ -36,7 +36,7 @@ def listed(graph: Hypergraph) -> torch.Tensor:
 @pytest.mark.parametrize("compiled", [True, False])
 def test_sums_maxima_and_marginals_are_those_of_the_list(compiled):
     with native.switched(compiled):
-        for graph in hypergraphs(6, seed=1):
+        for graph in hypergraphs(4, seed=1):
             rows = listed(graph)
             u = 2 * torch.randn(5, graph.items, dtype=torch.float64)
             scores = u @ rows.T
@@ -54,7 +54,7 @@ def test_sums_maxima_and_marginals_are_those_of_the_list(compiled):
 @pytest.mark.parametrize("compiled", [True, False])
 def test_derivatives_of_any_order(compiled):
     with native.switched(compiled):
-        graph = hypergraphs(4, seed=2)[3]
+        graph = min(hypergraphs(8, seed=2), key=lambda g: (g.vertices < 6, g.items, g.arcs.count))
         u = torch.randn(2, graph.items, dtype=torch.float64, requires_grad=True)
         for function in (graph.log_sum, graph.marginals):
             torch.autograd.gradcheck(function, u, check_forward_ad=True, check_batched_grad=True)

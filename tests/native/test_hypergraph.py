@@ -55,7 +55,7 @@ def test_random_hypergraphs(dtype, scale):
         with native.switched(False):
             expected = answers(graph, u)
         for ours, right in zip(found, expected, strict=True):
-            room = (TOLERANCE[dtype] + 1e-13 * scale) * (1 + float(right.abs().max()))  # rounding of scores
+            room = TOLERANCE[dtype] * (1 + float(right.abs().max()))
             torch.testing.assert_close(ours, right, rtol=0, atol=room)
 
 
@@ -101,4 +101,4 @@ def test_what_carries_no_weight_is_dropped_without_a_trace():
     found = structure.marginals(u)
     with native.switched(False):
         expected = structure.marginals(u)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)  # of scores of 1e4, rounded to 2e-12
