@@ -111,17 +111,15 @@ class BinaryTree(sst.Structure, final=True):
         With these as first..last: their own spans, first..j for every later j, and i..n-1 for every earlier i, each
         with the first label; there is one way to join them.
         """
-        n, device = self.n, allowed.device
-        spans = allowed.reshape(-1, n, n, self.labels).any(-1).triu()
-        ends = spans.any(2) | spans.any(1)
-        leaf = torch.arange(n, device=device)
-        some = ends.any(1, keepdim=True)
-        first = torch.where(ends, leaf, n).amin(1, keepdim=True) * some
-        last = torch.where(ends, leaf, -1).amax(1, keepdim=True) * some  # 0..0 where nothing is allowed
+        n, leaf = self.n, torch.arange(self.n, device=allowed.device)
+        flat = allowed.reshape(-1, n, n, self.labels)
+        spans = (flat.any(-1) if self.labels > 1 else flat[..., 0]).triu()
+        first = spans.any(2).byte().argmax(1)[:, None, None]
+        last = torch.where(spans.any(1), leaf, -1).amax(1)[:, None, None]  # none but 0.. where nothing is allowed
         i, j = leaf[:, None], leaf
-        first, last = first[:, :, None], last[:, :, None]
-        absent = (i < first) | (i > last) | ~some[:, :, None]
-        hung = ((i == j) & absent) | ((i == first) & (j > last)) | ((i < first) & (j == n - 1))
+        hung = ((i < first) | (i > last)) & (i == j)
+        hung |= (i == first) & (j > last)
+        hung |= (i < first) & (j == n - 1)
         return torch.nn.functional.pad(hung[..., None], (0, self.labels - 1)).reshape(allowed.shape)
 
     def _key(self) -> Hashable:

@@ -36,6 +36,7 @@ def _pairs() -> Iterator[tuple[sst.Structure, sst.Regularizer]]:
         yield structure, euclidean
     yield polytopes.Path(chain, 0, 3), family
     yield polytopes.Chain(3, 2), family
+    yield polytopes.BinaryTree(3), family
 
 
 def precompile() -> None:

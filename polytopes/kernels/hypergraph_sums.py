@@ -10,8 +10,8 @@ log-sum are linear recursions (outside values, as parsers call them)
 
     lambda(tail) = g(tail) + sum over arcs with this tail of p lambda(head)      (first, and its own transpose for more)
 
-as those over paths are (``dag_sums``), of which this is the like. No derivation may use a vertex twice: sets of 0/1
-arrays are then those of items, and the hull of unit flow (``hypergraph_hull``) is integral.
+as those over paths are (``dag_sums``), of which this is the like. No derivation may use a vertex twice: it then takes
+one arc into each of its vertices, which samples draw, and the hull of unit flow (``hypergraph_hull``) is integral.
 
 Over 300 lines on purpose: every sweep stands beside its twin and its derivatives.
 """
@@ -133,7 +133,8 @@ class Hypergraph:
         return graph._of_items(share, outside)[: self.items].T.reshape(scores.shape)
 
     def best(self, scores: torch.Tensor) -> torch.Tensor:
-        """A derivation of largest score as a 0/1 array, ``(*batch, items)`` to the same shape."""
+        """How often a derivation of largest score has each item, ``(*batch, items)`` to the same shape: 0/1 where none
+        has an item twice."""
         graph, padded = self._prepared(scores.detach())
         if native.serves(padded):
             return graph._compiled_best(padded).reshape(scores.shape).to(scores.dtype)
@@ -142,7 +143,7 @@ class Hypergraph:
         return x.T.reshape(scores.shape)
 
     def sample(self, scores: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """A derivation drawn with probability proportional to exp of its score, as 0/1 array like ``best``; exact."""
+        """A derivation drawn with probability proportional to exp of its score, like ``best``; exact."""
         graph, padded = self._prepared(scores.detach())
         padded = padded.double()
         shape = (self.vertices, padded.shape[1])
@@ -153,7 +154,7 @@ class Hypergraph:
         values = graph._values(padded, best=False)
 
         def draw(terms: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
-            total = (terms - values[heads]).exp().cumsum(0)
+            total = _shares(terms).cumsum(0)
             return (total > uniform[heads] * total[-1]).to(torch.uint8).argmax(0, keepdim=True)
 
         return graph._trace(values, padded, draw).T.reshape(scores.shape).to(scores.dtype)
@@ -163,12 +164,9 @@ class Hypergraph:
         return round(float(self.log_sum(torch.zeros(self.items, dtype=torch.float64)).exp()))
 
     def derivations(self) -> torch.Tensor:
-        """All derivations as 0/1 rows ``(derivations, items)``, float64."""
-        found = self.arcs.derivations()
-        rows = torch.zeros(len(found), self.items + 1, dtype=torch.float64)
-        for row, arcs in zip(rows, found, strict=True):
-            row[self.arcs.item[list(arcs)]] = 1.0
-        return rows[:, : self.items]
+        """How often each derivation has each item, ``(derivations, items)``, float64."""
+        found = [np.bincount(self.arcs.item[list(arcs)], minlength=self.items + 1) for arcs in self.arcs.derivations()]
+        return torch.from_numpy(np.stack(found)[:, : self.items]).double()
 
     def _prepared(self, scores: torch.Tensor) -> tuple[Hypergraph, torch.Tensor]:
         """This hypergraph on the scores' device; the scores ``(items + 2, batch)``, padded by that of arcs without an
@@ -186,8 +184,7 @@ class Hypergraph:
             value = terms.amax(0) if best else _log_sum(terms)
             values.index_copy_(0, heads, value)
             if share is not None:
-                parts = terms.sub_(value).exp_().to(share.dtype)
-                share.index_copy_(0, arcs.flatten(), parts.flatten(0, 1))
+                share.index_copy_(0, arcs.flatten(), _shares(terms).to(share.dtype).flatten(0, 1))
         if share is not None:
             share[-1] = 0.0
         return values
@@ -243,9 +240,8 @@ class Hypergraph:
         share = padded.new_zeros(self.arcs.count + 1, padded.shape[1])
         for heads, arcs, first, second, items in self._steps.down:
             terms = _terms(values, padded, first, second, items)
-            value = terms.logsumexp(0)
-            values = values.index_copy(0, heads, value)
-            share = share.index_copy(0, arcs.flatten(), (terms - value).exp().to(share.dtype).flatten(0, 1))
+            values = values.index_copy(0, heads, terms.logsumexp(0))
+            share = share.index_copy(0, arcs.flatten(), _shares(terms).to(share.dtype).flatten(0, 1))
         return values, torch.nn.functional.pad(share[:-1], (0, 0, 0, 1))
 
     def _traced_linear(self, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -310,6 +306,11 @@ def _terms(
 def _is_differentiated(x: torch.Tensor) -> bool:
     """By autograd, backwards or forwards."""
     return (torch.is_grad_enabled() and x.requires_grad) or forward_ad._current_level >= 0
+
+
+def _shares(terms: torch.Tensor) -> torch.Tensor:
+    """Of sum 1 to the last digit, as what is rounded in a large value is not in them."""
+    return torch.ones_like(terms) if len(terms) == 1 else terms.softmax(0)
 
 
 def _log_sum(terms: torch.Tensor) -> torch.Tensor:

@@ -138,7 +138,7 @@ def best(start, first, second, item, scores, values, entered, waiting, x):  # ty
         while count:
             j = entered[waiting[count - 1]]
             if item[j] < x.shape[1]:
-                x[row, item[j]] = 1.0
+                x[row, item[j]] += 1.0
             count = _replaced(waiting, count, vertices, first[j], second[j])
 
 
@@ -158,7 +158,7 @@ def draw(start, first, second, item, share, uniform, waiting, x):  # type: ignor
                 j += 1
                 total += share[j, row]
             if item[j] < x.shape[1]:
-                x[row, item[j]] = 1.0
+                x[row, item[j]] += 1.0
             count = _replaced(waiting, count, vertices, first[j], second[j])
 
 
