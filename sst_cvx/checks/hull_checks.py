@@ -16,7 +16,7 @@ from sst_cvx.hull.linear import LinearHull
 from sst_cvx.hull.violation import violation_by_cvxpy
 from sst_cvx.once import later
 from sst_cvx.structure.base import Structure
-from sst_cvx.structure.integrality import directions_of, gaps
+from sst_cvx.structure.integrality import along_rows, directions_of, gaps
 
 if TYPE_CHECKING:
     import cvxpy as cp
@@ -105,13 +105,15 @@ class HullChecks:
     def hull_is_tight(self) -> tuple[float, float, Input]:
         """Support function of the hull against the vertices': along the normals of conv(X), where that is small; of
         the hull's extreme points on the grid of X's coordinates that X lacks; in random, sparse and coordinate
-        directions."""
+        directions, and along rows."""
         self._need_hull()
         size, s = self.structure.event_size, self.structure
         rng = np.random.default_rng(self.seed)
         dense = rng.normal(size=(64, size))
         axes, ones = np.eye(size), np.ones((1, size))
         directions = np.vstack([dense, dense * (rng.random(dense.shape) < 0.3), axes, -axes, ones, -ones])
+        if self._numbers is not None:
+            directions = np.vstack([directions, along_rows(self._numbers, self.seed)])
         if s.has_vertices():
             points = self.points.numpy()
             directions = np.vstack([directions, facet_normals(points), self._lacked(points)])
@@ -139,7 +141,7 @@ class HullChecks:
 
     def integrality(self) -> tuple[float, float, Input]:
         """How much further the hull reaches than conv(X), in parts of its width; told, not judged."""
-        directions = directions_of(self.structure, _RANDOM, self.seed)
+        directions = directions_of(self.structure, _RANDOM, self.seed, self.parameters)
         found = gaps(self.structure, directions, self.parameters)
         worst = int(found.argmax())
         return float(found[worst]), math.inf, Input("", direction=directions[worst])

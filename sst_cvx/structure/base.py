@@ -382,9 +382,7 @@ class Structure(Composable["Structure"]):
         looser than conv(X) (``integral=False``)."""
         return self if self.integral else _Relaxed(self)
 
-    def integrality_gap(
-        self, directions: int | torch.Tensor = 64, seed: int = 0, **parameters: torch.Tensor
-    ) -> float:
+    def integrality_gap(self, directions: int | torch.Tensor = 64, seed: int = 0, **parameters: torch.Tensor) -> float:
         """How much further the declared hull reaches than conv(X): the largest, over directions d, of
 
             (max over the hull of <d, x>  -  max over X of <d, x>) / (width of the hull along d),   from 0 to 1.
@@ -394,7 +392,8 @@ class Structure(Composable["Structure"]):
 
         Args:
             directions: ``(*count, *event_shape)``; or how many random ones, of this ``seed``, in addition to both ways
-                along each coordinate. Each takes an argmax, by default a mixed-integer program, and two linear ones.
+                along each coordinate, and to normals of constraints. Each takes an argmax, by default a mixed-integer
+                program, and two linear ones.
             parameters: of the hull.
 
         Raises:
