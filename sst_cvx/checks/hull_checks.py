@@ -52,7 +52,7 @@ class HullChecks:
 
     @cached_property
     def whole_numbers(self) -> bool:
-        """Whether the hull is declared in whole numbers, as one of integer points is, or the elements are 0/1 arrays."""
+        """Whether the hull is declared in whole numbers, as one of integer points is, or elements are 0/1 arrays."""
         hull = self._numbers
         if hull is None or not self.structure.integral:
             return False
