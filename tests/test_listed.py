@@ -75,6 +75,7 @@ def test_derivatives(case):
     v = u.detach()
     assert torch.allclose(torch.func.vmap(soft)(v), soft(v))
     assert torch.equal(torch.func.vmap(structure.argmax)(v), structure.argmax(v))
+    assert torch.allclose(torch.compile(soft, backend="eager", fullgraph=True)(v), soft(v))
 
 
 def test_euclidean(case):

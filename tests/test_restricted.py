@@ -357,6 +357,8 @@ def test_by_list_runs_where_the_host_is_not_asked():
     assert torch.equal(torch.func.vmap(restricted.argmax)(u), restricted.argmax(u))
     soft = sst.SoftArgmax(restricted, sst.ExponentialFamilyEntropy())
     assert torch.allclose(torch.func.vmap(soft)(u), soft(u))
+    assert torch.equal(torch.compile(restricted.argmax, backend="eager", fullgraph=True)(u), restricted.argmax(u))
+    assert torch.equal(torch.compile(soft, backend="eager", fullgraph=True)(u), soft(u))
     large = make("large matchings, budget")[1]
     u = torch.randn(2, 5, 5, dtype=torch.float64)
     assert torch.equal(torch.func.vmap(large.argmax)(u), large.argmax(u))
