@@ -21,7 +21,7 @@ from sst_cvx.learning.noise import Logistic, NegativeExponential
 from sst_cvx.learning.schedules import CosineSchedule, ExponentialSchedule, LinearSchedule
 from sst_cvx.learning.tricks import StochasticArgmax, StochasticSoftmax
 from sst_cvx.paths.failure import SolveInfo
-from sst_cvx.paths.fast import lists as _lists
+from sst_cvx.paths.fast import lists as _lists  # noqa: F401 - it registers itself
 from sst_cvx.paths.fast.registry import fast_path
 from sst_cvx.regularizers import (
     BinaryEntropy,

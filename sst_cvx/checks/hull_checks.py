@@ -17,7 +17,7 @@ from sst_cvx.hull.linear import LinearHull
 from sst_cvx.hull.violation import violation_by_cvxpy
 from sst_cvx.once import later
 from sst_cvx.structure.base import Structure
-from sst_cvx.structure.integrality import directions_of, gaps
+from sst_cvx.structure.integrality import along_rows, directions_of, gaps
 
 if TYPE_CHECKING:
     import cvxpy as cp
@@ -53,7 +53,7 @@ class HullChecks:
 
     @cached_property
     def whole_numbers(self) -> bool:
-        """Whether the hull is declared in whole numbers, as one of integer points is, or the elements are 0/1 arrays."""
+        """Whether the hull is declared in whole numbers, as one of integer points is, or elements are 0/1 arrays."""
         hull = self._numbers
         if hull is None or not self.structure.integral:
             return False
@@ -107,13 +107,15 @@ class HullChecks:
     def hull_is_tight(self) -> tuple[float, float, Input]:
         """Support function of the hull against the vertices': along the normals of conv(X), where that is small; of
         the hull's extreme points on the grid of X's coordinates that X lacks; in random, sparse and coordinate
-        directions."""
+        directions, and along rows."""
         self._need_hull()
         size, s = self.structure.event_size, self.structure
         rng = np.random.default_rng(self.seed)
         dense = rng.normal(size=(64, size))
         axes, ones = np.eye(size), np.ones((1, size))
         directions = np.vstack([dense, dense * (rng.random(dense.shape) < 0.3), axes, -axes, ones, -ones])
+        if self._numbers is not None:
+            directions = np.vstack([directions, along_rows(self._numbers, self.seed)])
         if s.has_vertices():
             points = self.points.numpy()
             directions = np.vstack([directions, facet_normals(points), self._lacked(points)])
@@ -141,7 +143,7 @@ class HullChecks:
 
     def integrality(self) -> tuple[float, float, Input]:
         """How much further the hull reaches than conv(X), in parts of its width; told, not judged."""
-        directions = directions_of(self.structure, _RANDOM, self.seed)
+        directions = directions_of(self.structure, _RANDOM, self.seed, self.parameters)
         found = gaps(self.structure, directions, self.parameters)
         worst = int(found.argmax())
         return float(found[worst]), math.inf, Input("", direction=directions[worst])

@@ -399,7 +399,8 @@ class Structure(Composable["Structure"]):
 
         Args:
             directions: ``(*count, *event_shape)``; or how many random ones, of this ``seed``, in addition to both ways
-                along each coordinate. Each takes an argmax, by default a mixed-integer program, and two linear ones.
+                along each coordinate, and to normals of constraints. Each takes an argmax, by default a mixed-integer
+                program, and two linear ones.
             parameters: of the hull.
 
         Raises:

@@ -1,10 +1,10 @@
 """Whether points of a list are distinct, and none of them in the hull of the others.
 
 A point is extreme where it alone is furthest in some direction. Tried for all points at once: its own direction from
-the middle, as it is and with coordinates of equal spread; in few dimensions, the sum of the normals of its facets (Qhull);
-then a perceptron a point, which turns its direction away from whichever other point beats it. Of the few that are left,
-a linear program a point decides (HiGHS). Points whose coordinates take two values each (all 0/1 arrays) are corners of a
-box, and so extreme.
+the middle, as it is and with coordinates of equal spread; in few dimensions, the sum of the normals of its facets
+(Qhull); then a perceptron a point, which turns its direction away from whichever other point beats it. Of the few that
+are left, a linear program a point decides (HiGHS). Points whose coordinates take two values each (all 0/1 arrays) are
+corners of a box, and so extreme.
 """
 
 from __future__ import annotations

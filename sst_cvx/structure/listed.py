@@ -87,7 +87,7 @@ class Listed(Structure, final=True):
 
     def prepare(self) -> None:
         self._list.prepare()
-        self._frame_on(torch.device("cpu"))
+        _ = self._frame, self._size
 
     @computed_once
     def _frame(self) -> tuple[torch.Tensor, ...]:

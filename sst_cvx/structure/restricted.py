@@ -66,6 +66,7 @@ class Restricted(Structure, final=True):
         self._new = _listed(constraints, whole.variable)
         check_declaration(whole.variable, self._new)
         _check_connected(self._new, whole.variable)
+        self._text = _shown(self._new)  # here, not while a compiler traces
         if not integral:
             _check_integer_points(whole)
         self.known_binary = whole.known_binary or (whole.integral and not integral)
@@ -92,7 +93,7 @@ class Restricted(Structure, final=True):
 
     @property
     def _nothing(self) -> str:
-        return f"no element of {self.whole!r} keeps the constraints {_shown(self._new)}: relax them."
+        return f"no element of {self.whole!r} keeps the constraints {self._text}: relax them."
 
     # -- the list of elements ---------------------------------------------------------------------------------
 
@@ -177,7 +178,7 @@ class Restricted(Structure, final=True):
             if not all("infeasible" in status for status in error.status):
                 raise
             message = (
-                f"no element of {self.whole!r} keeps the constraints {_shown(self._new)} for {{elements}}: relax them"
+                f"no element of {self.whole!r} keeps the constraints {self._text} for {{elements}}: relax them"
                 + (", by other parameters." if self.parameters else ".")
             )
             raise SolveError(message, error.elements, error.status) from None
@@ -216,7 +217,7 @@ class Restricted(Structure, final=True):
 
     def __repr__(self) -> str:
         more = f", parameters=[{', '.join(p.name() for p in self.parameters)}]" if self.parameters else ""
-        return f"{self.whole!r}.where({_shown(self._new)}{more}{', integral=True' if self.integral else ''})"
+        return f"{self.whole!r}.where({self._text}{more}{', integral=True' if self.integral else ''})"
 
 
 @makes("restriction")

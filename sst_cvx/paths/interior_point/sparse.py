@@ -81,7 +81,7 @@ class SparseFactor:
 
 
 def prefers_sparse(form: StandardForm) -> bool:
-    """Whether sparse elimination is the faster linear algebra for a hull: large extended formulations, of few entries."""
+    """Whether sparse elimination is the faster linear algebra for a hull: a large, thin extended formulation."""
     few = form.matrix.nnz <= tolerances.SPARSE_ENTRIES * form.rows * form.columns
     return form.auxiliary > 0 and form.rows >= tolerances.SPARSE_ROWS and few
 
