@@ -122,6 +122,8 @@ FLOOR_INTERIOR, LARGEST_INVERSE_CURVATURE = 1e-11, 1e3
 CONDENSED = 1.3
 #: Rows from which sparse elimination is faster than the dense Schur complement, with auxiliary columns.
 SPARSE_ROWS = 60
+#: How many times more multiplications a dense Schur complement may take than products of the entries of one column.
+SPARSE_PRODUCT = 20
 #: Compiled loops: multiplications of one factorisation, and of those of a batch, up to which they were faster than
 #: tensors; and rows up to which a hull is looked at.
 LOOPS, LOOPS_OF_BATCH, LOOPS_ROWS = 4e4, 6e5, 300
