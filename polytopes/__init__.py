@@ -112,8 +112,8 @@ def _examples() -> tuple[sst.Structure, ...]:
         BMatching(torch.tensor([[0, 0, 1, 2, 2], [0, 1, 0, 0, 1]]), (1, 2), at_least=([1, 0, 1], [1, 0])),
         Flow(cycle, [1, 0, -1], 1),
         StableSet([0], [1]),
-        StableSet([0, 1, 2, 0, 5, 4], [2, 3, 4, 5, 6, 5]),
         StableSet([0, 1, 2, 0], [2, 3, 4, 5], capacity=2),
+        StableSet([0, 1, 2, 0, 5, 4], [2, 3, 4, 5, 6, 5]),
     )
 
 

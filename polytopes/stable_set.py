@@ -67,6 +67,12 @@ class StableSet(sst.Structure, final=True):
         """By the graph, where there is one."""
         return self.capacity == 1
 
+    @property
+    def prefers_active_set(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Where argmax is the graph's: mostly 2 to 10 times faster than the interior point, at 5 to 500 intervals,
+        batches of 1 to 32 and t = 1 to 0.1. By linear programs it is up to 10 times slower."""
+        return self.capacity == 1
+
     def __init__(self, starts: Times, ends: Times, capacity: int | None = 1):
         self.starts, self.ends = _check_intervals(starts, ends)
         self.n = len(self.starts)

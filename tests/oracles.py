@@ -177,3 +177,16 @@ def _counts(w: np.ndarray, k: int) -> np.ndarray:
         chosen = np.pad(found[-1][:, :-1] + column[:, None], ((0, 0), (1, 0)), constant_values=-np.inf)
         found.append(np.logaddexp(found[-1], chosen))
     return np.stack(found)
+
+
+def check_along_a_line(f: Callable[..., torch.Tensor], *at: torch.Tensor, step: float = 1e-5) -> None:
+    """That gradients of <v, f> are its central differences along random directions, each row of a batch its own."""
+    given = [x.detach().requires_grad_() for x in at]
+    along = [torch.randn_like(x) for x in at]
+    y = f(*given)
+    v = torch.randn_like(y)
+    gradients = torch.autograd.grad((y * v).sum(), given)
+    ours = sum((g * d).flatten(1).sum(1) for g, d in zip(gradients, along, strict=True))
+    ends = [f(*(x.detach() + sign * step * d for x, d in zip(at, along, strict=True))) for sign in (1, -1)]
+    theirs = ((ends[0] - ends[1]) * v).flatten(1).sum(1) / (2 * step)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=2e-5)

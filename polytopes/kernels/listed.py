@@ -13,7 +13,7 @@ from sst_cvx.once import constants
 
 #: Boxes of as many integer points or fewer are listed for a log-partition.
 FEW = 4096
-_CELLS = 50_000_000  # entries of the partial points that are kept at once
+_CELLS = 10_000_000  # entries of the partial points that are kept at once
 
 
 def few(most: np.ndarray) -> bool:

@@ -68,6 +68,8 @@ class _StructureChecks(HullChecks):
         """What a class says of itself."""
         if not self.structure.known_binary:
             raise NotApplicable("not declared by known_binary")
+        if self.parameters:
+            raise NotApplicable("with hull parameters elements are 0/1 arrays where these are integers")
         return 0.0 if seem_binary(self.structure.argmax, self.structure.event_shape) else 1.0, 0.5
 
     def log_partition(self) -> Finding:

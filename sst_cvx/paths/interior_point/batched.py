@@ -47,6 +47,10 @@ class BatchedRows:
             return linear - self.transposed(y)
         return torch.baddbmm(linear[:, :, None], self.core_t, y[:, :, None], alpha=-1)[:, :, 0]
 
+    def gram(self, d: torch.Tensor) -> torch.Tensor:
+        """core diag(d) core', ``(batch, rows, rows)``."""
+        return torch.matmul(self.core * d[:, None, :], self.core_t)
+
     def factor(self, d: torch.Tensor) -> Factor:
         """Factorise for d ``(batch, columns)``, all positive and finite, by the smaller of the two matrices."""
         return CondensedFactor(self, d) if self.condensed else SchurFactor(self, d)

@@ -6,13 +6,21 @@ K = diag(1 / d) + G' diag(1 / d_slack) G, of the size of the columns.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 
+from sst_cvx.once import later
 from sst_cvx.paths.interior_point import tolerances
 from sst_cvx.paths.interior_point.linear_algebra import Factor
+from sst_cvx.paths.interior_point.matrix import sparse_tensor
 from sst_cvx.paths.interior_point.standard_form import StandardForm
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+else:
+    sp = later("scipy.sparse")
 
 
 class DenseCore(Protocol):
@@ -25,11 +33,30 @@ class DenseCore(Protocol):
 
     def times(self, w: torch.Tensor) -> torch.Tensor: ...
     def dual_residual(self, linear: torch.Tensor, y: torch.Tensor) -> torch.Tensor: ...
+    def gram(self, d: torch.Tensor) -> torch.Tensor: ...
 
 
 def _product(v: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     """Rows ``(batch, m)`` times a matrix ``(m, n)``, or each its own."""
     return v @ matrix if matrix.dim() == 2 else (v[:, None] @ matrix)[:, 0]
+
+
+def _products(core: Any, device: torch.device) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Places of the entries of core diag(d) core' that are not 0 for every d, of rows times rows, and the sparse matrix
+    that makes them of d: of the products of entries in one column. None where these are many, and a dense product is
+    faster."""
+    columns = sp.csc_array(core)
+    count = np.diff(columns.indptr)
+    terms, size = np.repeat(count, count), columns.shape[0]
+    few = 0 < terms.sum() * tolerances.SPARSE_PRODUCT <= size * columns.nnz
+    if not few or size < tolerances.SPARSE_ROWS:
+        return None
+    left = np.repeat(np.arange(columns.nnz), terms)
+    right = np.arange(len(left)) - np.repeat(terms.cumsum() - terms, terms) + np.repeat(columns.indptr[:-1], count**2)
+    places, which = np.unique(columns.indices[left] * np.int64(size) + columns.indices[right], return_inverse=True)
+    entries = columns.data[left] * columns.data[right], (which, np.repeat(np.arange(len(count)), count**2))
+    products = sp.csr_array(sp.coo_array(entries, shape=(len(places), len(count))))
+    return torch.as_tensor(places, device=device), sparse_tensor(products, device)
 
 
 class DenseRows:
@@ -40,6 +67,7 @@ class DenseRows:
         self.core_t = self.core.T.contiguous()
         self.equalities, self.slacks = form.equalities, form.slacks
         self.condensed = self.slacks > tolerances.CONDENSED * (form.columns - form.slacks)
+        self._products = _products(form.core, device)
 
     def __getitem__(self, index: object) -> DenseRows:
         """Of some elements: shared by all."""
@@ -71,6 +99,14 @@ class DenseRows:
         """M' y, ``(batch, columns)``."""
         product = y @ self.core
         return torch.cat([product, y[:, self.equalities :]], 1) if self.slacks else product
+
+    def gram(self, d: torch.Tensor) -> torch.Tensor:
+        """core diag(d) core', ``(batch, rows, rows)``: where that is sparse, by its entries alone."""
+        if self._products is None:
+            return torch.matmul(self.core * d[:, None, :], self.core_t)
+        places, products = self._products
+        flat = d.new_zeros(len(d), len(self.core) ** 2)
+        return flat.index_copy_(1, places, (products @ d.T).T).unflatten(1, self.core.shape[:1] * 2)
 
     def factor(self, d: torch.Tensor) -> Factor:
         """Factorise for d ``(batch, columns)``, all positive and finite, by the smaller of the two matrices."""
@@ -121,7 +157,7 @@ class SchurFactor:
     def __init__(self, rows: DenseCore, d: torch.Tensor, floor: torch.Tensor | None = None):
         self._rows, self._d = rows, d
         structural = d[:, : d.shape[1] - rows.slacks]
-        matrix = torch.matmul(rows.core * structural[:, None, :], rows.core_t)
+        matrix = rows.gram(structural)
         if floor is not None:
             matrix.diagonal(dim1=1, dim2=2).add_(floor)
         if rows.slacks:

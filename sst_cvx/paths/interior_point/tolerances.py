@@ -124,6 +124,8 @@ CONDENSED = 1.3
 SPARSE_ROWS = 60
 #: Part of M's entries that are not 0 from which it is not.
 SPARSE_ENTRIES = 0.1
+#: How many times more multiplications a dense Schur complement may take than products of the entries of one column.
+SPARSE_PRODUCT = 20
 #: Compiled loops: multiplications of one factorisation, and of those of a batch, up to which they were faster than
 #: tensors; and rows up to which a hull is looked at.
 LOOPS, LOOPS_OF_BATCH, LOOPS_ROWS = 4e4, 6e5, 300
