@@ -419,3 +419,14 @@ def test_large_alignments_are_built_at_once():
         assert "_declared" not in vars(structure)
         assert bool(torch.isfinite(structure.log_partition(u)).all())
         assert "_declared" not in vars(structure)
+
+
+def test_elements_project_to_themselves_in_whatever_layout():
+    """What argmax returns lies in memory by items first."""
+    structure = polytopes.SemiMarkov(4, 2, 2)
+    soft = sst.SoftArgmax(structure, sst.Euclidean(), path="active_set")
+    v = structure.argmax(torch.randn(4, *structure.event_shape, dtype=torch.float64))
+    strided = v.flatten(1).T.contiguous().T.reshape(v.shape)
+    assert not strided.is_contiguous()
+    for u in (v, strided, v.contiguous()):
+        torch.testing.assert_close(soft(u, 1.0), v, rtol=0, atol=1e-12)
