@@ -239,6 +239,8 @@ class Chain(sst.Structure, final=True):
         """The sequences whose transitions cost no more and no less; exact. E.g. "at most B changes": costs 1 - eye,
         "label c at most k times": 1 in column c, and 1 more in row c of the first step.
 
+        Masks may forbid transitions, but not end sequences: padding would count.
+
         Args, and what is raised: as ``Lattice.budget``.
         """
         tails, heads, source, target, items = self._as_graph()
