@@ -70,20 +70,32 @@ def lengths(allowed: torch.Tensor) -> torch.Tensor:
     return torch.where(ends > 0, ends, allowed.shape[1])
 
 
-def best(u: torch.Tensor) -> torch.Tensor:
-    """A sequence of largest score, 0/1 of the shape of the scores; the first of equal labels, from the end."""
+def best(u: torch.Tensor, allowed: torch.Tensor | None = None, ends: torch.Tensor | None = None) -> torch.Tensor:
+    """A sequence of largest score, 0/1 of the shape of the scores; the first of equal labels, from the end. All zeros
+    where nothing is left. Arguments as ``log_sums``."""
     if native.serves(u):
         from polytopes.kernels.native import chain
 
         x = torch.zeros_like(u, memory_format=torch.contiguous_format)
-        chain.best(native.array(u), native.array(x))
+        chain.best(*map(native.array, (u, _mask(u, allowed), _ends(u, ends), x)))
         return x
+    scores = u if allowed is None else torch.where(allowed, u, ABSENT)
     value, entered = u.new_zeros(len(u), u.shape[2], dtype=torch.float64), []
-    for scores in u.unbind(1):
-        terms = value[:, :, None] + scores
+    for i, row in enumerate(scores.unbind(1)):
+        terms = value[:, :, None] + row
         entered.append(terms.argmax(1))
-        value = terms.amax(1)
-    return _traced(u, value.argmax(1, keepdim=True), lambda i, label: entered[i].gather(1, label))
+        value = terms.amax(1) if ends is None else torch.where((ends > i)[:, None], terms.amax(1), value)
+    last = value.argmax(1, keepdim=True)
+
+    def before(i: int, label: torch.Tensor) -> torch.Tensor:
+        return entered[i].gather(1, label)
+
+    if ends is None:
+        x = _traced(u, last, before)
+    else:  # beyond the end, the last label stays
+        x = _traced(u, last, lambda i, label: torch.where((ends > i)[:, None], before(i, label), label))
+        x = torch.where((torch.arange(u.shape[1], device=u.device) < ends[:, None])[:, :, None, None], x, 0.0)
+    return x if allowed is None else torch.where((value.amax(1) < ABSENT / 2)[:, None, None, None], 0.0, x)
 
 
 def sample(u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -119,6 +131,10 @@ def imbalance(x: torch.Tensor, ends: torch.Tensor | None = None) -> torch.Tensor
         off = torch.where((torch.arange(1, x.shape[1], device=x.device) < ends[:, None])[:, :, None], off, 0.0)
     off = torch.cat([(wide[:, 0].sum((1, 2)) - 1)[:, None], off.flatten(1)], 1)
     return torch.maximum(off.abs().amax(1), -wide.flatten(1).amin(1)).clamp(min=0.0)
+
+
+def _mask(x: torch.Tensor, allowed: torch.Tensor | None) -> torch.Tensor:
+    return x.new_empty((0, 1, 1, 1), dtype=torch.bool) if allowed is None else allowed
 
 
 def _ends(x: torch.Tensor, ends: torch.Tensor | None) -> torch.Tensor:
@@ -179,8 +195,7 @@ def _compiled(
     value, last = u.new_empty(count, dtype=torch.float64), u.new_empty(count, u.shape[2], dtype=torch.float64)
     p = u.new_empty(count if share else min(count, 1), *u.shape[1:])
     x = u.new_empty(count if marginals else 0, *u.shape[1:])
-    mask = u.new_empty((0, 1, 1, 1), dtype=torch.bool) if allowed is None else allowed
-    given, found = (u, mask, _ends(u, ends)), (value, last, p, x)
+    given, found = (u, _mask(u, allowed), _ends(u, ends)), (value, last, p, x)
     of_value, of_last, of_p, of_x = map(native.array, found)
     chain.sums(*map(native.array, given), of_value, of_last, shared, of_p, of_x)
     return value, x, p, last

@@ -253,18 +253,27 @@ linear = compiled(_linear, fastmath={"contract", "reassoc"})
 
 
 @compiled
-def best(scores, x):  # type: ignore[no-untyped-def]
-    """Viterbi: a sequence of largest score to each row of ``x``, zeros; the first of equal labels, from the end."""
+def best(scores, allowed, ends, x):  # type: ignore[no-untyped-def]
+    """Viterbi: a sequence of largest score to each row of ``x``, zeros; the first of equal labels, from the end. All
+    zeros, where ``allowed`` (no rows: all are) leaves none."""
     batch, steps, labels, _ = scores.shape
     value, new = np.empty(labels), np.empty(labels)
-    entered = np.empty((steps, labels), np.int64)
+    entered, masked = np.empty((steps, labels), np.int64), len(allowed) > 0
     for r in range(batch):
         value[:] = 0.0
-        for i in range(steps):
+        for i in range(ends[r]):
             into = entered[i]
+            if masked:
+                new[:], into[:] = -np.inf, 0
             for a in range(labels):
                 row, here = scores[r, i, a], value[a]
-                if a == 0:
+                if masked:
+                    may = allowed[r, i, a]
+                    for b in range(labels):
+                        term = here + row[b] if may[b] else -np.inf
+                        into[b] = a if term > new[b] else into[b]
+                        new[b] = term if term > new[b] else new[b]
+                elif a == 0:
                     for b in range(labels):
                         new[b], into[b] = here + row[b], 0
                 else:
@@ -274,8 +283,8 @@ def best(scores, x):  # type: ignore[no-untyped-def]
                         new[b] = term if term > new[b] else new[b]
             value[:] = new
         label = np.argmax(value)
-        for step in range(steps):
-            i = steps - 1 - step
+        for step in range(ends[r] if value[label] != -np.inf else 0):
+            i = ends[r] - 1 - step
             x[r, i, entered[i, label], label] = 1.0
             label = entered[i, label]
 
