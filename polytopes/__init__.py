@@ -15,6 +15,7 @@ from polytopes.matroid_bases import MatroidBases
 from polytopes.one_hot import OneHot
 from polytopes.path import Path
 from polytopes.permutahedron import Permutahedron
+from polytopes.projective_tree import ProjectiveTree
 from polytopes.segment import Segment
 from polytopes.soft_sorting import soft_rank, soft_sort, soft_top_k
 from polytopes.spanning_tree import SpanningTree
@@ -74,6 +75,8 @@ def _examples() -> tuple[sst.Structure, ...]:
         Arborescence(3, root=None),
         Arborescence(4, single_root=True),
         Arborescence(triangles),
+        ProjectiveTree(2, single_root=True),
+        ProjectiveTree(4),
         Path(torch.tensor([[0], [1]]), 0, 1),
         Path(diamond, 0, 4),
         Segment(1),
@@ -111,6 +114,7 @@ __all__ = [
     "OneHot",
     "Path",
     "Permutahedron",
+    "ProjectiveTree",
     "Segment",
     "SpanningTree",
     "soft_rank",
