@@ -33,7 +33,8 @@ class Batch:
     """B sentences padded to n places, the first of which is the root's.
 
     Attributes:
-        words, suffixes, tags, labels: ``(B, n)`` numbers. heads: ``(B, n)`` places. lengths: ``(B,)``, the root included.
+        words, suffixes, tags, labels: ``(B, n)`` numbers. heads: ``(B, n)`` places.
+        lengths: ``(B,)``, the root included.
         scored: ``(B, n)`` bool, the words that count: no punctuation.
         groups: ``(B, n)`` bool, arcs inside a word, between its inflectional groups.
         projective: ``(B,)`` bool.
@@ -60,7 +61,7 @@ class Batch:
 
 def lower(word: str) -> str:
     """Small letters, as Turkish has them: dotted and dotless i are two."""
-    return word.replace("I", "ı").replace("İ", "i").lower()
+    return word.replace("I", "\u0131").replace("\u0130", "i").lower()
 
 
 def suffix(word: str) -> str:
@@ -138,4 +139,3 @@ def fit_for(kind: str, sentences: list[Sentence], max_words: int, projective_onl
     """
     crossing = kind != "projective" and not projective_only
     return [s for s in sentences if len(s) <= max_words and (crossing or s.projective)]
-

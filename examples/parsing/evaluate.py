@@ -13,6 +13,7 @@ from examples.parsing.model import Parser
 #: Words that are scored, by name; punctuation (coarse tag PUNCT) never is.
 GROUPS = {
     "": lambda batch: batch.scored,
+    " projective": lambda batch: batch.scored & batch.projective[:, None],
     " non-projective": lambda batch: batch.scored & ~batch.projective[:, None],
     " between words": lambda batch: batch.scored & ~batch.groups,
 }
@@ -68,7 +69,10 @@ def coverage(model: Parser, parts: list[Batch], kind: str, regularizer: str) -> 
             found["gold trees"] += int((short <= _SHORTFALL).sum())
             found["single trees"] += int((kept.sum((1, 2)) == batch.lengths - 1).sum())
         found["sentences"] += len(batch.sentences)
-    result = {"arcs a word": found["arcs a word"] / found["words"], "gold arcs": 100 * found["gold arcs"] / found["words"]}
+    result = {
+        "arcs a word": found["arcs a word"] / found["words"],
+        "gold arcs": 100 * found["gold arcs"] / found["words"],
+    }
     return result | {k: 100 * found[k] / found["sentences"] for k in ("gold trees", "single trees") if k in found}
 
 

@@ -45,7 +45,8 @@ class Parser(nn.Module):
         words, suffixes, tags, outputs = sizes
         dims = (embedding, embedding // 2, embedding // 2)
         self.embeddings = nn.ModuleList(
-            nn.Embedding(count, dim, padding_idx=PADDING) for count, dim in zip((words, suffixes, tags), dims, strict=True)
+            nn.Embedding(count, dim, padding_idx=PADDING)
+            for count, dim in zip((words, suffixes, tags), dims, strict=True)
         )
         self.dropout, self.rate = nn.Dropout(dropout), dropout
         between = dropout if layers > 1 else 0.0

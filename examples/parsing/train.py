@@ -68,7 +68,7 @@ class Settings:
 PRESETS = {
     "small": Settings(),
     "tiny": Settings(
-        source="synthetic", epochs=4, batch=100, embedding=16, hidden=16, layers=1, arcs=16, labels=8, dropout=0.1,
+        source="synthetic", epochs=6, batch=60, embedding=16, hidden=16, layers=1, arcs=16, labels=8, dropout=0.1,
         learning_rate=1e-2,
     ),
 }  # fmt: skip

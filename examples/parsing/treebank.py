@@ -111,7 +111,9 @@ def read(file: Path) -> list[Sentence]:
 
 
 def _sentence(lines: list[list[str]]) -> Sentence:
-    if any(len(line) != _FIELDS for line in lines) or [line[0] for line in lines] != [*map(str, range(1, len(lines) + 1))]:
+    if any(len(line) != _FIELDS for line in lines) or [line[0] for line in lines] != [
+        *map(str, range(1, len(lines) + 1))
+    ]:
         raise ValueError(f"{_FIELDS} columns, words numbered from 1")
     _, words, _, coarse, tags, _, heads, labels, _, _ = zip(*lines, strict=True)
     numbers = tuple(int(h) for h in heads)

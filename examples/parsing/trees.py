@@ -91,11 +91,11 @@ def marginals(kind: str, regularizer: str, scores: torch.Tensor, lengths: torch.
 
 @torch.no_grad()
 def shortfall(scores: torch.Tensor, x: torch.Tensor, heads: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """<u - x, x - y> ``(B,)`` for Euclidean solutions x ``(B, n, n)`` and gold trees y: 0 just for those in the ambiguity
-    set, the trees of which x is a mixture.
+    """<u - x, x - y> ``(B,)`` for Euclidean solutions x ``(B, n, n)`` and gold trees y: 0 just for those in the
+    ambiguity set, the trees of which x is a mixture.
 
-    All these are best in direction u - x, as x is the projection of u; and but for utilities of measure zero nothing
-    else is.
+    As x is the projection of u, no tree is better than x in direction u - x. All of the set are as good; others but
+    for utilities of measure zero are not.
     """
     n = scores.shape[-1]
     y = torch.nn.functional.one_hot(heads, n).to(x.dtype).mT * _words(lengths, n)[:, None]
