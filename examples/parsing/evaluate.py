@@ -66,7 +66,7 @@ def coverage(model: Parser, parts: list[Batch], kind: str, regularizer: str) -> 
         found["words"] += int(present.sum())
         if sparse and kind != "heads":
             short = trees.shortfall(scores, x, batch.heads, batch.lengths)
-            found["gold trees"] += int((short <= _SHORTFALL).sum())
+            found["gold trees"] += int((short.abs() <= _SHORTFALL).sum())
             found["single trees"] += int((kept.sum((1, 2)) == batch.lengths - 1).sum())
         found["sentences"] += len(batch.sentences)
     result = {

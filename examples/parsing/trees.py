@@ -95,7 +95,7 @@ def shortfall(scores: torch.Tensor, x: torch.Tensor, heads: torch.Tensor, length
     ambiguity set, the trees of which x is a mixture.
 
     As x is the projection of u, no tree is better than x in direction u - x. All of the set are as good; others but
-    for utilities of measure zero are not.
+    for utilities of measure zero are not. Negative where y is no element, a crossing tree among projective ones.
     """
     n = scores.shape[-1]
     y = torch.nn.functional.one_hot(heads, n).to(x.dtype).mT * _words(lengths, n)[:, None]
