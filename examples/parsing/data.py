@@ -111,12 +111,17 @@ def to_batch(sentences: list[Sentence], known: Vocabulary) -> Batch:
 
 
 def batches(
-    sentences: list[Sentence], known: Vocabulary, words: int, generator: torch.Generator | None = None
+    sentences: list[Sentence],
+    known: Vocabulary,
+    words: int,
+    generator: torch.Generator | None = None,
+    rising: bool = False,
 ) -> list[Batch]:
     """All sentences once, in batches of about so many words, each of about equal lengths.
 
     Args:
         generator: shuffles sentences of one length, and batches; None: in the order of lengths.
+        rising: from short to long ones all the same.
     """
     order = list(range(len(sentences)))
     if generator is not None:
@@ -127,7 +132,7 @@ def batches(
         if groups[-1] and (len(groups[-1]) + 1) * len(sentences[i]) > words:
             groups.append([])
         groups[-1].append(sentences[i])
-    if generator is not None:
+    if generator is not None and not rising:
         groups = [groups[i] for i in torch.randperm(len(groups), generator=generator).tolist()]
     return [to_batch(group, known) for group in groups]
 
