@@ -192,11 +192,12 @@ def test_greedy_heads_may_be_no_tree():
         assert bool(found) == treebank.is_tree(heads)
 
 
+@pytest.mark.parametrize("n", [3, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", TREES)
-def test_ambiguity_sets_against_enumeration(kind):
+def test_ambiguity_sets_against_enumeration(kind, n):
     """A tree is in the set just where moving from x away from it stays in the hull: a linear program over all trees."""
     scipy = pytest.importorskip("scipy.optimize")
-    n, generator = 4, torch.Generator().manual_seed(2)
+    generator = torch.Generator().manual_seed(2)
     every = [h for h in all_heads(n) if kind == "arborescence" or Sentence((), (), h, (), ()).projective]
     events = torch.stack([_event(h) for h in every]).flatten(1).double()
     scores, lengths = 0.5 * torch.randn(2, n + 1, n + 1, generator=generator), torch.full((2,), n + 1)
@@ -284,6 +285,7 @@ def test_training_improves_and_resumes(tmp_path, monkeypatch, capsys):
         start(tmp_path / "parts", *options[:-1], "4")
 
 
+@pytest.mark.slow
 def test_tables_and_picture(tmp_path, capsys):
     target = tmp_path / "RESULTS.md"
     target.write_text("before\n<!-- figures: written by table.py -->\nlast figures\n<!-- end of figures -->\nafter\n")
