@@ -43,7 +43,8 @@ def choose(sentences: list[Sentence], number: int | None) -> int:
 
 
 def draw_sentence(axis: plt.Axes, sentence: Sentence, x: torch.Tensor) -> None:
-    """Arcs above the words, of width and opacity by their probability ``x`` ``(heads, dependents)``."""
+    """Arcs above the words, of width and opacity by their probability ``x`` ``(heads, dependents)``; they end
+    in the middle of the dependent."""
     n = len(sentence)
     gold = {(h, d) for d, h in enumerate(sentence.heads, start=1)}
     likely = {(h, d): float(x[h, d]) for h in range(n + 1) for d in range(1, n + 1) if x[h, d] >= _LEAST}
@@ -52,9 +53,10 @@ def draw_sentence(axis: plt.Axes, sentence: Sentence, x: torch.Tensor) -> None:
         style = "gold arc" if (h, d) in gold else "other arc"
         width, opacity = (0.5 + 3 * p, 0.15 + 0.85 * p) if p else (1.2, 1.0)
         style = _STYLES[style if p else "gold arc of probability 0"]
-        span = abs(h - d)
+        start = h + (0.16 if h < d else -0.16)  # beside the head, and into the middle of the dependent
+        span = abs(start - d)
         axis.add_patch(
-            Arc(((h + d) / 2, 0), span, 2 * span**0.8, theta1=0, theta2=180, lw=width, alpha=opacity, **style)
+            Arc(((start + d) / 2, 0), span, 2 * span**0.8, theta1=0, theta2=180, lw=width, alpha=opacity, **style)
         )
     axis.set_xlim(-0.6, n + 0.6)
     axis.set_ylim(-0.1, 1.05 * max(abs(h - d) for h, d in likely.keys() | gold) ** 0.8)
