@@ -1,0 +1,1 @@
+"""Which word depends on which? A biaffine dependency parser, trained through arborescences and projective trees."""
