@@ -6,7 +6,8 @@ from sst_cvx.paths.base import Path
 from sst_cvx.paths.fast.path import FastPath
 from sst_cvx.paths.interior_point.path import InteriorPointPath
 from sst_cvx.paths.layer.path import LayerPath
+from sst_cvx.paths.splitting.path import SplittingPath
 
-PATHS: tuple[type[Path], ...] = (FastPath, ActiveSetPath, InteriorPointPath, LayerPath)
+PATHS: tuple[type[Path], ...] = (FastPath, ActiveSetPath, SplittingPath, InteriorPointPath, LayerPath)
 
 __all__ = ["PATHS", "Path"]

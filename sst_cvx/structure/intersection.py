@@ -190,7 +190,7 @@ class Intersection(Structure, final=True):
     def violation(self, x: torch.Tensor, parameters: ParameterValues | None = None) -> torch.Tensor:
         """The largest of the parts."""
         values = parameters or {}
-        each = [part.violation(x, {p.name(): values[p.name()] for p in part.parameters} or None) for part in self.parts]
+        each = [_violation(part, x, values) for part in self.parts]
         return torch.stack(each).amax(0)
 
     def violation_by_tensors(self, x: torch.Tensor) -> torch.Tensor:
@@ -274,6 +274,12 @@ def _are_elements(part: Structure, points: torch.Tensor) -> torch.Tensor:
         return nearest <= _SAME * (1 + flat.abs().amax(1))
     binary = ((flat == 0) | (flat == 1)).all(1)
     return binary & (part.argmax(2 * points - 1).flatten(1) == flat).all(1)
+
+
+def _violation(part: Structure, x: torch.Tensor, values: ParameterValues) -> torch.Tensor:
+    """Of one part, with its own parameters."""
+    own = {p.name(): values[p.name()] for p in part.parameters}
+    return part.violation(x, own) if own else part.violation(x)
 
 
 def _face(part: Structure, kept: torch.Tensor) -> Structure:
