@@ -29,6 +29,7 @@ from sst_cvx.paths.splitting.parts import Part
 _ROUNDING = 1e-14  # of |y| + |w| + the set's size: a distance between the x_i that is rounding
 _CLOSE = 1e-9  # of the set's size: the same where a part's own solver has no more digits
 _STEPS = 200
+_PATIENCE = 4.0
 _DAMPING = (1e-12, 0.1, 1.0)  # least, first, largest: of the Hessian, times |r| / the set's size
 _APART = 1e-7  # of the set's size: a distance at which hulls may be told to be disjoint
 
@@ -89,10 +90,11 @@ class _Rows:
     length: torch.Tensor
     damping: torch.Tensor
     distance: torch.Tensor  # between the x_i at w
+    patience: torch.Tensor  # steps that may yet bring them no nearer
 
     def take(self, which: torch.Tensor) -> _Rows:
         """Some of them."""
-        parts = (self.start, self.length, self.damping, self.distance)
+        parts = (self.start, self.length, self.damping, self.distance, self.patience)
         return _Rows(self.rows[which], self.w[:, which], self.d[:, which], *(part[which] for part in parts))
 
     @property
@@ -121,13 +123,13 @@ class Newton:
         y = self._y
         everyone = torch.arange(len(y), device=y.device)
         zero, one = y.new_zeros(len(self._parts), *y.shape), y.new_ones(len(y))
-        now = _Rows(everyone, zero, zero, 0 * one, one, _DAMPING[1] * one, torch.inf * one)
+        now = _Rows(everyone, zero, zero, 0 * one, one, _DAMPING[1] * one, torch.inf * one, _PATIENCE * one)
         whole, steps, failed = zero.clone(), torch.zeros_like(everyone), torch.zeros_like(everyone)
         for step in range(_STEPS):
             at = self._at(now.ahead, now.rows)
-            steps[now.rows] += 1
             r = centred(at.x)
             now, accepted, running = self._step(now, r)
+            steps[now.rows[running]] += 1
             whole[:, now.rows] = now.w
             if step % 8 == 7:
                 apart = self._are_apart(r, running & (now.distance > _APART * self._unit))
@@ -161,11 +163,12 @@ class Newton:
         w = torch.where(accepted[:, None], now.ahead, now.w)
         length = torch.where(accepted, 1.0, now.length * secant)
         size = self._unit + self._y[now.rows].abs().amax(1) + w.abs().amax((0, 2))
-        stalled = accepted & (distance <= _CLOSE * self._unit) & (distance > 0.5 * now.distance)
+        patience = torch.where(accepted & (distance > 0.5 * now.distance), now.patience - 1, now.patience)
+        stalled = (patience < 0) & (distance <= _CLOSE * self._unit)
         lost = ~accepted & (now.distance <= _CLOSE * self._unit) & (length < 1e-3)
         running = ~(accepted & (distance <= _ROUNDING * size)) & ~stalled & ~lost
         d = torch.where(accepted[:, None], 0.0, now.d)
-        return _Rows(now.rows, w, d, start, length, damping, distance), accepted, running
+        return _Rows(now.rows, w, d, start, length, damping, distance, patience), accepted, running
 
     def _turn(self, now: _Rows, at: Evaluation, r: torch.Tensor, accepted: torch.Tensor) -> _Rows:
         """New directions for those that were accepted."""

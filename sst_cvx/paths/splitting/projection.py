@@ -56,8 +56,6 @@ def certify(parts: Sequence[Part], y: torch.Tensor, solved: Solved, unit: float)
         total, room = total + gap, room + rounding
     wrong |= ~(total / len(parts) <= _GAP * unit**2 + room)
     wrong |= ~(apart <= _APART * unit + _ROUNDING * (reach + p.norm(dim=2).amax(0)))
-    import os
-    if os.environ.get("DBG"): print(total/len(parts),room,apart,distance,solved.at.along(d).mean(0).norm(dim=1), solved.steps)
     if bool(wrong.any()):
         raise SolveError(
             "the splitting path has a point that it cannot certify for {elements}: the duality gap, or the distance "
