@@ -8,6 +8,6 @@ from sst_cvx.paths.interior_point.path import InteriorPointPath
 from sst_cvx.paths.layer.path import LayerPath
 from sst_cvx.paths.splitting.path import SplittingPath
 
-PATHS: tuple[type[Path], ...] = (FastPath, ActiveSetPath, SplittingPath, InteriorPointPath, LayerPath)
+PATHS: tuple[type[Path], ...] = (FastPath, SplittingPath, ActiveSetPath, InteriorPointPath, LayerPath)
 
 __all__ = ["PATHS", "Path"]

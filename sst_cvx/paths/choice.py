@@ -35,4 +35,6 @@ def choose(structure: Structure, regularizer: Regularizer, options: Options, pat
         return found, "; ".join(part for part in (*asked, found.how) if part)
     if path != "auto":
         raise ValueError(f"path={path!r} does not apply: {refusals[0]}. Use path='auto' or another one.")
-    raise ValueError(f"no path takes {regularizer!r} over {structure!r}: {'; '.join(dict.fromkeys(refusals))}.")
+    raise ValueError(
+        f"no path takes {regularizer!r} over {structure!r}: {'; '.join(filter(None, dict.fromkeys(refusals)))}."
+    )

@@ -63,7 +63,7 @@ class Intersection(Structure, final=True):
 
     def declare(self) -> tuple[cp.Variable, Sequence[cp.Constraint | bool]] | None:
         """All constraints in the first part's variable; None where a part has no hull."""
-        if not all(part.hull.known for part in self.parts):
+        if not self._declared_everywhere:
             return None
         first, *others = self.parts
         constraints = list(first.constraints)
@@ -170,8 +170,12 @@ class Intersection(Structure, final=True):
     # -- the hull ---------------------------------------------------------------------------------------------
 
     def overrides(self, method: str) -> bool:
-        """Its own argmax is one by programs or lists, which is not asked as algorithms are."""
-        return method != "argmax" and super().overrides(method)
+        """Its own argmax is one by programs or lists; it counts as an algorithm where there is no hull."""
+        return super().overrides(method) if method != "argmax" else not self._declared_everywhere
+
+    @property
+    def _declared_everywhere(self) -> bool:
+        return all(part.hull.known for part in self.parts)
 
     @computed_once
     def relaxed(self) -> Structure:
@@ -247,7 +251,7 @@ def _checked_parts(parts: Sequence[Any]) -> tuple[Structure, ...]:
     flat: list[Structure] = []
     for part in parts:
         if not isinstance(part, Structure):
-            raise TypeError(f"an intersection is one of sst.Structures, got {part!r}.")
+            raise TypeError(f"an intersection needs structures (sst.Structure), got {part!r} ({type(part).__name__}).")
         flat += part.parts if isinstance(part, Intersection) else (part,)
     if len(flat) < 2:
         raise ValueError("an intersection needs at least two structures.")

@@ -119,11 +119,21 @@ class Newton:
         y, elements = (self._y, self._elements) if everyone else (self._y[rows], self._elements.take(rows))
         return evaluate(self._parts, y + w, elements, self._steps)
 
-    def solve(self) -> Solved:
+    def solve(self, start: torch.Tensor | None = None) -> Solved:
+        """From w = ``start``, of sum 0, or from 0."""
         y = self._y
         everyone = torch.arange(len(y), device=y.device)
         zero, one = y.new_zeros(len(self._parts), *y.shape), y.new_ones(len(y))
-        now = _Rows(everyone, zero, zero, 0 * one, one, _DAMPING[1] * one, torch.inf * one, _PATIENCE * one)
+        now = _Rows(
+            everyone,
+            zero if start is None else start,
+            zero,
+            0 * one,
+            one,
+            _DAMPING[1] * one,
+            torch.inf * one,
+            _PATIENCE * one,
+        )
         whole, steps, failed = zero.clone(), torch.zeros_like(everyone), torch.zeros_like(everyone)
         for step in range(_STEPS):
             at = self._at(now.ahead, now.rows)
@@ -163,9 +173,10 @@ class Newton:
         w = torch.where(accepted[:, None], now.ahead, now.w)
         length = torch.where(accepted, 1.0, now.length * secant)
         size = self._unit + self._y[now.rows].abs().amax(1) + w.abs().amax((0, 2))
-        patience = torch.where(accepted & (distance > 0.5 * now.distance), now.patience - 1, now.patience)
-        stalled = (patience < 0) & (distance <= _CLOSE * self._unit)
-        lost = ~accepted & (now.distance <= _CLOSE * self._unit) & (length < 1e-3)
+        close = distance <= _CLOSE * self._unit
+        patience = now.patience - (accepted & close & (distance > 0.5 * now.distance)).to(now.patience.dtype)
+        stalled = (patience < 0) & close
+        lost = ~accepted & close & (length < 1e-3)
         running = ~(accepted & (distance <= _ROUNDING * size)) & ~stalled & ~lost
         d = torch.where(accepted[:, None], 0.0, now.d)
         return _Rows(now.rows, w, d, start, length, damping, distance, patience), accepted, running
