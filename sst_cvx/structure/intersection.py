@@ -26,7 +26,7 @@ _SAME = 1e-9  # distance of two vertices that are one, relative to 1 + the size 
 class Intersection(Structure, final=True):
     """The elements of X_1 that are in X_2, ..., too; also made by ``a & b``. Intersections of intersections are flat.
 
-    The hull is conv(X_1) n conv(X_2) n ..., in the variable of the first, where all hulls are declared: a relaxation,
+    The hull is conv(X_1) n conv(X_2) n ..., in the first's variable, where all hulls are declared: a relaxation,
     unless ``integral=True`` says otherwise, for conv(X_1 n X_2) may be smaller. Soft argmaxes are over that hull, by the
     interior point or the layer. The Euclidean one also goes by the path "splitting", which asks for those of the parts
     alone, and so takes parts that have no hull, by ``from_argmax``. Parameters of the parts are inputs, by their names.

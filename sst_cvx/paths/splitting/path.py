@@ -18,6 +18,7 @@ from sst_cvx.regularizers import Euclidean, Regularizer
 from sst_cvx.structure.base import Structure
 from sst_cvx.structure.intersection import Intersection
 
+_LARGE = 300  # columns of a hull
 _NEAR = 10.0  # of the set's size: utilities that are answered at once
 _EMPTY = "the hulls of the parts of {structure!r} have no common point"
 
@@ -25,7 +26,7 @@ _EMPTY = "the hulls of the parts of {structure!r} have no common point"
 class SplittingPath(Path):
     """X_t(u) as the projection of u / t onto conv(X_1) n conv(X_2) n ..., float64 inside; differentiable, twice.
 
-    By Newton's method on the dual, which asks for the projections onto each part and for their derivatives (``newton``).
+    By Newton's method on the dual, which asks for projections onto the parts and their derivatives (``newton``).
     Every answer is certified by the parts' argmaxes (``projection``). Masks are answered by faces of the parts.
     """
 
@@ -50,10 +51,14 @@ class SplittingPath(Path):
             self._refuse_empty()
 
     def _is_faster(self, structure: Intersection) -> bool:
-        """By measurement: where all parts have closed forms, and a hull is an extended formulation."""
+        """By measurement: where all parts have closed forms, and the hull is a large extended formulation.
+
+        Permutahedron(n) & AtMostKSubset: 0.4 times as fast at n = 10 (110 columns), 9 times at n = 30 (930).
+        """
         if not all(part.path.name == "fast" for part in self._parts):
             return False
-        return structure.hull.linear and structure.declared_hull.canonical.columns > 4 * structure.event_size
+        columns = structure.declared_hull.canonical.columns
+        return columns > max(_LARGE, 4 * structure.event_size)
 
     def _refuse_empty(self) -> None:
         y = torch.zeros(1, self._size, dtype=torch.float64)
