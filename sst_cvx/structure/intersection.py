@@ -14,6 +14,7 @@ from sst_cvx.once import computed_once, later
 from sst_cvx.structure.base import Structure
 from sst_cvx.structure.composable import makes
 from sst_cvx.structure.declaration import ParameterValues
+from sst_cvx.structure.substitution import in_variable
 
 if TYPE_CHECKING:
     import cvxpy as cp
@@ -27,7 +28,7 @@ class Intersection(Structure, final=True):
     """The elements of X_1 that are in X_2, ..., too; also made by ``a & b``. Intersections of intersections are flat.
 
     The hull is conv(X_1) n conv(X_2) n ..., in the first's variable, where all hulls are declared: a relaxation,
-    unless ``integral=True`` says otherwise, for conv(X_1 n X_2) may be smaller. Soft argmaxes are over that hull, by the
+    unless ``integral=True`` says otherwise, for conv(X_1 n X_2) may be smaller. Soft argmaxes are over it, by the
     interior point or the layer. The Euclidean one also goes by the path "splitting", which asks for those of the parts
     alone, and so takes parts that have no hull, by ``from_argmax``. Parameters of the parts are inputs, by their names.
 
@@ -68,7 +69,7 @@ class Intersection(Structure, final=True):
         first, *others = self.parts
         constraints = list(first.constraints)
         for part in others:
-            constraints += _in_variable(part, first.variable, constraints)
+            constraints += in_variable(part, first.variable, constraints)
         return first.variable, constraints
 
     # -- elements ---------------------------------------------------------------------------------------------
@@ -291,41 +292,3 @@ def _face(part: Structure, kept: torch.Tensor) -> Structure:
     if part.hull.known:
         return part.face(kept.reshape(-1).numpy())
     return Structure.from_argmax(part.event_shape, lambda u: part.masked_argmax(u, kept.to(u.device)))
-
-
-# -- constraints of one structure in the variable of another --------------------------------------------------
-
-
-def _in_variable(part: Structure, variable: cp.Variable, before: Sequence[Any]) -> list[Any]:
-    """A part's constraints, in another event variable, and with auxiliary variables that none of those before has."""
-    taken = {v.id for c in before for v in c.variables()} | {variable.id}
-    places: dict[int, Any] = {}
-    constraints: list[Any] = []
-    own = part.variable
-    if own.id != variable.id:
-        places[id(own)] = variable if not _attributes(own) else _like(own)
-        if _attributes(own):
-            constraints.append(variable == places[id(own)])
-    for v in {id(v): v for c in part.constraints for v in c.variables()}.values():
-        if id(v) not in places and v.id in taken and v.id != own.id:
-            places[id(v)] = _like(v)
-    return constraints + [_substituted(c, places) for c in part.constraints]
-
-
-def _attributes(variable: cp.Variable) -> dict[str, Any]:
-    """What a variable's declaration demands: nonneg, symmetric, bounds, ..."""
-    given = {name: value for name, value in variable.attributes.items() if value is not None and value is not False}
-    return {name: value for name, value in given.items() if not (isinstance(value, list) and not value)}
-
-
-def _like(variable: cp.Variable) -> cp.Variable:
-    return cp.Variable(variable.shape, name=variable.name(), **_attributes(variable))
-
-
-def _substituted(constraint: Any, places: dict[int, Any]) -> Any:
-    """A copy with some leaves replaced, and a number of its own."""
-    from cvxpy.lin_ops.lin_utils import get_id
-
-    copy = constraint.tree_copy(places)
-    copy.constr_id = get_id()
-    return copy
