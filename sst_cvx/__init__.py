@@ -34,6 +34,7 @@ from sst_cvx.regularizers import (
 )
 from sst_cvx.soft_argmax import SoftArgmax
 from sst_cvx.structure.base import Structure
+from sst_cvx.structure.intersection import Intersection
 from sst_cvx.structure.masks import length_mask
 from sst_cvx.structure.product import Product
 
@@ -51,6 +52,7 @@ __all__ = [
     "ExponentialSchedule",
     "FenchelYoungLoss",
     "ImplicitMLE",
+    "Intersection",
     "LinearSchedule",
     "Logistic",
     "NegativeExponential",

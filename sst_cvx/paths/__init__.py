@@ -7,7 +7,15 @@ from sst_cvx.paths.fast.path import FastPath
 from sst_cvx.paths.interior_point.path import InteriorPointPath
 from sst_cvx.paths.layer.path import LayerPath
 from sst_cvx.paths.product.path import ProductPath
+from sst_cvx.paths.splitting.path import SplittingPath
 
-PATHS: tuple[type[Path], ...] = (ProductPath, FastPath, ActiveSetPath, InteriorPointPath, LayerPath)
+PATHS: tuple[type[Path], ...] = (
+    ProductPath,
+    FastPath,
+    SplittingPath,
+    ActiveSetPath,
+    InteriorPointPath,
+    LayerPath,
+)
 
 __all__ = ["PATHS", "Path"]

@@ -267,7 +267,7 @@ def _complete_face(oracle: Oracle, target: torch.Tensor, corral: Corral | Sparse
         r = corral.beside(left, r.to(target.device).expand_as(x))
         step = _PROBE * (1 + target[left].abs().amax(1, keepdim=True)) * r / r.norm(dim=1, keepdim=True).clamp(min=1e-9)
         found = torch.zeros(len(left), dtype=torch.bool, device=left.device)
-        for v in oracle(torch.cat([g + step, g - step]), left.repeat(2)).split(len(left)):
+        for v in [oracle(g + step, left), oracle(g - step, left)]:  # elements of a call are distinct
             gap, unit = _gap(g, x, v)
             new = torch.nonzero(gap >= -_FACE * unit).flatten()
             found[new] |= corral.add(left[new], v[new]) >= 0

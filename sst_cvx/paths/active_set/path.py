@@ -11,6 +11,7 @@ from sst_cvx.paths.base import Accuracy, Batch, Options, Path, Refused
 from sst_cvx.paths.guards import check_gap
 from sst_cvx.regularizers import Euclidean, Regularizer
 from sst_cvx.structure.base import Structure
+from sst_cvx.structure.intersection import Intersection
 
 
 class ActiveSetPath(Path):
@@ -32,6 +33,8 @@ class ActiveSetPath(Path):
             raise Refused("the hull has parameters, for which the active-set path has no gradient")
         if not structure.overrides("argmax") and not structure.hull.linear:
             raise Refused("the hull is not a polytope, and the active-set path needs finitely many vertices")
+        if isinstance(structure, Intersection) and not options.by_name:
+            raise Refused("the hull of common elements may be smaller than the intersection of hulls: ask by name")
         if not (options.by_name or structure.prefers_active_set or not structure.hull.known):
             raise Refused("the interior point is the faster way to this hull")
         self._structure = structure

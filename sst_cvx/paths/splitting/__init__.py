@@ -1,0 +1,1 @@
+"""Projections onto intersections of hulls, by the projections onto each."""
