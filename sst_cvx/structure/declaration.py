@@ -133,28 +133,6 @@ def renumber(variable: cp.Variable | None, constraints: Sequence[Any]) -> None:
         forget_canonical_form(c)
 
 
-def substituted(variable: cp.Variable, constraints: Sequence[Any], event: Any) -> list[Any]:
-    """The same constraints on another event, an expression of the variable's shape, with auxiliary variables of their
-    own; parameters are shared."""
-    from cvxpy.lin_ops.lin_utils import get_id
-
-    others = {v.id: v for c in constraints for v in c.variables()}
-    found, places = [], {}
-    for v in (others | {variable.id: variable}).values():
-        attributes = {name: a for name, a in v.attributes.items() if a is not None and a is not False}
-        if v.id != variable.id or attributes:
-            places[id(v)] = cp.Variable(v.shape, **attributes)
-        else:
-            places[id(v)] = event
-    if places[id(variable)] is not event:
-        found.append(places[id(variable)] == event)
-    for c in constraints:
-        copy = c.tree_copy(id_objects=dict(places))
-        copy.constr_id = get_id()
-        found.append(copy)
-    return found
-
-
 def forget_canonical_form(expression: Any) -> None:
     """Drop what CVXPY keeps of a canonicalisation in an expression and all its arguments: it holds old numbers."""
     for name in [name for name in vars(expression) if name.startswith("_lazy") or name.endswith("__cache__")]:

@@ -14,8 +14,9 @@ from sst_cvx.arguments import check_size, check_vertex_count
 from sst_cvx.once import computed_once, constants, later
 from sst_cvx.structure.base import Structure
 from sst_cvx.structure.composable import makes
-from sst_cvx.structure.declaration import ParameterValues, substituted
+from sst_cvx.structure.declaration import ParameterValues
 from sst_cvx.structure.masks import Mask
+from sst_cvx.structure.substitution import in_event
 
 if TYPE_CHECKING:
     import cvxpy as cp
@@ -160,7 +161,7 @@ class Product(Structure, final=True):
             size = factor.structure.event_size
             for start in range(factor.start, factor.stop, size):
                 part = cp.reshape(flat[start : start + size], factor.structure.event_shape, order="C")
-                constraints += substituted(factor.structure.variable, factor.structure.constraints, part)
+                constraints += in_event(factor.structure, part, lambda v: True)
         return x, constraints
 
     def argmax(self, u: torch.Tensor, **parameters: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,8 @@
-"""Constraints of one structure in the variable of another."""
+"""Constraints of one structure on the event of another."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sst_cvx.once import later
@@ -17,15 +17,22 @@ else:
 def in_variable(part: Structure, variable: cp.Variable, before: Sequence[Any]) -> list[Any]:
     """A part's constraints, in another event variable, and with auxiliary variables that none of those before has."""
     taken = {v.id for c in before for v in c.variables()} | {variable.id}
+    if part.variable.id == variable.id:
+        taken -= {variable.id}
+    return in_event(part, variable, lambda v: v.id in taken)
+
+
+def in_event(part: Structure, event: Any, renewed: Callable[[cp.Variable], bool]) -> list[Any]:
+    """A part's constraints on another event, an expression of the variable's shape, with new auxiliary variables in
+    place of some; parameters are shared."""
+    own, constraints = part.variable, []
     places: dict[int, Any] = {}
-    constraints: list[Any] = []
-    own = part.variable
-    if own.id != variable.id:
-        places[id(own)] = variable if not _attributes(own) else _like(own)
+    if not (isinstance(event, cp.Variable) and own.id == event.id):
+        places[id(own)] = event if not _attributes(own) else _like(own)
         if _attributes(own):
-            constraints.append(variable == places[id(own)])
+            constraints.append(event == places[id(own)])
     for v in {id(v): v for c in part.constraints for v in c.variables()}.values():
-        if id(v) not in places and v.id in taken and v.id != own.id:
+        if id(v) not in places and v.id != own.id and renewed(v):
             places[id(v)] = _like(v)
     return constraints + [_substituted(c, places) for c in part.constraints]
 
