@@ -10,6 +10,7 @@ vertex a step. As a soft argmax with its Jacobian: Niculae, Martins, Blondel, Ca
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 
 from sst_cvx import native
 from sst_cvx.errors import SolveError
+from sst_cvx.host import guard
 from sst_cvx.paths.active_set.corral import INDEPENDENT, Corral, weights_towards
 from sst_cvx.paths.active_set.sparse_corral import SparseCorral
 from sst_cvx.paths.iterations import count
@@ -51,14 +53,14 @@ class _Projection(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y: Any, argmax: Oracle) -> Any:
-        x, corral = _nearest(argmax, y, complete=ctx.needs_input_grad[0])
-        if corral is not None:
-            ctx.save_for_backward(corral.vertices, corral.inverse)
+        x, face = _nearest(argmax, y)
+        if ctx.needs_input_grad[0]:
+            ctx.face = face
         return x
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
-        vertices, inverse = ctx.saved_tensors
+        vertices, inverse = ctx.face.spanned()
         along = torch.zeros_like(cotangents[0])
         for _ in range(2):  # the second time for the digits that the inverse lacks
             d = weights_towards(vertices, inverse, cotangents[0] - along)
@@ -66,8 +68,32 @@ class _Projection(torch.autograd.Function):
         return along, None
 
 
-def _nearest(argmax: Oracle, y: torch.Tensor, complete: bool) -> tuple[torch.Tensor, Corral | None]:
-    """Nearest points ``(batch, n)``, and their corrals, with ``complete`` extended until they span the face.
+class _Face:
+    """The face that g = y - x exposes: of the corral of x, and completed when a derivative is asked for, which losses
+    whose gradient is x itself never do."""
+
+    def __init__(self, oracle: Oracle, target: torch.Tensor, corral: Corral | SparseCorral, points: torch.Tensor):
+        self._state, self._lock = (oracle, target, corral, points), threading.Lock()
+        self._spanned: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def spanned(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Vertices that span it, and the inverse of their system; asks the host, as the forward did.
+
+        Raises:
+            SolveError: an argmax that is not exact.
+        """
+        with self._lock:
+            if self._spanned is None:
+                with torch.no_grad(), guard("raise"):
+                    _complete_face(*self._state)
+                corral = self._state[2]
+                corral = corral.dense() if isinstance(corral, SparseCorral) else corral
+                self._spanned = corral.vertices, corral.inverse
+            return self._spanned
+
+
+def _nearest(argmax: Oracle, y: torch.Tensor) -> tuple[torch.Tensor, _Face]:
+    """Nearest points ``(batch, n)``, and the faces that they are on.
 
     Inside, coordinates are relative to one vertex and in units of the set's size: tolerances are pure numbers.
     """
@@ -81,16 +107,13 @@ def _nearest(argmax: Oracle, y: torch.Tensor, complete: bool) -> tuple[torch.Ten
         start, size = (origin, unit) if everyone else (origin[elements], unit[elements])
         return (argmax(direction, elements) - start).div_(size)
 
-    target = (y - origin) / unit
+    target = (y.detach() - origin) / unit
     if native.serves(y):
-        sparse, x = _solved_by_loops(oracle, target)
-        if complete:
-            _complete_face(oracle, target, sparse, x)
-        return origin + unit * x, sparse.dense() if complete else None
-    corral = _Wolfe(oracle, target).solve()
-    if complete:
-        _complete_face(oracle, target, corral, corral.point())
-    return origin + unit * corral.point(), corral
+        corral, x = _solved_by_loops(oracle, target)
+    else:
+        corral = _Wolfe(oracle, target).solve()
+        x = corral.point()
+    return origin + unit * x, _Face(oracle, target, corral, x)
 
 
 def _solved_by_loops(oracle: Oracle, target: torch.Tensor) -> tuple[SparseCorral, torch.Tensor]:
