@@ -98,7 +98,7 @@ def _solved_by_loops(oracle: Oracle, target: torch.Tensor) -> tuple[SparseCorral
     from sst_cvx.paths.active_set.native import FINISHED, REFUSED, STUCK, WORSE, move, offer
 
     batch, n = target.shape
-    corral, x, goal = SparseCorral(batch, n), torch.empty_like(target), native.array(target)
+    corral, x, goal = SparseCorral(batch, n), target.new_empty(batch, n), native.array(target)  # x: written in place
     steps, stalls, newest = (np.full(batch, start) for start in (0, 0, -1))
     lost, limit, limits = np.empty(batch, np.bool_), 100 + 20 * n, (_GAP, _ACCEPTED, _STALLS, INDEPENDENT)
     running = np.arange(batch)
