@@ -71,7 +71,8 @@ class Flow(sst.Structure, final=True):
         self.edge_index, n = check_edge_index(edge_index)
         edges = self.edge_index.shape[1]
         self._supply = self._check_supply(supply, n)
-        self._incidence = incidence(*self.edge_index.numpy(), len(self._supply))
+        tails, heads = self.edge_index.numpy()
+        self._incidence = incidence(tails, heads, len(self._supply))
         self._capacities = None if capacities is None else whole_numbers("capacities", capacities, edges)
         self._check_feasible()
         if self._capacities is not None:
@@ -145,11 +146,11 @@ class Flow(sst.Structure, final=True):
 
     def _check_feasible(self) -> None:
         most = np.full(self.edge_index.shape[1], np.inf) if self._capacities is None else self._capacities
-        found = overloaded(*self.edge_index.numpy(), self._supply, most)
+        tails, heads = self.edge_index.numpy()
+        found = overloaded(tails, heads, self._supply, most)
         if found is None:
             return
         inside = np.isin(np.arange(len(self._supply)), found[0])
-        tails, heads = self.edge_index.numpy()
         leaving = inside[tails] & ~inside[heads]
         carried = int(most[leaving].sum()) if leaving.any() else 0
         vertices = f"vertex {found[0][0]} has" if len(found[0]) == 1 else f"vertices {found[0].tolist()} together have"

@@ -163,3 +163,11 @@ def test_errors():
         sst.SoftArgmax(StableSet(starts, ends, 2), sst.ExponentialFamilyEntropy())
     with pytest.raises(NotImplementedError, match="no log-partition"):
         StableSet(starts, ends, None).vertices()
+
+
+def test_utilities_of_any_strides():
+    """The compiled active set writes into arrays like its utilities: a transpose once lost what was written."""
+    soft = sst.SoftArgmax(StableSet(*intervals(7, True)), sst.Euclidean())
+    u = torch.randn(7, 5, dtype=torch.float64).T
+    assert not u.is_contiguous()
+    assert torch.equal(soft(u), soft(u.contiguous()))

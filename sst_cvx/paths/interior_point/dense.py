@@ -45,7 +45,7 @@ def _products(core: Any, device: torch.device) -> tuple[torch.Tensor, torch.Tens
     """Places of the entries of core diag(d) core' that are not 0 for every d, of rows times rows, and the sparse matrix
     that makes them of d: of the products of entries in one column. None where these are many, and a dense product is
     faster."""
-    columns = sp.csc_array(core)
+    columns: Any = sp.csc_array(core)
     count = np.diff(columns.indptr)
     terms, size = np.repeat(count, count), columns.shape[0]
     few = 0 < terms.sum() * tolerances.SPARSE_PRODUCT <= size * columns.nnz
