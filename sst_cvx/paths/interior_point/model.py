@@ -113,6 +113,10 @@ class Model:
             ends = torch.where(pinned[:, self.barriers.column], self.barriers.along(start) - 1, ends)
         return Problem(linear, temperature, right, bounds, ends, t / scale * coldest, pinned, rows), start
 
+    def beyond_start(self, w: torch.Tensor) -> torch.Tensor:
+        """Columns counted from a point of the hull, where one is known: far from 0 they say nothing of its size."""
+        return w if self._start is None else w - self._start
+
     def shorter_step(
         self, x: torch.Tensor, dx: torch.Tensor, slope: torch.Tensor, curvature: torch.Tensor
     ) -> torch.Tensor:

@@ -31,7 +31,7 @@ def polish(model: Model, problem: Problem, near: Iterate) -> Solution:
     if model.moves:
         _lean(model, problem, solution)
     distance = (solution.w - near.w)[:, :events].abs().amax(1)
-    nearby = distance <= tolerances.NEARBY * (1 + near.w[:, :events].abs().amax(1))
+    nearby = distance <= tolerances.NEARBY * (1 + model.beyond_start(near.w)[:, :events].abs().amax(1))
     solution.accepted &= nearby & (_outside(problem, solution) <= tolerances.ACCEPTED_OUTSIDE)
     return solution
 

@@ -118,7 +118,7 @@ def solve_all(hull, schedules, start, weights, values, u, t, right, bounds, w, y
             steps[e] += abs(found)
             if found >= 0:
                 break
-        accepted[e] = found >= 0 and polish(s)
+        accepted[e] = found >= 0 and polish(s, start)
         if accepted[e]:
             copy(w[e], s.c[at.W])
             copy(side[e], s.c[at.SIDE])

@@ -13,8 +13,9 @@ from sst_cvx.paths.interior_point.native.systems import copy, dual_residual, fil
 
 
 @inner
-def polish(s):
-    """From the interior-point solution ``near`` to ``point``; whether it is right."""
+def polish(s, start):
+    """From the interior-point solution ``near`` to ``point``; whether it is right. ``start``: a point of the hull, which
+    distances are measured from, or nothing."""
     _guess(s, s.k[at.ACTIVE])
     weak, events = s.c[at.SCRATCH], s.events
     fill(weak, 0.0)
@@ -33,7 +34,8 @@ def polish(s):
         _lean(s)
     distance, size = 0.0, 0.0
     for i in range(events):
-        distance, size = larger(distance, abs(s.c[at.W, i] - s.c[at.NEAR, i])), larger(size, abs(s.c[at.NEAR, i]))
+        beyond = s.c[at.NEAR, i] - (start[i] if start.shape[0] else 0.0)
+        distance, size = larger(distance, abs(s.c[at.W, i] - s.c[at.NEAR, i])), larger(size, abs(beyond))
     finite = True
     for j in range(s.c.shape[1]):
         finite = finite and isfinite(s.c[at.W, j])
