@@ -14,8 +14,8 @@ from sst_cvx.paths.interior_point.native.systems import copy, dual_residual, fil
 
 @inner
 def polish(s, start):
-    """From the interior-point solution ``near`` to ``point``; whether it is right. ``start``: a point of the hull, which
-    distances are measured from, or nothing."""
+    """From the interior-point solution ``near`` to ``point``; whether it is right. ``start``: a point of the hull, from
+    which distances are measured, or nothing."""
     _guess(s, s.k[at.ACTIVE])
     weak, events = s.c[at.SCRATCH], s.events
     fill(weak, 0.0)
