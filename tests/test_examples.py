@@ -26,6 +26,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 FILES = ["own_structure", "which_measurements", "estimator_bias_variance"]
 MODULES = [f"graph_layout.{name}" for name in ("train", "search", "plot", "timing")]
 MODULES += [f"learning_to_explain.{name}" for name in ("train", "table", "report")]
+MODULES += [f"parsing.{name}" for name in ("train", "table", "plot")]
 
 
 def command(script: str, *options: str) -> list[str]:
@@ -120,6 +121,12 @@ WRONG = [
     *[("learning_to_explain.table", "--steps", v) for v in ("0", "nan")],
     *[("learning_to_explain.table", "--tune", v) for v in ("-1", "nan")],
     *[("learning_to_explain.report", "--count", v) for v in ("0", "-1", "nan")],
+    *[("parsing.train", "--seed", v) for v in WRONG_SEEDS],
+    *[("parsing.train", "--learning-rate", v) for v in WRONG_RATES],
+    *[("parsing.train", "--epochs", v) for v in ("0", "-1", "nan")],
+    *[("parsing.train", "--dropout", v) for v in ("-0.1", "1", "nan")],
+    *[("parsing.table", "--seeds", v) for v in ("-1", "nan")],
+    *[("parsing.table", "--minutes", v) for v in ("-1", "nan")],
 ]
 
 
@@ -146,6 +153,7 @@ def test_options_out_of_range_are_refused(script, option, value, refused, tmp_pa
         "graph_layout.search": ["--folder", str(tmp_path / "run")],
         "learning_to_explain.table": ["--timing"],
         "learning_to_explain.report": [str(tmp_path)],
+        "parsing.train": ["--preset", "tiny", "--folder", str(tmp_path / "run")],
     }.get(script, [])
     said = refused(script, *needed, option, value)
     assert option in said or option.removeprefix("--").replace("-", "_") in said
@@ -182,6 +190,8 @@ def test_pictures_are_refused_before_the_work(script, options, refused, tmp_path
         ("graph_layout.search", "--folder"),
         ("learning_to_explain.train", "--output"),
         ("learning_to_explain.table", "--output"),
+        ("parsing.train", "--folder"),
+        ("parsing.table", "--output"),
     ],
 )
 def test_folders_are_refused_before_the_work(script, option, refused, tmp_path):
