@@ -28,7 +28,6 @@ from examples.parsing.evaluate import coverage, evaluate
 from examples.parsing.model import Parser
 
 _ELSEWHERE = ("data",)  # settings that do not make a run: the treebank may lie elsewhere by now
-_VALID = "arborescence LAS"  # of the validation part, by which the best epoch is chosen
 _EVALUATED = 2000  # words of a batch
 
 
@@ -192,15 +191,21 @@ class Run:
         at = f"epoch {self.epoch} of {self.settings.epochs}"
         return f"{self.folder} holds {at}: the same command goes on from there."
 
+    @property
+    def _decoder(self) -> str:
+        """By whose LAS on the validation part the best epoch is chosen: that of the trees it is trained through."""
+        return "projective" if self.settings.trees == "projective" else "arborescence"
+
     def _validate(self, metrics: dict[str, float], quiet: bool) -> None:
-        valid = evaluate(self.model, self.valid, ("arborescence",))
-        if valid[_VALID] > self.best:
-            self.best = valid[_VALID]
+        decoder = self._decoder
+        valid = evaluate(self.model, self.valid, (decoder,))
+        if valid[f"{decoder} LAS"] > self.best:
+            self.best = valid[f"{decoder} LAS"]
             runs.save({"settings": asdict(self.settings), "model": self.model.state_dict()}, self.folder / "best.pt")
         entry = {"epoch": self.epoch, **metrics, **{f"valid {name}": v for name, v in valid.items()}}
         runs.append_lines([entry], self.folder / "metrics.jsonl")
         if not quiet:
-            uas, las = valid["arborescence UAS"], valid[_VALID]
+            uas, las = valid[f"{decoder} UAS"], valid[f"{decoder} LAS"]
             shown = f"epoch {self.epoch}: {metrics['seconds']:.0f} s, loss {metrics['loss']:.3f}"
             tqdm.write(f"{shown}, validation UAS {uas:.1f} %, LAS {las:.1f} %")
 
@@ -208,7 +213,7 @@ class Run:
         s = self.settings
         self.model.load_state_dict(runs.load(self.folder / "best.pt")["model"])
         lines = runs.read_lines(self.folder / "metrics.jsonl")
-        result = {f"valid {_VALID}": self.best, "sentences": len(self.sentences)}
+        result = {f"valid {self._decoder} LAS": self.best, "sentences": len(self.sentences)}
         for name in ("seconds", "seconds in loss"):
             result[name] = sum(line[name] for line in lines) / len(lines)
         result |= evaluate(self.model, self.test)
