@@ -17,6 +17,9 @@ EDGES = torch.tensor([[0, 0, 1, 1, 2], [1, 2, 2, 3, 3]])
 MULTIGRAPH = torch.tensor([[0, 0, 1, 1, 2], [1, 1, 2, 2, 0]])
 GROUPS, CAPACITIES, WEIGHTS = torch.tensor([0, 1, 0, 2]), torch.tensor([1, 1, 0]), torch.tensor([0.5, 0.0, 1.0, 0.5])
 
+TARGET, COSTS, CAPACITY = torch.tensor([1, 1]), torch.tensor([[0, 1], [1, 0]]).expand(2, 2, 2), 1
+ENDS, SUPPLY, STARTS = torch.tensor([[0, 0, 1, 2], [0, 1, 0, 1]]), torch.tensor([1, 0, 0, -1]), torch.tensor([0, 1, 3])
+
 
 def at_most_two(sets: torch.Tensor) -> torch.Tensor:
     return sets.sum(-1).clamp(max=2)
@@ -40,6 +43,16 @@ MAKERS = {
     "uniform": lambda: polytopes.MatroidBases.uniform(4, 2),
     "partition": lambda: polytopes.MatroidBases.partition(GROUPS, CAPACITIES),
     "graphic": lambda: polytopes.MatroidBases.graphic(MULTIGRAPH),
+    "Chain": lambda: polytopes.Chain(3, 2),
+    "SemiMarkov": lambda: polytopes.SemiMarkov(3, 2, 2),
+    "Alignment": lambda: polytopes.Alignment(2, 3),
+    "ConnectionistTemporal": lambda: polytopes.ConnectionistTemporal(TARGET, 4, 3),
+    "budget": lambda: polytopes.Chain(3, 2).budget(COSTS, at_most=1),
+    "ProjectiveTree": lambda: polytopes.ProjectiveTree(4, single_root=True),
+    "BinaryTree": lambda: polytopes.BinaryTree(3, 2),
+    "BMatching": lambda: polytopes.BMatching(ENDS, CAPACITY),
+    "Flow": lambda: polytopes.Flow(EDGES, SUPPLY, CAPACITY),
+    "StableSet": lambda: polytopes.StableSet(STARTS, STARTS + 2),
 }
 MODES = {
     "meta": lambda: torch.device("meta"),

@@ -217,7 +217,7 @@ class Hypergraph:
         from polytopes.kernels.native import hypergraph
 
         scores = native.array(padded[: self.items + 1].T.double())
-        x = torch.zeros(len(scores), self.items, dtype=torch.float64)
+        x = padded.new_zeros(len(scores), self.items, dtype=torch.float64)
         values, entered, waiting = np.zeros(self.vertices + 1), self._scratch(), self._scratch()
         hypergraph.best(*self._arrays, scores, values, entered, waiting, x.numpy())
         return x
@@ -227,7 +227,7 @@ class Hypergraph:
 
         share = padded.new_empty(self.arcs.count + 1, padded.shape[1])
         self._compiled_values(padded, share)
-        x = torch.zeros(padded.shape[1], self.items, dtype=torch.float64)
+        x = padded.new_zeros(padded.shape[1], self.items, dtype=torch.float64)
         hypergraph.draw(*self._arrays, share.numpy(), uniform.numpy(), self._scratch(), x.numpy())
         return x
 

@@ -274,7 +274,7 @@ def _are_elements(part: Structure, points: torch.Tensor) -> torch.Tensor:
     if part.has_vertices():
         listed = part.vertices().flatten(1)
         if not len(listed):
-            return torch.zeros(len(points), dtype=torch.bool)
+            return torch.zeros(len(points), dtype=torch.bool, device=points.device)
         nearest = torch.cdist(flat, listed, p=torch.inf).amin(1)
         return nearest <= _SAME * (1 + flat.abs().amax(1))
     binary = ((flat == 0) | (flat == 1)).all(1)
