@@ -14,12 +14,13 @@ import numpy as np
 import torch
 
 import sst_cvx as sst
+from polytopes.enumerated import Enumerated
 from polytopes.kernels.feasible_flow import overloaded
-from polytopes.kernels.listed import Listed, few, integer_points, refusal
+from polytopes.kernels.integer_points import few, integer_points, refusal
 from polytopes.kernels.log_weights import widened
 from polytopes.kernels.whole_numbers import whole_numbers
 from sst_cvx.arguments import check_edge_index, check_size, check_vertex_count
-from sst_cvx.once import computed_once, constants, later
+from sst_cvx.once import constants, later
 
 if TYPE_CHECKING:
     import cvxpy as cp
@@ -32,7 +33,7 @@ else:
 Degrees = int | torch.Tensor | Sequence[Any]
 
 
-class BMatching(sst.Structure, final=True):
+class BMatching(Enumerated, final=True):
     """At most so many edges at each vertex of a bipartite graph; event shape ``(edges,)``.
 
     Capacities that are learned, e.g. how many papers each of 3 reviewers may get, each paper one review::
@@ -120,18 +121,7 @@ class BMatching(sst.Structure, final=True):
         Raises:
             ValueError: more.
         """
-        return self._listed.log_sum(u)
-
-    @computed_once
-    def _listed(self) -> Listed:
-        if self.log_partition_refusal:
-            raise ValueError(f"{self.log_partition_refusal}.")
-        return Listed(self.vertices())
-
-    def prepare(self) -> None:
-        super().prepare()
-        if self.has_log_partition():
-            _ = self._listed
+        return self.listed.log_partition(u)
 
     def length_mask(self, left: torch.Tensor, right: torch.Tensor | None = None) -> torch.Tensor:
         """Mask of padded sides: numbers of left and of right vertices (by default as many) ``(*batch,)`` to
@@ -225,4 +215,4 @@ class BMatching(sst.Structure, final=True):
 def exponential_family(
     structure: BMatching, regularizer: sst.ExponentialFamilyEntropy, u: torch.Tensor
 ) -> torch.Tensor:
-    return structure._listed.marginals(u)
+    return structure.listed.marginals(u)

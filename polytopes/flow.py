@@ -15,12 +15,13 @@ import numpy as np
 import torch
 
 import sst_cvx as sst
+from polytopes.enumerated import Enumerated
 from polytopes.kernels.feasible_flow import LARGEST, incidence, overloaded
-from polytopes.kernels.listed import Listed, few, integer_points, refusal
+from polytopes.kernels.integer_points import few, integer_points, refusal
 from polytopes.kernels.log_weights import widened
 from polytopes.kernels.whole_numbers import whole_numbers
 from sst_cvx.arguments import check_edge_index, check_vertex_count
-from sst_cvx.once import computed_once, constants, later
+from sst_cvx.once import constants, later
 
 if TYPE_CHECKING:
     import cvxpy as cp
@@ -28,7 +29,7 @@ else:
     cp = later("cvxpy")
 
 
-class Flow(sst.Structure, final=True):
+class Flow(Enumerated, final=True):
     """Flows of given supply and bounded by capacities; event shape ``(edges,)``, x[e] in 0, ..., capacities[e].
 
     ``argmax`` is a flow of largest utility, one of least cost if utilities are negative costs. Capacities that are
@@ -110,18 +111,7 @@ class Flow(sst.Structure, final=True):
         Raises:
             ValueError: it has many.
         """
-        return self._listed.log_sum(u)
-
-    @computed_once
-    def _listed(self) -> Listed:
-        if self.log_partition_refusal:
-            raise ValueError(f"{self.log_partition_refusal}.")
-        return Listed(self.vertices())
-
-    def prepare(self) -> None:
-        super().prepare()
-        if self.has_log_partition():
-            _ = self._listed
+        return self.listed.log_partition(u)
 
     @property
     def _most(self) -> np.ndarray:
@@ -170,4 +160,4 @@ class Flow(sst.Structure, final=True):
 
 @sst.fast_path(Flow, sst.ExponentialFamilyEntropy)
 def exponential_family(structure: Flow, regularizer: sst.ExponentialFamilyEntropy, u: torch.Tensor) -> torch.Tensor:
-    return structure._listed.marginals(u)
+    return structure.listed.marginals(u)

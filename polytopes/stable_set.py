@@ -16,12 +16,13 @@ import numpy as np
 import torch
 
 import sst_cvx as sst
+from polytopes.enumerated import Enumerated
 from polytopes.kernels.dag_sums import PathGraph
-from polytopes.kernels.listed import Listed, few, integer_points, refusal
+from polytopes.kernels.integer_points import few, integer_points, refusal
 from polytopes.kernels.log_weights import widened
 from polytopes.kernels.tables import Table
 from sst_cvx.arguments import check_finite, check_size, check_vertex_count
-from sst_cvx.once import computed_once, constants, later
+from sst_cvx.once import constants, later
 
 if TYPE_CHECKING:
     import cvxpy as cp
@@ -33,7 +34,7 @@ else:
 Times = torch.Tensor | Sequence[float]
 
 
-class StableSet(sst.Structure, final=True):
+class StableSet(Enumerated, final=True):
     """Chosen intervals, at most ``capacity`` of them at any one time; event shape ``(n,)``.
 
     Intervals are half-open, [start, end): one may start where another ends. Closed ones of integers are
@@ -140,13 +141,13 @@ class StableSet(sst.Structure, final=True):
         Raises:
             ValueError: a capacity other than 1, and more than 12 intervals.
         """
-        return self._graph.log_sum(self._along(u)) if self.capacity == 1 else self._listed.log_sum(u)
+        return self._graph.log_sum(self._along(u)) if self.capacity == 1 else self.listed.log_partition(u)
 
     def marginals(self, u: torch.Tensor) -> torch.Tensor:
         """The gradient of ``log_partition``, without autograd."""
         if self.capacity == 1:
             return self._graph.marginals(self._along(u))[..., : self.n]
-        return self._listed.marginals(u)
+        return self.listed.marginals(u)
 
     def sample(self, u: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """A set drawn with probability proportional to exp <u, x>, exact: same shape, dtype and device as ``u``."""
@@ -154,20 +155,14 @@ class StableSet(sst.Structure, final=True):
             return self._graph.sample(self._along(u), generator)[..., : self.n]
         return super().sample(u, generator)
 
+    @property
+    def by_list(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Where intervals may overlap: disjoint ones are paths."""
+        return self.capacity != 1
+
     def _along(self, u: torch.Tensor) -> torch.Tensor:
         """Utilities of the graph's edges: intervals, and steps at 0."""
         return torch.nn.functional.pad(u, (0, self._times))
-
-    @computed_once
-    def _listed(self) -> Listed:
-        if self.log_partition_refusal:
-            raise ValueError(f"{self.log_partition_refusal}.")
-        return Listed(self.vertices())
-
-    def prepare(self) -> None:
-        super().prepare()
-        if self.capacity != 1 and self.has_log_partition():
-            _ = self._listed
 
     def violation(self, x: torch.Tensor, parameters: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
         if self.capacity is None:

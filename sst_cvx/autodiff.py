@@ -53,6 +53,11 @@ def is_transformed() -> bool:
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
+def is_differentiated(x: torch.Tensor) -> bool:
+    """By autograd, backwards or forwards."""
+    return (torch.is_grad_enabled() and x.requires_grad) or forward_ad._current_level >= 0
+
+
 class Function:
     """A ``torch.autograd.Function`` with ``setup_context``, for ``torch.func``, whose calls elsewhere cost less.
 

@@ -35,11 +35,11 @@ class SoftArgmax(Questions, torch.nn.Module):
         path: "auto" takes the first that applies of "fast" (a registered closed-form or combinatorial algorithm),
             "active_set" (Euclidean: the min-norm-point algorithm, by the hard argmax alone; only for structures without
             a hull and those that prefer it), "interior_point" (a linear hull and a separable f: one batched solve,
-            differentiated exactly) and "layer" (the CvxpyLayer: any cone, any convex f). By name, it must apply. With
+            differentiated exactly) and "layer" (the CvxpyLayer: any cone, any convex f); for ``sst.Product`` "product"
+            (each factor by its own), for ``sst.Intersection`` also "splitting". By name, it must apply. With
             ``integral=False`` the active-set path projects on conv(X) itself, the others on the declared, looser hull.
-        solver: engine of the layer: "DIFFCP" (default), "MOREAU", or a cvxpylayers ``SolverInterface``. Other paths
-            have none, but elements that the interior-point solver gives up go to the layer.
-        solver_options: settings of that engine.
+        solver, solver_options: engine of the layer: "DIFFCP" (default), "MOREAU", or a cvxpylayers ``SolverInterface``,
+            and its settings. What the interior-point solver gives up goes to the layer, too.
         guard: how failures are told: "raise" (at once, asking the host), "nan" (on the device: NaN, and the error at
             the next call or by ``sst.synchronize()``), None: by circumstance, see ``sst.guard``.
 

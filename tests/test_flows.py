@@ -13,7 +13,7 @@ import torch
 import polytopes
 import sst_cvx as sst
 from polytopes import Flow
-from polytopes.kernels.listed import integer_points
+from polytopes.kernels.integer_points import integer_points
 from tests.oracles import check_along_a_line
 
 CYCLE = torch.tensor([[0, 0, 1, 2, 1, 2, 1], [1, 2, 2, 1, 3, 3, 1]])  # with a cycle, and a loop

@@ -19,10 +19,9 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-from polytopes.kernels.dag_sums import _is_differentiated as is_differentiated
 from polytopes.kernels.log_weights import ABSENT, draw_one
 from sst_cvx import native
-from sst_cvx.autodiff import Function
+from sst_cvx.autodiff import Function, is_differentiated
 
 Sums = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 

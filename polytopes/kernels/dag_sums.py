@@ -23,12 +23,11 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
-from torch.autograd import forward_ad
 
 from polytopes.kernels.dag_order import Nodes, Sweep, closure, incoming, levels, sweep, topological
 from polytopes.kernels.log_weights import ABSENT, draw_one
 from sst_cvx import native
-from sst_cvx.autodiff import Function
+from sst_cvx.autodiff import Function, is_differentiated
 from sst_cvx.host import is_fake, stops_early
 from sst_cvx.once import computed_once, constants, state_without_computed
 
@@ -125,7 +124,7 @@ class PathGraph:
         """
         dtype = dtype or scores.dtype
         traced = torch.compiler.is_dynamo_compiling()
-        if not traced and not _is_differentiated(scores) and native.serves(scores):
+        if not traced and not is_differentiated(scores) and native.serves(scores):
             return self._compiled_log_sum(scores).to(dtype)
         graph, padded = self._prepared(scores)
         values, _ = graph._traced_values(padded, dtype) if traced else _Values.apply(padded, graph, dtype)
@@ -311,11 +310,6 @@ _make_steps._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def _take(rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """rows[index]: index_select is three times as fast."""
     return rows.index_select(0, index.flatten()).reshape(*index.shape, -1)
-
-
-def _is_differentiated(x: torch.Tensor) -> bool:
-    """By autograd, backwards or forwards."""
-    return (torch.is_grad_enabled() and x.requires_grad) or forward_ad._current_level >= 0
 
 
 def _log_sum(terms: torch.Tensor) -> torch.Tensor:

@@ -26,12 +26,11 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
-from torch.autograd import forward_ad
 
 from polytopes.kernels.hypergraph_order import Arcs, Steps
 from polytopes.kernels.log_weights import ABSENT
 from sst_cvx import native
-from sst_cvx.autodiff import Function
+from sst_cvx.autodiff import Function, is_differentiated
 from sst_cvx.host import is_fake
 from sst_cvx.once import computed_once, constants, state_without_computed
 
@@ -116,7 +115,7 @@ class Hypergraph:
         graph, padded = self._prepared(scores)
         if torch.compiler.is_dynamo_compiling():
             values = graph._traced_values(padded)[0]
-        elif not _is_differentiated(scores) and native.serves(padded):
+        elif not is_differentiated(scores) and native.serves(padded):
             values = graph._compiled_values(padded, padded.new_empty(0, 0, dtype=torch.float64))
         else:
             values = _Values.apply(padded, graph)[0]
@@ -303,11 +302,6 @@ def _terms(
     return _take(values, first) + _take(values, second) + _take(padded, items)
 
 
-def _is_differentiated(x: torch.Tensor) -> bool:
-    """By autograd, backwards or forwards."""
-    return (torch.is_grad_enabled() and x.requires_grad) or forward_ad._current_level >= 0
-
-
 def _shares(terms: torch.Tensor) -> torch.Tensor:
     """Of sum 1 to the last digit, as what is rounded in a large value is not in them."""
     return torch.ones_like(terms) if len(terms) == 1 else terms.softmax(0)
@@ -452,4 +446,4 @@ def _meeting(graph: Hypergraph, of_tails: torch.Tensor, of_heads: torch.Tensor) 
 
 def _by_loops(*tensors: torch.Tensor) -> bool:
     """Whether loops serve for a derivative that is not differentiated again."""
-    return all(native.serves(x) and not _is_differentiated(x) for x in tensors)
+    return all(native.serves(x) and not is_differentiated(x) for x in tensors)

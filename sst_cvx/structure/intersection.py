@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from sst_cvx.structure.base import Structure
 from sst_cvx.structure.composable import makes
 from sst_cvx.structure.declaration import ParameterValues
 from sst_cvx.structure.substitution import in_variable
+from sst_cvx.structure.vertex_list import VertexList
 
 if TYPE_CHECKING:
     import cvxpy as cp
@@ -87,9 +88,7 @@ class Intersection(Structure, final=True):
             raise NotImplementedError(
                 f"{self!r} has no argmax: {self._not_by_program}, and the common elements are not listed."
             )
-        points = self._listed.to(u.device)
-        flat = u.reshape(-1, self.event_size)
-        return points[(flat.double() @ points.T).argmax(1)].to(u.dtype).reshape(u.shape)
+        return self._by_list(self._listed.argmax, u)
 
     @computed_once
     def _not_by_program(self) -> str:
@@ -132,12 +131,16 @@ class Intersection(Structure, final=True):
         return points
 
     @computed_once
-    def _listed(self) -> torch.Tensor:
+    def _listed(self) -> VertexList:
         """``vertices()``, flat; kept."""
         points = self.vertices().flatten(1)
         if not len(points):
             raise EmptySet(f"{self!r} is empty: its parts have no common element.")
-        return points
+        return VertexList(points)
+
+    def _by_list(self, answer: Callable[[torch.Tensor], torch.Tensor], u: torch.Tensor) -> torch.Tensor:
+        """Of flat utilities, in the shape of ``u``."""
+        return answer(u.reshape(*u.shape[: u.dim() - len(self.event_shape)], self.event_size)).reshape(u.shape)
 
     @computed_once
     def log_partition_refusal(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -154,9 +157,11 @@ class Intersection(Structure, final=True):
         """By the list of elements."""
         if self.log_partition_refusal:
             raise NotImplementedError(f"{self!r} has no log_partition: {self.log_partition_refusal}.")
-        batch_shape = u.shape[: u.dim() - len(self.event_shape)]
-        scores = u.reshape(-1, self.event_size).double() @ self._listed.to(u.device).T
-        return scores.logsumexp(1).to(u.dtype).reshape(batch_shape)
+        return self._listed.log_partition(u.flatten(u.dim() - len(self.event_shape)))
+
+    def marginals(self, u: torch.Tensor) -> torch.Tensor:
+        """The gradient of ``log_partition``; differentiable any number of times."""
+        return self._by_list(self._listed.marginals, u)
 
     @property
     def known_binary(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -212,9 +217,11 @@ class Intersection(Structure, final=True):
         return all(part.sees_hull for part in self.parts)
 
     def prepare(self) -> None:
-        """Of all parts."""
+        """Of all parts, and the list, if there is one."""
         for part in self.parts:
             part.prepare()
+        if self.has_log_partition():
+            self._listed.prepare()
 
     def coordinate_range(self, tight: bool = False) -> tuple[np.ndarray, np.ndarray] | None:
         """As ``Structure.coordinate_range``; where a part has no hull, what is in the range of every part."""

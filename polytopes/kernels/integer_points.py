@@ -6,10 +6,6 @@ import math
 from typing import Any
 
 import numpy as np
-import torch
-
-from polytopes.kernels.tables import Table
-from sst_cvx.once import constants
 
 #: Boxes of as many integer points or fewer are listed for a log-partition.
 FEW = 4096
@@ -57,22 +53,3 @@ def integer_points(
         kept = ((sums + later[0] >= lower) & (sums + later[1] <= upper)).all(1)
         points, sums = points[kept], sums[kept]
     return points
-
-
-class Listed:
-    """Sums over a list of elements ``(count, size)``, float64."""
-
-    def __init__(self, points: torch.Tensor):
-        with constants():
-            self._points = Table(points)
-
-    def log_sum(self, u: torch.Tensor) -> torch.Tensor:
-        """log of the sum of exp <u, x>: ``(*batch, size)`` to ``(*batch,)``; in float64, as sums cancel."""
-        return self._scores(u).logsumexp(-1).to(u.dtype)
-
-    def marginals(self, u: torch.Tensor) -> torch.Tensor:
-        """Its gradient; differentiable."""
-        return (self._scores(u).softmax(-1) @ self._points.on(u.device)).to(u.dtype)
-
-    def _scores(self, u: torch.Tensor) -> torch.Tensor:
-        return u.double() @ self._points.on(u.device).T
