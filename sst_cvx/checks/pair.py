@@ -163,9 +163,9 @@ class Pair:
 
     def hard(self, u: torch.Tensor) -> torch.Tensor:
         """The limit of X_t for t -> 0: argmax over the set whose hull soft answers are in, which where
-        ``integral=False`` is the declared hull (but for the active-set path)."""
+        ``integral=False`` is the declared hull (but for the active-set path and exponential families)."""
         s = self.structure
-        if s.integral or self.soft.ways == {"active_set"}:
+        if s.integral or self.soft.feasible is s:
             return s.argmax(u, **self.parameters)
         values = s.flat_parameters(self.parameters, torch.Size([len(u)]))
         each = [{k: v[i].detach().numpy() for k, v in values.items()} for i in range(len(u))] if values else None
