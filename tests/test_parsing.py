@@ -102,6 +102,19 @@ def test_projective_trees_are_those_of_the_structure():
         assert sentence.projective == (tuple(enumerate(heads, start=1)) in listed)
 
 
+def test_words_whose_arcs_cross():
+    """They are there exactly in sentences that are not projective, and come in pairs at least."""
+    bank = treebank.synthetic(100)
+    known = data.vocabulary(bank.train)
+    for batch in data.batches(bank.train, known, 60):
+        found = trees.crossing(batch.heads, batch.lengths)
+        assert torch.equal(found.any(1), ~batch.projective)
+        assert bool((found.sum(1) != 1).all())
+        assert not bool((found & ~batch.present).any())
+    heads = torch.tensor([[0, 3, 4, 0, 0, 0]])  # arcs 3 -> 1 and 4 -> 2 cross, and 0 -> 3 crosses 4 -> 2
+    assert trees.crossing(heads, torch.tensor([5])).tolist() == [[False, True, True, True, False, False]]
+
+
 def test_random_sentences():
     bank = treebank.synthetic(100)
     assert [len(part) for part in (bank.train, bank.valid, bank.test)] == [80, 10, 10]

@@ -15,6 +15,7 @@ GROUPS = {
     "": lambda batch: batch.scored,
     " projective": lambda batch: batch.scored & batch.projective[:, None],
     " non-projective": lambda batch: batch.scored & ~batch.projective[:, None],
+    " crossing": lambda batch: batch.scored & trees.crossing(batch.heads, batch.lengths),
     " between words": lambda batch: batch.scored & ~batch.groups,
 }
 _SUPPORT = 1e-7  # a probability that is rounding error, at solutions right to 1e-10

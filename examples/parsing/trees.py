@@ -103,6 +103,16 @@ def shortfall(scores: torch.Tensor, x: torch.Tensor, heads: torch.Tensor, length
 
 
 @torch.no_grad()
+def crossing(heads: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Which words' arcs cross another one, the root's, from before the first word, included: ``(B, n)`` bool."""
+    word = torch.arange(heads.shape[1], device=heads.device)
+    present = (word > 0) & (word < lengths[:, None])
+    low, high = torch.minimum(heads, word), torch.maximum(heads, word)
+    into = (low[:, :, None] < low[:, None]) & (low[:, None] < high[:, :, None]) & (high[:, :, None] < high[:, None])
+    pairs = (into | into.mT) & present[:, :, None] & present[:, None]
+    return pairs.any(-1)
+
+
 def decode(decoder: str, scores: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """Heads ``(B, n)``: of each word by itself ("greedy"), or of the best tree, with crossing arcs or without."""
     n, kind = scores.shape[-1], "heads" if decoder == "greedy" else decoder
