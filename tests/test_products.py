@@ -11,14 +11,7 @@ import torch
 
 import polytopes
 import sst_cvx as sst
-
-REGULARIZERS = [
-    sst.Euclidean(),
-    sst.CategoricalEntropy(),
-    sst.BinaryEntropy(),
-    sst.TsallisEntropy(1.5),
-    sst.ExponentialFamilyEntropy(),
-]
+from sst_cvx.checks import REGULARIZERS
 
 
 def three() -> sst.Product:

@@ -14,22 +14,20 @@ Over 300 lines on purpose: every sweep stands beside its twin and its derivative
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 
 from polytopes.kernels.dag_order import Nodes, Sweep, closure, incoming, levels, sweep, topological
 from polytopes.kernels.log_weights import ABSENT, draw_one
+from polytopes.kernels.swept import Swept, take
 from sst_cvx import native
 from sst_cvx.autodiff import Function, is_differentiated
-from sst_cvx.host import is_fake, stops_early
-from sst_cvx.once import computed_once, constants, state_without_computed
+from sst_cvx.host import stops_early
+from sst_cvx.once import computed_once
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class _Steps:
 _PART = 2**17  # terms of sums at once, which stay in a cache
 
 
-class PathGraph:
+class PathGraph(Swept):
     """A directed acyclic graph with a source and a target, compiled for sweeps over its vertices.
 
     Args:
@@ -84,37 +82,19 @@ class PathGraph:
         self._tails, self._heads = (
             torch.from_numpy(np.where(dead, vertices, np.append(ends, vertices))) for ends in (tails, heads)
         )
-        self._elsewhere: dict[torch.device, PathGraph] = {}
-        self._name = _named(self)
+        self._register()
 
     @computed_once
     def _steps(self) -> _Steps:
         """What sweeps of tensors need."""
         return _Steps.of(self._tails.numpy(), self._heads.numpy(), self.vertices)
 
-    def on(self, device: torch.device) -> PathGraph:
-        """This graph with its index tables on ``device``: copied once, for a copy would stop the device."""
-        if torch.compiler.is_dynamo_compiling():
-            _make_steps(self._name)
-        if self._tails.device == device:
-            return self
-        if device in self._elsewhere:
-            return self._elsewhere[device]
-        moved = object.__new__(PathGraph)
-        moved.__dict__.update(self.__dict__)
-        with contextlib.nullcontext() if torch.compiler.is_compiling() else constants():
-            for name in ("_dead", "_tails", "_heads", "_steps"):
-                setattr(moved, name, getattr(self, name).to(device))
-        if not (torch.compiler.is_compiling() or is_fake(moved._tails)):
-            self._elsewhere[device] = moved
-        return moved
+    @property
+    def _index(self) -> torch.Tensor:
+        return self._tails
 
-    def __getstate__(self) -> dict[str, Any]:
-        return state_without_computed(self) | {"_elsewhere": {}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._name = _named(self)
+    def _tables_on(self, device: torch.device) -> dict[str, Any]:
+        return {name: getattr(self, name).to(device) for name in ("_dead", "_tails", "_heads", "_steps")}
 
     def log_sum(self, scores: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
         """log of the sum over paths of exp of their scores: ``(*batch, edges)`` to ``(*batch,)``; any derivative.
@@ -139,7 +119,7 @@ class PathGraph:
         end = share.new_zeros(self.vertices + 1, share.shape[1])
         end[self.target] = 1.0
         flow = graph._traced_linear(share, end) if traced else _Linear.apply(share, end, graph, True)
-        x = share * _take(flow, graph._heads)
+        x = share * take(flow, graph._heads)
         return x[:-1].T.reshape(scores.shape).to(dtype)
 
     def best(self, scores: torch.Tensor) -> torch.Tensor:
@@ -198,7 +178,7 @@ class PathGraph:
         values = padded.new_full((self.vertices + 1, padded.shape[1]), ABSENT, dtype=torch.float64)
         values[self.source] = 0.0
         for vertices, edges, tails in self._steps.down.groups:
-            terms = _take(values, tails).add_(_take(padded, edges))
+            terms = take(values, tails).add_(take(padded, edges))
             value = terms.amax(0) if best else _log_sum(terms)
             values.index_copy_(0, vertices, value)
             if share is not None:
@@ -254,7 +234,7 @@ class PathGraph:
         values[self.source] = 0.0
         share = torch.zeros_like(padded, dtype=dtype)
         for vertices, edges, tails in self._steps.down.groups:
-            terms = _take(values, tails) + _take(padded, edges)
+            terms = take(values, tails) + take(padded, edges)
             value = terms.logsumexp(0)
             values = values.index_copy(0, vertices, value)
             share = share.index_copy(0, edges.flatten(), (terms - value).exp().to(dtype).flatten(0, 1))
@@ -263,7 +243,7 @@ class PathGraph:
     def _traced_linear(self, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """``_Linear``, up, for a compiler."""
         for vertices, edges, others in self._steps.up.groups:
-            x = x.index_add(0, vertices, (_take(weight, edges) * _take(x, others)).sum(0))
+            x = x.index_add(0, vertices, (take(weight, edges) * take(x, others)).sum(0))
         return x
 
     def _trace(
@@ -282,34 +262,6 @@ class PathGraph:
             if asked and not bool((here != self.source).any()):
                 break
         return x[:-1]
-
-    def __deepcopy__(self, memo: dict) -> PathGraph:
-        return self  # never changes
-
-
-_live: WeakValueDictionary[str, PathGraph] = WeakValueDictionary()
-_numbers = itertools.count()
-
-
-def _named(graph: PathGraph) -> str:
-    """A name by which it is found, as long as it lives."""
-    name = f"graph {next(_numbers)}"
-    _live[name] = graph
-    return name
-
-
-def _make_steps(name: str) -> bool:
-    """While a compiler traces, which runs this at once: what it records could not be kept."""
-    return bool(_live[name]._steps)
-
-
-#: All that ``torch.compiler.assume_constant_result`` does, beside importing the compiler.
-_make_steps._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
-def _take(rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """rows[index]: index_select is three times as fast."""
-    return rows.index_select(0, index.flatten()).reshape(*index.shape, -1)
 
 
 def _log_sum(terms: torch.Tensor) -> torch.Tensor:
@@ -344,11 +296,11 @@ class _Values(Function, one_by_one=True):
         given = share.new_zeros(graph.vertices + 1, share.shape[1]) if of_values is None else of_values
         source = given.to(share.dtype)
         if of_share is None:
-            x = share * _take(_Linear.apply(share, source, graph, True), graph._heads)
+            x = share * take(_Linear.apply(share, source, graph, True), graph._heads)
             return x.to(ctx.dtype), None, None
         entry = share * of_share  # d share = share (d value(tail) + d score - d value(head))
         source = source.index_add(0, graph._tails, entry).index_add(0, graph._heads, -entry)
-        x = share * _take(_Linear.apply(share, source, graph, True), graph._heads) + entry
+        x = share * take(_Linear.apply(share, source, graph, True), graph._heads) + entry
         return x.to(ctx.dtype), None, None
 
     @staticmethod
@@ -357,7 +309,7 @@ class _Values(Function, one_by_one=True):
         score = tangent.to(share.dtype)
         source = share.new_zeros(graph.vertices + 1, share.shape[1]).index_add(0, graph._heads, share * score)
         values = _Linear.apply(share, source, graph, False)
-        return values.double(), share * (_take(values, graph._tails) + score - _take(values, graph._heads))
+        return values.double(), share * (take(values, graph._tails) + score - take(values, graph._heads))
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, padded: torch.Tensor, graph: PathGraph, dtype: torch.dtype) -> tuple:
@@ -378,7 +330,7 @@ class _Linear(Function, one_by_one=True):
             dag.linear(up, *graph._nodes.arrays, native.array(weight), x.numpy())
             return x
         for vertices, edges, others in (graph._steps.up if up else graph._steps.down).groups:
-            x.index_add_(0, vertices, (_take(weight, edges).mul_(_take(x, others))).sum(0))
+            x.index_add_(0, vertices, (take(weight, edges).mul_(take(x, others))).sum(0))
         return x
 
     @staticmethod
@@ -392,7 +344,7 @@ class _Linear(Function, one_by_one=True):
         graph, up, (weight, x) = ctx.graph, ctx.up, ctx.saved_tensors
         adjoint = _Linear.apply(weight, grad, graph, not up)
         to, other = (graph._tails, graph._heads) if up else (graph._heads, graph._tails)
-        return _take(adjoint, to) * _take(x, other), adjoint, None, None
+        return take(adjoint, to) * take(x, other), adjoint, None, None
 
     @staticmethod
     def jvp(ctx: Any, of_weight: torch.Tensor | None, of_source: torch.Tensor | None, *_: Any) -> torch.Tensor:
@@ -400,7 +352,7 @@ class _Linear(Function, one_by_one=True):
         source = torch.zeros_like(x) if of_source is None else of_source
         if of_weight is not None:
             to, other = (graph._tails, graph._heads) if up else (graph._heads, graph._tails)
-            source = source.index_add(0, to, of_weight * _take(x, other))
+            source = source.index_add(0, to, of_weight * take(x, other))
         return _Linear.apply(weight, source, graph, up)
 
     @staticmethod

@@ -18,26 +18,23 @@ Over 300 lines on purpose: every sweep stands beside its twin and its derivative
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 
 from polytopes.kernels.hypergraph_order import Arcs, Steps
 from polytopes.kernels.log_weights import ABSENT
+from polytopes.kernels.swept import Swept, take
 from sst_cvx import native
 from sst_cvx.autodiff import Function, is_differentiated
-from sst_cvx.host import is_fake
-from sst_cvx.once import computed_once, constants, state_without_computed
+from sst_cvx.once import computed_once
 
 _PART = 2**17  # terms of sums at once, which stay in a cache
 
 
-class Hypergraph:
+class Hypergraph(Swept):
     """A directed acyclic hypergraph whose last vertex is the root, compiled for sweeps over its vertices.
 
     Args:
@@ -66,8 +63,7 @@ class Hypergraph:
                 self.arcs.item[carriers],
             )
         )
-        self._elsewhere: dict[torch.device, Hypergraph] = {}
-        self._name = _named(self)
+        self._register()
 
     @computed_once
     def _steps(self) -> Steps:
@@ -80,32 +76,12 @@ class Hypergraph:
         arcs = self.arcs
         return tuple(a.astype(np.int32) for a in (arcs.start, arcs.first, arcs.second, arcs.item))
 
-    def on(self, device: torch.device) -> Hypergraph:
-        """This hypergraph with its index tables on ``device``: copied once, for a copy would stop the device."""
-        if torch.compiler.is_dynamo_compiling():
-            _make_steps(self._name)
-        if self._tables[0].device == device:
-            return self
-        if device in self._elsewhere:
-            return self._elsewhere[device]
-        moved = object.__new__(Hypergraph)
-        moved.__dict__.update(self.__dict__)
-        with contextlib.nullcontext() if torch.compiler.is_compiling() else constants():
-            moved._tables = tuple(table.to(device) for table in self._tables)
-            moved.__dict__["_steps"] = self._steps.to(device)
-        if not (torch.compiler.is_compiling() or is_fake(moved._tables[0])):
-            self._elsewhere[device] = moved
-        return moved
+    @property
+    def _index(self) -> torch.Tensor:
+        return self._tables[0]
 
-    def __getstate__(self) -> dict[str, Any]:
-        return state_without_computed(self) | {"_elsewhere": {}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._name = _named(self)
-
-    def __deepcopy__(self, memo: dict) -> Hypergraph:
-        return self  # never changes
+    def _tables_on(self, device: torch.device) -> dict[str, Any]:
+        return {"_tables": tuple(table.to(device) for table in self._tables), "_steps": self._steps.to(device)}
 
     def log_sum(self, scores: torch.Tensor) -> torch.Tensor:
         """log of the sum over derivations of exp of their scores: ``(*batch, items)`` to ``(*batch,)``; any derivative.
@@ -246,7 +222,7 @@ class Hypergraph:
     def _traced_linear(self, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """``_Linear``, up, for a compiler."""
         for tails, arcs, heads in self._steps.up:
-            x = x.index_add(0, tails, (_take(weight, arcs) * _take(x, heads)).sum(0))
+            x = x.index_add(0, tails, (take(weight, arcs) * take(x, heads)).sum(0))
         return x
 
     def _of_items(self, share: torch.Tensor, outside: torch.Tensor) -> torch.Tensor:
@@ -271,35 +247,10 @@ class Hypergraph:
         return x[: self.items]
 
 
-_live: WeakValueDictionary[str, Hypergraph] = WeakValueDictionary()
-_numbers = itertools.count()
-
-
-def _named(graph: Hypergraph) -> str:
-    """A name by which it is found, as long as it lives."""
-    name = f"hypergraph {next(_numbers)}"
-    _live[name] = graph
-    return name
-
-
-def _make_steps(name: str) -> bool:
-    """While a compiler traces, which runs this at once: what it records could not be kept."""
-    return bool(_live[name]._steps)
-
-
-#: All that ``torch.compiler.assume_constant_result`` does, beside importing the compiler.
-_make_steps._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
-def _take(rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """rows[index]: index_select is three times as fast."""
-    return rows.index_select(0, index.flatten()).reshape(*index.shape, -1)
-
-
 def _terms(
     values: torch.Tensor, padded: torch.Tensor, first: torch.Tensor, second: torch.Tensor, items: torch.Tensor
 ) -> torch.Tensor:
-    return _take(values, first) + _take(values, second) + _take(padded, items)
+    return take(values, first) + take(values, second) + take(padded, items)
 
 
 def _shares(terms: torch.Tensor) -> torch.Tensor:
@@ -343,10 +294,10 @@ class _Values(Function, one_by_one=True):
     def jvp(ctx: Any, tangent: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
         graph, (share,) = ctx.graph, ctx.saved_tensors
         heads, first, second, item = graph._tables[:4]
-        score = _take(tangent.to(share.dtype), item)
+        score = take(tangent.to(share.dtype), item)
         source = share.new_zeros(graph.vertices + 1, share.shape[1]).index_add(0, heads, share * score)
         values = _Linear.apply(share, source, graph, False)
-        change = _take(values, first) + _take(values, second) + score - _take(values, heads)
+        change = take(values, first) + take(values, second) + score - take(values, heads)
         return values.double(), share * change
 
     @staticmethod
@@ -371,10 +322,10 @@ class _Linear(Function, one_by_one=True):
         x[-1] = 0.0
         if up:
             for tails, arcs, heads in graph._steps.up:
-                x.index_add_(0, tails, (_take(weight, arcs) * _take(x, heads)).sum(0))
+                x.index_add_(0, tails, (take(weight, arcs) * take(x, heads)).sum(0))
         else:
             for heads, arcs, first, second, _ in graph._steps.down:
-                x.index_add_(0, heads, (_take(weight, arcs) * (_take(x, first) + _take(x, second))).sum(0))
+                x.index_add_(0, heads, (take(weight, arcs) * (take(x, first) + take(x, second))).sum(0))
         return x
 
     @staticmethod
@@ -396,10 +347,10 @@ class _Linear(Function, one_by_one=True):
         heads, first, second = graph._tables[:3]
         source = torch.zeros_like(x) if of_source is None else of_source
         if of_weight is not None and up:
-            part = of_weight * _take(x, heads)
+            part = of_weight * take(x, heads)
             source = source.index_add(0, first, part).index_add(0, second, part)
         elif of_weight is not None:
-            source = source.index_add(0, heads, of_weight * (_take(x, first) + _take(x, second)))
+            source = source.index_add(0, heads, of_weight * (take(x, first) + take(x, second)))
         return _Linear.apply(weight, source, graph, up)
 
     @staticmethod
@@ -441,7 +392,7 @@ def _meeting(graph: Hypergraph, of_tails: torch.Tensor, of_heads: torch.Tensor) 
         found = of_heads.new_empty(graph.arcs.count + 1, of_heads.shape[1])
         hypergraph.meeting(*graph._arrays[:3], native.array(of_tails), native.array(of_heads), found.numpy())
         return found
-    return (_take(of_tails, first) + _take(of_tails, second)) * _take(of_heads, heads)
+    return (take(of_tails, first) + take(of_tails, second)) * take(of_heads, heads)
 
 
 def _by_loops(*tensors: torch.Tensor) -> bool:
