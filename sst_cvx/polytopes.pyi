@@ -1,0 +1,1 @@
+from polytopes import *  # noqa: F403
