@@ -177,3 +177,15 @@ def test_guards_see_what_the_hull_sees(structure):
             assert float(structure.violation(x).max()) <= 1e-6
     if structure.sees_hull and structure.hull.known:
         assert bool((seen.clamp(min=0) >= structure.hull.violation(off) - 1e-12).all())
+
+
+def test_solvers_print_nothing():
+    """HiGHS 1.16 and later print a banner, below Python's own streams."""
+    code = """
+import cvxpy as cp, torch, sst_cvx as sst
+x = cp.Variable(4)
+two = sst.Structure(x, [x >= 0, x <= 1, cp.sum(x) == 2])
+two.argmax(torch.randn(2, 4))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == ""

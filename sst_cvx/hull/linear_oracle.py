@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -224,10 +225,21 @@ def _run(model: highspy.Highs, option: str, once: Any, usual: Any) -> None:
     model.setOptionValue(option, usual)
 
 
+@functools.cache
+def _silent_highs() -> type[highspy.Highs]:
+    """From 1.16 on its constructor prints a banner, unless it is silent before it makes its callbacks."""
+
+    class Silent(highspy.Highs):
+        def enableCallbacks(self) -> Any:
+            self.silent()
+            return super().enableCallbacks()
+
+    return Silent
+
+
 def _highs_model(hull: LinearHull, integral: bool) -> highspy.Highs:
     columns, rows = hull.lower.size, hull.row_upper.size
-    model = highspy.Highs()
-    model.silent()
+    model = _silent_highs()()
     options = {
         "threads": 1,
         "small_matrix_value": 1e-12,
