@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test slow tensors exhaustive lint benchmark clean
+.PHONY: demo test slow tensors exhaustive lint benchmark package lowest docs clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/python examples/which_measurements.py
@@ -33,6 +33,22 @@ lint: $(VENV)/installed-test
 benchmark: $(VENV)/installed-benchmark
 	$(BIN)/python -m benchmarks
 
+# The wheel and the sdist, checked; then the wheel by itself: outside the repository, without constraints.
+package: $(VENV)/torch
+	$(PIP) build twine
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	tests/package.sh $(PYTHON) dist/*.whl
+
+# The lowest versions that pyproject.toml admits.
+lowest:
+	tests/package.sh $(PYTHON) . lowest
+
+# The site, from nothing; warnings are errors.
+docs: $(VENV)/installed-docs
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+
 # torch first and by its pinned version: a looser range can pull gigabytes of CUDA.
 $(VENV)/torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -54,5 +70,9 @@ $(VENV)/installed-benchmark: $(VENV)/torch pyproject.toml
 	-$(PIP) --editable '.[moreau]'
 	touch $@
 
+$(VENV)/installed-docs: $(VENV)/torch pyproject.toml
+	$(PIP) --editable '.[docs,examples]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis dist docs/_build
