@@ -28,7 +28,7 @@ class Questions:
     ) -> torch.Tensor:
         """Frank-Wolfe gap max_v <u - t grad f(x), v - x>, ``(*batch,)``, float64: 0 at X_t(u), up to the rounding of x.
 
-        t m / 2 |x - X_t(u)|^2 <= gap. ``more``: hull parameters; ``log``, log x. See ``paths.gap``, ``conjugate_gap``.
+        ``t m / 2 |x - X_t(u)|^2 <= gap``. ``more``: hull parameters; ``log``, log x. See ``paths.gap``.
         """
         return frank_wolfe_gap(self.feasible, self.regularizer, u, x, temperature, mask=mask, **more)
 
