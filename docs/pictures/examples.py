@@ -22,8 +22,8 @@ def main() -> None:
     from examples import estimator_bias_variance, which_measurements
 
     OUT.mkdir(exist_ok=True)
-    few, quick = ([], []) if "--full" in sys.argv else (["--repeats", "4000"], ["--quick"])
-    estimator_bias_variance.main([*few, "--output", str(OUT / "estimator_bias_variance.png")])
+    quick = [] if "--full" in sys.argv else ["--quick"]
+    estimator_bias_variance.main(["--output", str(OUT / "estimator_bias_variance.png")])
     which_measurements.main([*quick, "--output", str(OUT / "which_measurements.png")])
     for name in ("estimator_bias_variance", "which_measurements"):
         shrink(OUT / f"{name}.png")

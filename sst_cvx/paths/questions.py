@@ -34,7 +34,7 @@ class Questions:
 
     @property
     def feasible(self) -> Structure:
-        """The set whose hull answers are in: the structure's, or where ``integral=False`` the declared one's."""
+        """The set whose hull answers are in, the structure's, or where ``integral=False`` the declared one's."""
         return self.structure if self._path.within_set or self.regularizer.within_set else self.structure.relaxed
 
     def log(
@@ -58,7 +58,7 @@ class Questions:
 
     @computed_once
     def ways(self) -> frozenset[str]:
-        """The names of the paths that answer: of a product, those of its factors."""
+        """The names of the paths that answer; of a product, those of its factors."""
         if isinstance(self._path, ProductPath):
             return frozenset[str]().union(*(soft.ways for soft in self._path.parts))
         return frozenset([self._path.name])
