@@ -1,7 +1,7 @@
 """Figures of example scripts that are not committed beside them: into docs/_static.
 
-    python docs/pictures/examples.py           # half a minute
-    python docs/pictures/examples.py --full    # as the scripts do it by default
+python docs/pictures/examples.py           # half a minute
+python docs/pictures/examples.py --full    # as the scripts do it by default
 """
 
 from __future__ import annotations

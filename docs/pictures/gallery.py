@@ -1,7 +1,6 @@
-"""Bars of figures that examples/README.md and its neighbours report, for the gallery: docs/_static/own_structure.svg and
-learning_to_explain.svg.
+"""Bars of what the examples report, for the gallery: own_structure.svg and learning_to_explain.svg in docs/_static.
 
-    python docs/pictures/gallery.py
+python docs/pictures/gallery.py
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
-matplotlib.rcParams["svg.fonttype"] = "none"
 import matplotlib.pyplot as plt
 
+matplotlib.rcParams["svg.fonttype"] = "none"
 OUT = Path(__file__).resolve().parents[1] / "_static"
 
 
@@ -23,7 +22,9 @@ def own_structure() -> None:
     rows = {"logistic": (66.4, 76.0, 77.0), "through the set": (89.7, 87.4, 86.4), "expert": (89.9, 87.6, 87.2)}
     figure, axis = plt.subplots(figsize=(6, 3.4), layout="constrained")
     for i, (name, values) in enumerate(rows.items()):
-        axis.bar([x + 0.26 * (i - 1) for x in range(3)], values, 0.24, label=name, color=("#bbbbbb", "C0", "#666666")[i])
+        axis.bar(
+            [x + 0.26 * (i - 1) for x in range(3)], values, 0.24, label=name, color=("#bbbbbb", "C0", "#666666")[i]
+        )
     axis.set(xticks=range(3), ylim=(50, 100), ylabel="agreement with the expert, %")
     axis.set_xticklabels(sets)
     axis.legend(fontsize=8, ncols=3, loc="upper center")

@@ -1,6 +1,6 @@
 """The way of the data, from declaration to estimator: docs/_static/house.svg.
 
-    python docs/pictures/house.py
+python docs/pictures/house.py
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
-matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text: a fifth of the size
 import matplotlib.pyplot as plt
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
+matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text: a fifth of the size
 OUT = Path(__file__).resolve().parents[1] / "_static" / "house.svg"
 INK, GREY, GIVEN, OURS, PATH, USE = "#222222", "#777777", "#f3efe2", "#dfe8f2", "#e3f0e3", "#f4e3e3"
 
@@ -39,8 +39,8 @@ class Plan:
             self.axis.text(x, y - 1.1, text, ha="center", va="center", fontsize=7.5, color=INK, linespacing=1.25)
 
     def arrow(self, start: tuple[float, float], end: tuple[float, float], dashed: bool = False) -> None:
-        look = {"arrowstyle": "-|>", "mutation_scale": 9, "color": GREY, "linewidth": 1.0}
-        self.axis.add_patch(FancyArrowPatch(start, end, linestyle="--" if dashed else "-", shrinkA=0, shrinkB=0, **look))
+        look = {"arrowstyle": "-|>", "mutation_scale": 9, "color": GREY, "shrinkA": 0, "shrinkB": 0}
+        self.axis.add_patch(FancyArrowPatch(start, end, linestyle="--" if dashed else "-", **look))
 
     def note(self, x: float, y: float, text: str) -> None:
         self.axis.text(x, y, text, ha="center", va="center", fontsize=7.5, color=GREY, style="italic")

@@ -45,8 +45,8 @@ _CHUNK = 20_000_000  # probabilities in memory at once, of samples from a list
 class Structure(Composable["Structure"]):
     """A set X declared by its convex hull in CVXPY: ``Structure(x, [x >= 0, cp.sum(x) == 1])``.
 
-    Every other variable in the constraints is an auxiliary one (an extended formulation). Parameters
-    (``cp.Parameter``) in the constraints become keyword inputs of ``argmax`` and of ``SoftArgmax``, by their CVXPY names.
+    Every other variable in the constraints is an auxiliary one (an extended formulation). Each ``cp.Parameter`` in the
+    constraints becomes a keyword input of ``argmax`` and of ``SoftArgmax``, by its CVXPY name.
 
     A subclass whose answers seldom need its hull may declare it later: its ``__init__`` calls
     ``super().__init__(event_shape=(n,))``, and ``declare()`` returns the variable and the constraints. That is called
