@@ -57,7 +57,7 @@ def soft_rank(
 
 
 def soft_sort(u: torch.Tensor, temperature: float | torch.Tensor = 1.0, descending: bool = False) -> torch.Tensor:
-    """The entries of u in order, relaxed: argmax { <(1, ..., n), x> - t/2 |x|^2 } over the hull of permutations of u.
+    """The entries of u in order, relaxed: argmax { <(1, ..., n), x> - t/2 x'x } over the hull of permutations of u.
 
     From the smallest (``descending``: from the largest). At low temperatures exact, at high ones all are the mean.
     Differentiable in u and the temperature, any number of times.

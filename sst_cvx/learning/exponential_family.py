@@ -127,7 +127,7 @@ class ExponentialFamily(Distribution):
 
     @property
     def variance(self) -> torch.Tensor:
-        """Of each entry, the diagonal of the Hessian of A: mean (1 - mean) of 0/1 arrays, else by a second derivative
+        """Of each entry, the diagonal of the Hessian of A, mean (1 - mean) of 0/1 arrays, else by a second derivative
         an entry."""
         if self.structure.binary:
             mean = self._mean()

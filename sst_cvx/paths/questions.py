@@ -28,13 +28,13 @@ class Questions:
     ) -> torch.Tensor:
         """Frank-Wolfe gap max_v <u - t grad f(x), v - x>, ``(*batch,)``, float64: 0 at X_t(u), up to the rounding of x.
 
-        t m / 2 |x - X_t(u)|^2 <= gap. ``more``: hull parameters; ``log``, log x. See ``paths.gap``, ``conjugate_gap``.
+        ``t m / 2 |x - X_t(u)|^2 <= gap``. ``more``: hull parameters; ``log``, log x. See ``paths.gap``.
         """
         return frank_wolfe_gap(self.feasible, self.regularizer, u, x, temperature, mask=mask, **more)
 
     @property
     def feasible(self) -> Structure:
-        """The set whose hull answers are in: the structure's, or where ``integral=False`` the declared one's."""
+        """The set whose hull answers are in, the structure's, or where ``integral=False`` the declared one's."""
         return self.structure if self._path.within_set or self.regularizer.within_set else self.structure.relaxed
 
     def log(
@@ -58,7 +58,7 @@ class Questions:
 
     @computed_once
     def ways(self) -> frozenset[str]:
-        """The names of the paths that answer: of a product, those of its factors."""
+        """The names of the paths that answer; of a product, those of its factors."""
         if isinstance(self._path, ProductPath):
             return frozenset[str]().union(*(soft.ways for soft in self._path.parts))
         return frozenset([self._path.name])

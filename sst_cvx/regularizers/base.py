@@ -114,11 +114,11 @@ class SeparableRegularizer(Regularizer):
     """
 
     separable = True
-    #: Whether phi' is infinite at the lower, upper end of the domain: then no solution touches that end.
+    #: Whether phi' is infinite at the lower, upper end of the domain; then no solution touches that end.
     steep = (False, False)
     #: phi'(1) - phi'(0), for threshold searches over the unit box.
     unit_slopes: float = math.inf
-    #: The slope that ``unit_inverse_slope`` counts from: phi'(0), or where that is infinite another one.
+    #: The slope that ``unit_inverse_slope`` counts from, phi'(0), or where that is infinite another one.
     slope_origin: float = 0.0
 
     def __init__(self, weights: Any = None) -> None:

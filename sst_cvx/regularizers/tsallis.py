@@ -27,7 +27,7 @@ class TsallisEntropy(SeparableRegularizer, certified=True):
     Euclidean up to a linear term that is constant where sum x is; alpha -> 1 is the categorical entropy. Below 1 no
     entry is 0. On [0, 1]^n it is 1-strongly convex for alpha <= 2. For alpha > 2 it is strictly convex alone where
     entries may be 0: its modulus is 0, dx/du has no bound next to 0, and a gap says, in place of
-    t m / 2 |x - X_t|^2 <= gap,
+    ``t m / 2 |x - X_t|^2 <= gap``, ::
 
         t / (alpha (alpha - 1)) sum_i |x_i - X_t,i|^alpha  <=  gap.
 

@@ -45,8 +45,8 @@ _CHUNK = 20_000_000  # probabilities in memory at once, of samples from a list
 class Structure(Composable["Structure"]):
     """A set X declared by its convex hull in CVXPY: ``Structure(x, [x >= 0, cp.sum(x) == 1])``.
 
-    Every other variable in the constraints is an auxiliary one (an extended formulation). ``cp.Parameter``s in the
-    constraints become keyword inputs of ``argmax`` and of ``SoftArgmax``, by their CVXPY names.
+    Every other variable in the constraints is an auxiliary one (an extended formulation). Each ``cp.Parameter`` in the
+    constraints becomes a keyword input of ``argmax`` and of ``SoftArgmax``, by its CVXPY name.
 
     A subclass whose answers seldom need its hull may declare it later: its ``__init__`` calls
     ``super().__init__(event_shape=(n,))``, and ``declare()`` returns the variable and the constraints. That is called
@@ -74,11 +74,11 @@ class Structure(Composable["Structure"]):
     """
 
     parameters: list[cp.Parameter]
-    #: A class whose hull is never empty or unbounded may say so: large instances are then not canonicalised at once.
+    #: A class whose hull is never empty or unbounded may say so; large instances are then not canonicalised at once.
     known_bounded = False
-    #: A class of 0/1 arrays may say so: it is then not found out by many calls of argmax.
+    #: A class of 0/1 arrays may say so; it is then not found out by many calls of argmax.
     known_binary = False
-    #: A class whose own argmax is a program of tensors on any device, without a read on the host, may say so: others
+    #: A class whose own argmax is a program of tensors on any device, without a read on the host, may say so; others
     #: are asked through an operator by compilers and ``vmap``.
     argmax_on_device = False
     #: A class whose argmax is cheap beside its hull (an extended formulation) may say so, or by a property from which
@@ -385,7 +385,7 @@ class Structure(Composable["Structure"]):
 
     @computed_once
     def relaxed(self) -> Structure:
-        """The extreme points of the declared hull, over which soft argmaxes are: this structure, unless the hull is
+        """The extreme points of the declared hull, over which soft argmaxes are; this structure, unless the hull is
         looser than conv(X) (``integral=False``)."""
         return self if self.integral else _Relaxed(self)
 

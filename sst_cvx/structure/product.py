@@ -53,7 +53,7 @@ class Product(Structure, final=True):
             those of the product.
 
     Attributes:
-        factors: tuple of ``Factor``s, in the order of the event.
+        factors: tuple of ``Factor``, in the order of the event.
         names: of the factors, () where they were given by position.
 
     Raises:

@@ -61,7 +61,7 @@ class SolveInfo:
     @torch.no_grad()
     def violation(self) -> torch.Tensor:
         """How far x is outside the hull, float64, relative to 1 + the size of what bounds it; of "closest" elements
-        the least violation |s|, in the units of the declared constraints; NaN where there is no answer. Rows with
+        the least violation ``|s|``, in the units of the declared constraints; NaN where there is no answer. Rows with
         auxiliary variables are not seen."""
         call, structure = self._call, self._soft.structure
         found = self._nothing()
