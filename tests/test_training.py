@@ -267,7 +267,7 @@ def test_a_search_goes_on_and_selects_by_validation(tmp_path, monkeypatch, capsy
     assert metrics == {"error": (rows[0]["error"], 0.0)}
     launch.main(Fit, "words", [*options, "--trials", "6"])  # two more
     (tmp_path / "search" / "5" / "result.json").unlink()
-    with pytest.raises(runs.RunError, match="trials 5 in .* delete the storage"):  # as after a kill
+    with pytest.raises(runs.RunError, match=r"trials 5 in .* delete the storage"):  # as after a kill
         launch.main(Fit, "words", [*options, "--trials", "6"])
     (tmp_path / "search" / "search.db").unlink()
     launch.main(Fit, "words", [*options, "--trials", "6"])
