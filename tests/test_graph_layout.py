@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import pathlib
 import subprocess
 import sys
 import types
+from dataclasses import replace
 
 import networkx as nx
 import numpy as np
@@ -18,9 +20,10 @@ from torch.distributions import Gumbel
 
 import sst_cvx as sst
 from benchmarks.device_measure import Operations
-from examples.graph_layout import data, plot, search, train
+from examples.graph_layout import data, plot, train
 from examples.graph_layout.edges import EdgeDistribution, to_directed
 from examples.graph_layout.evaluate import evaluate
+from examples.graph_layout.mirror import centre, reflect
 from examples.graph_layout.model import Model
 from examples.graph_layout.step import CapturedStep, Step
 
@@ -104,36 +107,75 @@ def losses(folder):
 
 
 def test_training_improves_and_resumes(tmp_path, monkeypatch):
+    """Killed while the mirror competes (steps 10 to 20)."""
     whole = start(tmp_path / "whole")
     assert losses(tmp_path / "whole")[-1] < losses(tmp_path / "whole")[0]
-    monkeypatch.setattr(train, "SAVE_EVERY", 0.0)
-    step = train.Run._batch
+    monkeypatch.setattr(train.Run, "save_every", 0.0)
+    batch = train.Run._batch
 
     def killed(self):
-        if self.step == 30:
+        if self.done == 15:
             raise KeyboardInterrupt
-        return step(self)
+        return batch(self)
 
     with monkeypatch.context() as patch:
         patch.setattr(train.Run, "_batch", killed)
-        with pytest.raises(KeyboardInterrupt, match="holds step 30 of 40: the same command goes on"):
+        with pytest.raises(KeyboardInterrupt, match="holds step 15 of 40: the same command goes on"):
             start(tmp_path / "parts")
     resumed = start(tmp_path / "parts")
-    assert resumed == pytest.approx(whole, rel=1e-5)
-    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+    assert resumed == whole
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     with pytest.raises(ValueError, match=r"other settings \(seed: 0 there, 5 here\).*--folder"):
         start(tmp_path / "parts", "--seed", "5")
 
 
-def test_what_a_kill_tore_apart(tmp_path):
-    start(tmp_path, "--steps", "20")
-    before = (tmp_path / "metrics.jsonl").read_text()
-    (tmp_path / "metrics.jsonl").write_text(before + '{"step": 2')
-    start(tmp_path, "--steps", "20")
-    assert (tmp_path / "metrics.jsonl").read_text() == before
-    (tmp_path / "last.pt").write_bytes((tmp_path / "last.pt").read_bytes()[:1000])
-    with pytest.raises(ValueError, match="damaged"):
-        start(tmp_path, "--steps", "20")
+def test_the_mirror_exchanges_labels(tmp_path):
+    run = train.Run(train.PRESETS["tiny"], tmp_path)
+    for _ in range(3):
+        run._advance()
+    before, model = copy.deepcopy((run.model.state_dict(), run.optimizer.state_dict())), run.model.eval()
+    x, edges = torch.randn(2, 3, 10, 2), torch.rand(2, 90)
+    one, logits = model.decoder(x, edges), model.encoder(run.positions[:2])
+    elbo = evaluate(model, run.parts[1])["elbo"]
+    reflect(model, run.optimizer)
+    torch.testing.assert_close(model.decoder(x, 1 - edges), one)
+    torch.testing.assert_close(model.encoder(run.positions[:2]), -logits)
+    reflected = evaluate(model, run.parts[1])
+    centre(model, run.positions)
+    centred = evaluate(model, run.parts[1])
+    assert centred["nll"] == pytest.approx(reflected["nll"])  # no tree is another one
+    assert centred["kl"] < reflected["kl"]
+    model.load_state_dict(before[0])
+    run.optimizer.load_state_dict(copy.deepcopy(before[1]))
+    for _ in range(2):
+        reflect(model, run.optimizer)
+    assert evaluate(model, run.parts[1])["elbo"] == elbo
+    for kept, now in zip(before[1]["state"].values(), run.optimizer.state_dict()["state"].values(), strict=True):
+        for name, value in kept.items():
+            assert torch.equal(now[name], value)
+
+
+@pytest.mark.parametrize("better", [False, True])
+def test_the_better_of_both_goes_on(better, tmp_path, monkeypatch):
+    run = train.Run(replace(train.PRESETS["tiny"], mirror_at=2, mirror_steps=2), tmp_path)
+    for _ in range(4):
+        run._advance()
+    rival = run._mirror.model
+    own, its = run.model.state_dict(), rival.state_dict()
+    monkeypatch.setattr(train, "evaluate", lambda model, part: {"elbo": float((model is rival) == better)})
+    expected, place = {k: v.clone() for k, v in (its if better else own).items()}, run.model.encoder.out.bias.data_ptr()
+    run._judge()
+    for name, value in run.model.state_dict().items():
+        assert torch.equal(value, expected[name])
+    assert run.model.encoder.out.bias.data_ptr() == place  # of a captured step
+    assert run._mirror is None
+
+
+def test_independent_edges_have_no_rival(tmp_path):
+    run = train.Run(replace(train.PRESETS["tiny"], edges="independent", mirror_at=1), tmp_path)
+    for _ in range(3):
+        run._advance()
+    assert run._mirror is None
 
 
 def test_divergence_is_said(tmp_path):
@@ -192,27 +234,8 @@ def test_replays_are_the_same_run(tmp_path, monkeypatch):
     assert losses(tmp_path / "graph") == losses(tmp_path / "eager")
 
 
-def test_search_refuses_trials_of_other_settings(tmp_path):
-    search.search("tree", "tiny", 1, tmp_path, ["--steps", "2"])
-    with pytest.raises(ValueError, match="edges: 'tree' there, 'top' here"):
-        search.search("top", "tiny", 1, tmp_path, ["--steps", "2"])
-    with pytest.raises(SystemExit):  # a temperature of 0 is no missing one
-        search.search("tree", "tiny", 1, tmp_path, ["--steps", "2"], (None, 0.0))
-
-
-def test_an_interrupted_search_says_what_is_done(tmp_path, monkeypatch):
-    search.search("tree", "tiny", 1, tmp_path, ["--steps", "2"])
-
-    def interrupt(self):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(train.Run, "_batch", interrupt)
-    with pytest.raises(KeyboardInterrupt, match="holds 1 of 3 trials: the same command goes on"):
-        search.search("tree", "tiny", 3, tmp_path, ["--steps", "2"])
-
-
 def test_unfinished_runs_have_no_picture(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no finished run"):
+    with pytest.raises(FileNotFoundError, match="holds no run"):
         plot.draw([tmp_path], tmp_path / "picture.png")
 
 
@@ -243,20 +266,10 @@ def test_two_processes_are_one(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_search_goes_on_and_pictures_are_drawn(tmp_path):
-    first = search.search("tree", "tiny", 1, tmp_path, ["--steps", "10"])
-    before = (first[0] / "test.json").stat().st_mtime_ns
-    folders = search.search("tree", "tiny", 3, tmp_path, ["--steps", "10"])
-    assert folders[0] == first[0]
-    assert (first[0] / "test.json").stat().st_mtime_ns == before
-    best, metrics = search.select(folders)
-    assert search.best_elbo(best) == max(search.best_elbo(folder) for folder in folders)
-    assert metrics["elbo"][0] == json.loads((best / "test.json").read_text())["elbo"]
-    assert search.select(folders[:1])[1]["elbo"][1] == 0.0  # nothing to select from
-    assert metrics["elbo"][1] > 0.0
-    seeds = search.search("tree", "tiny", 2, tmp_path / "seeds", ["--steps", "2"], (1e-3, None))
-    assert [json.loads((f / "test.json").read_text())["learning_rate"] for f in seeds] == [1e-3, 1e-3]
-    plot.draw(folders, tmp_path / "picture.png")
+def test_pictures_are_drawn(tmp_path):
+    for name in ("tree", "independent"):
+        start(tmp_path / name, "--steps", "20", "--edges", name)
+    plot.draw([tmp_path / "tree", tmp_path / "independent"], tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 

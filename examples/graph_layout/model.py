@@ -8,7 +8,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn import functional
-from torch.nn import functional
 
 import sst_cvx as sst
 from examples.graph_layout.data import VERTICES
@@ -84,8 +83,7 @@ class Decoder(nn.Module):
     def __init__(self, hidden: int):
         super().__init__()
         self.messages = nn.ModuleList(
-            nn.Sequential(nn.Linear(4, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
-            for _ in range(2)
+            nn.Sequential(nn.Linear(4, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()) for _ in range(2)
         )
         self.out = nn.Sequential(
             nn.Linear(2 + hidden, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 2)
@@ -102,8 +100,8 @@ class Decoder(nn.Module):
 def _received(weights: torch.Tensor, network: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
     """Weighted sums of the messages into each vertex, ``(batch, vertices, steps, hidden)``.
 
-    The network's first layer sees receiver and sender joined: its products are taken at the vertices, of which there are
-    9 times fewer than edges, and the sums are one matrix product a receiver.
+    The network's first layer sees receiver and sender joined: its products are taken at the vertices, which are 9 times
+    fewer than edges. The sums are one matrix product a receiver.
 
     Args:
         x: ``(batch, vertices, steps, 2)``.

@@ -2,7 +2,7 @@
 
     python -m examples.graph_layout.train --edges tree --preset small --folder runs/tree-0
     python -m examples.graph_layout.train --edges tree --trials 20 --folder runs/search/tree   # the paper's protocol
-    python -m examples.graph_layout.train --preset paper --device cuda --graph --together 4 --minutes 7 --folder runs/paper
+    python -m examples.graph_layout.train --preset paper --device cuda --graph --together 4 --minutes 7 --folder runs/p
     torchrun --nproc-per-node 2 -m examples.graph_layout.train --edges tree --folder runs/tree-0
 
 With --graph, a whole step is one CUDA graph. Without, no step waits for the device, either: losses are read where they
@@ -59,7 +59,7 @@ class Settings(Common):
     temperature: float = positive(0.5)
     roll_out: int = setting(0, least=0, words="steps on own predictions; 0: the paper's, T - 1, but 10 for T = 20")
     mirror_at: int = setting(0, least=0, words="step at which tree and top are given a rival, its mirror; 0: never")
-    mirror_steps: int = setting(100, least=1, words="after which the better one of the two goes on")
+    mirror_steps: int = setting(200, least=1, words="after which the better one of the two goes on")
     validate_every: int = setting(500, least=1)
 
     def __post_init__(self) -> None:
@@ -75,7 +75,7 @@ PRESETS = {
     # Rate and temperature: what a search selected for trees.
     "small": Settings(
         graphs=10_000, held_out=1000, hidden=64, steps=1000, batch=64, learning_rate=1.3e-3, temperature=1.1,
-        roll_out=1, mirror_at=150, validate_every=250,
+        roll_out=1, mirror_at=100, mirror_steps=200, validate_every=250,
     ),
     "paper": Settings(),
     "tiny": Settings(
