@@ -160,15 +160,16 @@ def test_the_better_of_both_goes_on(better, tmp_path, monkeypatch):
     run = train.Run(replace(train.PRESETS["tiny"], mirror_at=2, mirror_steps=2), tmp_path)
     for _ in range(4):
         run._advance()
-    rival = run._mirror.model
+    rival, scores = run._mirror.model, {"precision": 0.0, "recall": 0.0}
     own, its = run.model.state_dict(), rival.state_dict()
-    monkeypatch.setattr(train, "evaluate", lambda model, part: {"elbo": float((model is rival) == better)})
+    monkeypatch.setattr(train, "evaluate", lambda model, part: scores | {"elbo": float((model is rival) == better)})
     expected, place = {k: v.clone() for k, v in (its if better else own).items()}, run.model.encoder.out.bias.data_ptr()
     run._judge()
     for name, value in run.model.state_dict().items():
         assert torch.equal(value, expected[name])
     assert run.model.encoder.out.bias.data_ptr() == place  # of a captured step
     assert run._mirror is None
+    assert (run.judged["own elbo"], run.judged["mirror elbo"]) == (float(not better), float(better))
 
 
 def test_independent_edges_have_no_rival(tmp_path):

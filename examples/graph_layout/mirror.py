@@ -1,7 +1,7 @@
 """A move between the two ways of labelling edges: a model's mirror, which competes with it for some steps.
 
-The decoder's edge types X and 1 - X are alike but for their messages: nothing says which one is to mean "a spring".
-For independent edges it does not matter. A tree (and top 9) has no tree for a complement: a model that takes nine pairs
+The decoder's edge types X and 1 - X are alike but for their messages: nothing says which of them means "a spring". For
+independent edges it does not matter. A tree (and top 9) has no tree for a complement: a model that takes nine pairs
 *without* a spring for X explains less, and no small step leads away. One large step does, as label switching moves do for
 mixture models (Stephens 2000): exchange the labels, train both for a while, keep what validation finds better.
 """
@@ -39,8 +39,8 @@ def reflect(model: Model, optimizer: torch.optim.Optimizer) -> None:
 def centre(model: Model, positions: torch.Tensor) -> None:
     """Shift all logits, which changes no tree, to the least divergence on these graphs.
 
-    The divergence grows with the exponential of negated logits, so that a reflected model's is huge. With logits mu + c,
-    the sum of mu + c + exp(-mu - c) is least at c = log mean exp(-mu).
+    It grows exponentially with negated logits, so that a reflected model's is huge. With logits mu + c, the sum of
+    mu + c + exp(-mu - c) is least at c = log mean exp(-mu).
     """
     was_training = model.training
     mu = model.eval().edges.utilities(model.encoder(positions)).loc

@@ -111,6 +111,7 @@ class Run(Base):
         if graph and (reason := no_graph(device)):
             raise ValueError(reason)
         self._graph, self._mirror, self._step = graph, None, None
+        self.judged: dict[str, float] = {}  # validation metrics of both, once one of them has been chosen
         self._epoch, self._order = -1, torch.empty(0)
         super().__init__(settings, folder, device, resume)
 
@@ -184,17 +185,19 @@ class Run(Base):
     def _judge(self) -> None:
         """Which of the two goes on: the one with the better validation ELBO."""
         assert self._mirror is not None
-        elbo, rival = (evaluate(model, self.parts[1])["elbo"] for model in (self.model, self._mirror.model))
-        if rival > elbo:
+        both = {"own": evaluate(self.model, self.parts[1]), "mirror": evaluate(self._mirror.model, self.parts[1])}
+        self.judged = {f"{who} {k}": found[k] for who, found in both.items() for k in ("elbo", "precision", "recall")}
+        if both["mirror"]["elbo"] > both["own"]["elbo"]:
             self._mirror.replace()
             self.averaged = self._make_average()
-        self._judged, self._mirror = {"elbo": elbo, "mirror's elbo": rival}, None
+        self._mirror = None
 
     def state(self) -> dict[str, Any]:
-        return super().state() | {"mirror": self._mirror and self._mirror.state()}
+        return super().state() | {"mirror": self._mirror and self._mirror.state(), "judged": self.judged}
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
+        self.judged = state["judged"]
         if state["mirror"]:
             self._mirror = Mirror(self, state["mirror"])
 
@@ -207,7 +210,7 @@ class Run(Base):
         return f"validation ELBO {metrics['elbo']:.0f}, precision {metrics['precision']:.1f} %"
 
     def test(self, model: Model) -> dict[str, float]:
-        found = evaluate(model, self.parts[2])
+        found = evaluate(model, self.parts[2]) | self.judged
         return found | {f"{k}, batch statistics": v for k, v in evaluate(model, self.parts[2], frozen=False).items()}
 
 
