@@ -160,6 +160,7 @@ def test_the_better_of_both_goes_on(better, tmp_path, monkeypatch):
     run = train.Run(replace(train.PRESETS["tiny"], mirror_at=2, mirror_steps=2), tmp_path)
     for _ in range(4):
         run._advance()
+    assert run._mirror is not None
     rival, scores = run._mirror.model, {"precision": 0.0, "recall": 0.0}
     own, its = run.model.state_dict(), rival.state_dict()
     monkeypatch.setattr(train, "evaluate", lambda model, part: scores | {"elbo": float((model is rival) == better)})
@@ -233,6 +234,20 @@ def test_replays_are_the_same_run(tmp_path, monkeypatch):
     monkeypatch.setattr(CapturedStep, "_captured", captured)
     start(tmp_path / "graph", "--graph")
     assert losses(tmp_path / "graph") == losses(tmp_path / "eager")
+
+
+def test_seeds_side_by_side_are_those_alone(tmp_path):
+    start(tmp_path / "both", "--together", "2")
+    for seed in (0, 1):
+        start(tmp_path / str(seed), "--seed", str(seed))
+        assert losses(tmp_path / "both" / f"seed-{seed}") == losses(tmp_path / str(seed))
+
+
+def test_settings_are_options(tmp_path):
+    """So the paper's preset is trained by teacher forcing, or with a decay."""
+    chosen = ("--roll-out", "1", "--decay", "cosine", "--steps", "2", "--mirror-at", "0")
+    found = start(tmp_path, *chosen)
+    assert (found["roll_out"], found["decay"], "own elbo" in found) == (1, "cosine", False)
 
 
 def test_unfinished_runs_have_no_picture(tmp_path):

@@ -1,8 +1,8 @@
 """A move between the two ways of labelling edges: a model's mirror, which competes with it for some steps.
 
-The decoder's edge types X and 1 - X are alike but for their messages: nothing says which of them means "a spring". For
+The decoder's edge types X and 1 - X are alike but for their messages: nothing says which one means "a spring". For
 independent edges it does not matter. A tree (and top 9) has no tree for a complement: a model that takes nine pairs
-*without* a spring for X explains less, and no small step leads away. One large step does, as label switching moves do for
+*without* a spring for X explains less, and no small step leads away. One large step does, as label switching does in
 mixture models (Stephens 2000): exchange the labels, train both for a while, keep what validation finds better.
 """
 
@@ -45,7 +45,7 @@ def centre(model: Model, positions: torch.Tensor) -> None:
     was_training = model.training
     mu = model.eval().edges.utilities(model.encoder(positions)).loc
     model.train(was_training)
-    model.encoder.out.bias += (-mu).exp().mean().log()
+    model.encoder.out.bias.add_((-mu).exp().mean().log())
 
 
 def _swap(a: torch.Tensor, b: torch.Tensor) -> None:

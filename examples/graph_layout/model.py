@@ -97,7 +97,7 @@ class Decoder(nn.Module):
         return x + self.out(torch.cat([x, message.transpose(1, 2)], -1))  # pyright: ignore
 
 
-def _received(weights: torch.Tensor, network: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
+def _received(weights: torch.Tensor, network: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Weighted sums of the messages into each vertex, ``(batch, vertices, steps, hidden)``.
 
     The network's first layer sees receiver and sender joined: its products are taken at the vertices, which are 9 times
@@ -106,7 +106,8 @@ def _received(weights: torch.Tensor, network: nn.Sequential, x: torch.Tensor) ->
     Args:
         x: ``(batch, vertices, steps, 2)``.
     """
-    first, *others = network
+    first, *others = network.children()
+    assert isinstance(first, nn.Linear)
     at_receiver, at_sender = first.weight.split(x.shape[-1], 1)
     from_senders = functional.linear(x, at_sender).index_select(1, directed(x.device)[1])
     messages = functional.linear(x, at_receiver, first.bias)[:, :, None] + _by_receiver(from_senders, 1)
