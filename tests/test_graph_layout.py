@@ -237,9 +237,10 @@ def test_replays_are_the_same_run(tmp_path, monkeypatch):
 
 
 def test_seeds_side_by_side_are_those_alone(tmp_path):
-    start(tmp_path / "both", "--together", "2")
+    chosen = ("--steps", "6", "--validate-every", "3", "--mirror-at", "2", "--mirror-steps", "2", "--roll-out", "2")
+    start(tmp_path / "both", *chosen, "--together", "2")
     for seed in (0, 1):
-        start(tmp_path / str(seed), "--seed", str(seed))
+        start(tmp_path / str(seed), *chosen, "--seed", str(seed))
         assert losses(tmp_path / "both" / f"seed-{seed}") == losses(tmp_path / str(seed))
 
 
@@ -258,13 +259,13 @@ def test_unfinished_runs_have_no_picture(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["independent", "tree"])
 def test_two_processes_are_one(name, tmp_path):
-    """The same losses as one process with the joined batch, and the same model at the end."""
+    """The same losses as one process with the joined batch, and the same model at the end; a rival is tried, too."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     ends, logged = [], []
     for count in (1, 2):
         folder = tmp_path / str(count)
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-        command = [*launcher, "-m", "examples.graph_layout.train", "--preset", "tiny", "--steps", "10", "--edges", name]
+        command = [*launcher, "-m", "examples.graph_layout.train", "--preset", "tiny", "--steps", "24", "--edges", name]
         done = subprocess.run(
             [*command, "--folder", str(folder)],
             capture_output=True,
@@ -275,7 +276,7 @@ def test_two_processes_are_one(name, tmp_path):
         )
         assert done.returncode == 0, done.stderr[-3000:]
         logged.append(losses(folder))
-        ends.append(torch.load(folder / "last.pt", weights_only=True)["model"])
+        ends.append(torch.load(folder / "best.pt", weights_only=True)["model"])
     assert logged[1] == pytest.approx(logged[0], rel=1e-4)
     for key, value in ends[0].items():
         torch.testing.assert_close(ends[1][key], value, rtol=1e-3, atol=1e-4, msg=key)
