@@ -261,11 +261,12 @@ def test_unfinished_runs_have_no_picture(tmp_path):
 def test_two_processes_are_one(name, tmp_path):
     """The same losses as one process with the joined batch, and the same model at the end; a rival is tried, too."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    chosen = ["--steps", "10", "--mirror-at", "4", "--mirror-steps", "4", "--roll-out", "2", "--edges", name]
     ends, logged = [], []
     for count in (1, 2):
         folder = tmp_path / str(count)
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-        command = [*launcher, "-m", "examples.graph_layout.train", "--preset", "tiny", "--steps", "24", "--edges", name]
+        command = [*launcher, "-m", "examples.graph_layout.train", "--preset", "tiny", *chosen]
         done = subprocess.run(
             [*command, "--folder", str(folder)],
             capture_output=True,
