@@ -20,7 +20,7 @@ from torch.distributions import Gumbel
 
 import sst_cvx as sst
 from benchmarks.device_measure import Operations
-from examples.graph_layout import data, plot, train
+from examples.graph_layout import data, plot, table, train
 from examples.graph_layout.edges import EdgeDistribution, to_directed
 from examples.graph_layout.evaluate import evaluate
 from examples.graph_layout.mirror import centre, reflect
@@ -249,6 +249,16 @@ def test_settings_are_options(tmp_path):
     chosen = ("--roll-out", "1", "--decay", "cosine", "--steps", "2", "--mirror-at", "0")
     found = start(tmp_path, *chosen)
     assert (found["roll_out"], found["decay"], "own elbo" in found) == (1, "cosine", False)
+
+
+def test_table_counts_edge_types():
+    right, wrong = {"elbo": -1.0, "precision": 90.0, "recall": 90.0}, {"elbo": -3.0, "precision": 23.0, "recall": 90.0}
+    judged = {"own precision": 22.0, "own recall": 89.0}
+    text = table.markdown({"tree": [right | judged, right, wrong], "independent": [right]})
+    assert text.splitlines()[2:] == [
+        "| tree | -1.7 ± 1.2 | 67.7 ± 38.7 | 90.0 ± 0.0 | 2 of 3 | 0 of 1 |",
+        "| independent | -1.0 | 90.0 | 90.0 |  |  |",
+    ]
 
 
 def test_unfinished_runs_have_no_picture(tmp_path):
