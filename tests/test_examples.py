@@ -24,7 +24,7 @@ from examples import command_line, runs
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = ["own_structure", "which_measurements", "estimator_bias_variance"]
-MODULES = [f"graph_layout.{name}" for name in ("train", "search", "plot", "timing")]
+MODULES = [f"graph_layout.{name}" for name in ("train", "table", "plot", "timing")]
 MODULES += [f"learning_to_explain.{name}" for name in ("train", "table", "report")]
 MODULES += [f"parsing.{name}" for name in ("train", "table", "plot")]
 
@@ -100,10 +100,10 @@ WRONG = [
     *[("graph_layout.train", "--seed", v) for v in WRONG_SEEDS],
     *[("graph_layout.train", "--steps", v) for v in ("0", "-1", "nan")],
     *[("graph_layout.train", "--roll-out", v) for v in ("-1", "10")],
-    *[(f"graph_layout.{s}", "--learning-rate", v) for s in ("train", "search") for v in WRONG_RATES],
-    *[(f"graph_layout.{s}", "--temperature", v) for s in ("train", "search") for v in WRONG_RATES],
-    *[(f"graph_layout.{s}", "--device", v) for s in ("train", "search") for v in ("gpu", "meta", "cuda:99", "")],
-    *[("graph_layout.search", "--trials", v) for v in ("0", "-1", "nan", "1000000000")],
+    *[("graph_layout.train", o, v) for o in ("--learning-rate", "--temperature") for v in WRONG_RATES],
+    *[("graph_layout.train", "--device", v) for v in ("gpu", "meta", "cuda:99", "")],
+    *[("graph_layout.train", "--trials", v) for v in ("-1", "nan", "1000000000")],
+    *[("graph_layout.table", "--seeds", v) for v in ("-1", "nan")],
     *[("learning_to_explain.train", "--seed", v) for v in WRONG_SEEDS],
     *[("learning_to_explain.train", o, v) for o in ("--learning-rate", "--temperature") for v in WRONG_RATES],
     *[("learning_to_explain.train", "--dropout", v) for v in ("-0.1", "1", "nan")],
@@ -150,7 +150,6 @@ def refused(monkeypatch, tmp_path, capsys):
 def test_options_out_of_range_are_refused(script, option, value, refused, tmp_path):
     needed = {
         "graph_layout.train": ["--folder", str(tmp_path / "run")],
-        "graph_layout.search": ["--folder", str(tmp_path / "run")],
         "learning_to_explain.table": ["--timing"],
         "learning_to_explain.report": [str(tmp_path)],
         "parsing.train": ["--preset", "tiny", "--folder", str(tmp_path / "run")],
@@ -187,7 +186,7 @@ def test_pictures_are_refused_before_the_work(script, options, refused, tmp_path
     ("script", "option"),
     [
         ("graph_layout.train", "--folder"),
-        ("graph_layout.search", "--folder"),
+        ("graph_layout.table", "--folder"),
         ("learning_to_explain.train", "--output"),
         ("learning_to_explain.table", "--output"),
         ("parsing.train", "--folder"),
@@ -220,7 +219,7 @@ def test_missing_and_foreign_data_is_told(refused, tmp_path):
         (tmp_path / "tuned.json").write_text(text)
         assert "tuned.json" in refused(table, "--timing", "--tuned", "tuned.json")
     assert "no run" in refused("learning_to_explain.report", "nowhere")
-    assert "no finished run" in refused("graph_layout.plot", "nowhere")
+    assert "holds no run" in refused("graph_layout.plot", "nowhere")
 
 
 def test_types_of_options(tmp_path):
