@@ -11,7 +11,8 @@ import scipy.sparse as sp
 import torch
 from scipy.sparse.linalg import svds
 
-from examples.learning_to_explain.sources import Review, load, read_vectors
+from examples.learning_to_explain.reviews import Review
+from examples.learning_to_explain.sources import load, read_vectors
 
 PADDING, UNKNOWN = 0, 1
 
