@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import io
 import itertools
 import json
+import tarfile
+import zipfile
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +19,7 @@ import sst_cvx as sst
 
 pytest.importorskip("tqdm")
 
-from examples.learning_to_explain import data, floors, relaxations, report, sources, sweep, table, train
+from examples.learning_to_explain import data, floors, relaxations, report, sources, sweep, synthetic, table, train
 from examples.learning_to_explain.two_segments import TwoSegments
 
 SMALL = train.Settings(steps=40, evaluate_every=10, batch=16, dimension=16, hidden=16)
@@ -109,13 +114,65 @@ def test_softsub_is_sampling_without_replacement():
 
 
 def test_synthetic_reviews_have_planted_phrases():
-    parts = sources.synthetic(train=50, valid=5, test=5)
+    """Contiguous, and told by words that are many and rare; all else is in every review."""
+    parts = sources.synthetic(train=400, valid=5, test=5)
+    levels = {a: [set(words.split()) for words in synthetic.LEVELS[a]] for a in synthetic.LEVELS}
+    telling = set().union(*levels["food"])
+    counts = Counter(w for review in parts.train for w in set(review.words))
+    assert len(telling) == len(telling - set().union(*levels["service"])) == 40
+    assert all(0 < counts[w] < 0.15 * len(parts.train) for w in telling)
     for review in parts.train:
         inside = [w for w, about in zip(review.words, review.rationale, strict=True) if about]
-        assert sum(review.rationale) == 5
+        assert 20 <= len(review.words) <= 40
         assert "".join("01"[r] for r in review.rationale).strip("0") == "11111"
-        assert {w.split("_")[0] for w in inside if w.startswith("first")} == {f"first{round(4 * review.rating)}"}
-    assert parts.train == sources.synthetic(train=50, valid=5, test=5).train
+        assert 2 <= len(telling & set(inside)) <= 4
+        assert telling & set(review.words) == telling & set(inside) <= levels["food"][round(4 * review.rating)]
+        assert not set().union(*levels["service"]) & set(inside)
+    others = {w for review in parts.train for w, r in zip(review.words, review.rationale, strict=True) if not r}
+    assert {w for r in parts.train for w, about in zip(r.words, r.rationale, strict=True) if about} - telling < others
+    assert parts.train == sources.synthetic(train=400, valid=5, test=5).train
+    assert max(len(review.words) for review in sources.synthetic(train=50, max_words=20).train) == 20
+
+
+def _snippets(path: Path, kinds: dict[str, list[str]]) -> Path:
+    """A file in the format of vaderSentiment's source distribution, from lines without numbers."""
+    inner = io.BytesIO()
+    with tarfile.open(fileobj=inner, mode="w:gz") as archive:
+        for name, lines in kinds.items():
+            text = "".join(f"{i}_1\t{line}\r\n" for i, line in enumerate(lines)).encode("utf-8-sig")
+            member = tarfile.TarInfo(f"hutto_ICWSM_2014/{name}_GroundTruth.txt")
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text))
+    with zipfile.ZipFile(path, "w") as package:
+        package.writestr("vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz", inner.getvalue())
+    return path
+
+
+def test_snippets_reader(tmp_path):
+    kinds = {name: [f"0.5\t{name}{i} " + "x " * 8 for i in range(20)] for name in ("tweets", "amazonReviewSnippets")}
+    kinds["nytEditorialSnippets"] = [f"-1\tnyt{i} " + "z " * 40 for i in range(20)]
+    kinds["movieReviewSnippets"] = [f"{i / 10 - 4}\tfilm{i} " + "y " * 9 for i in range(80)] + ["1.0\ttoo short"]
+    parts = sources.load("snippets", "movie", _snippets(tmp_path / "a.zip", kinds), 80)
+    assert [len(parts.train), len(parts.valid), len(parts.test)] == [60, 8, 12]
+    reviews = parts.train + parts.valid + parts.test
+    assert len({tuple(r.words) for r in reviews}) == 80
+    for review in reviews:
+        about = [w for w, r in zip(review.words, review.rationale, strict=True) if r]
+        assert about[1:] == ["y"] * 9
+        assert review.rating == pytest.approx(int(about[0].removeprefix("film")) / 80)
+        assert len(review.words) == 10 + 9 + 9 + 20  # news is cut
+    assert len({tuple(w[:3] for w in r.words) for r in parts.train}) > 10  # orders
+    others = [
+        {w for r in part for w in r.words if w.startswith(("tweet", "nyt"))} for part in (parts.train, parts.test)
+    ]
+    assert not others[0] & others[1]
+    for wrong in ("9\tfilm " + "y " * 9, "1\t2\t3"):
+        broken = _snippets(tmp_path / "b.zip", kinds | {"movieReviewSnippets": [wrong] * 9})
+        with pytest.raises(ValueError, match=r"b\.zip: not in the format of snippets"):
+            sources.load("snippets", "movie", broken, 80)
+    (tmp_path / "c.zip").write_text("no archive")
+    with pytest.raises(ValueError, match="not in the format of snippets"):
+        sources.load("snippets", "movie", tmp_path / "c.zip", 80)
 
 
 def test_druglib_reader(tmp_path):
@@ -188,7 +245,7 @@ def test_sources_refuse(tmp_path):
     with pytest.raises(ValueError, match="decorrelate is for beeradvocate"):
         sources.load("druglib", "sideEffects", tmp_path, 40, decorrelate=True)
     with pytest.raises(ValueError, match="decorrelate is for beeradvocate"):
-        sources.load("synthetic", "first", None, 40, decorrelate=True)
+        sources.load("synthetic", "food", None, 40, decorrelate=True)
     for source, path in (("beeradvocate", tmp_path / "none"), ("beeradvocate", tmp_path), ("druglib", tmp_path)):
         with pytest.raises(FileNotFoundError, match="README"):
             sources.load(source, sources.ASPECTS[source][0], path, 40)
@@ -335,7 +392,7 @@ def test_searches_of_some_rows_keep_the_others(tmp_path):
 
 
 def test_table_has_every_row_and_both_floors(tmp_path, monkeypatch):
-    monkeypatch.setattr(table, "TASKS", (("synthetic", "first"),))
+    monkeypatch.setattr(table, "TASKS", (("synthetic", "food"),))
     monkeypatch.setattr(floors, "_PLACES", (0.0, 1.0))
     tiny = {"steps": 2, "evaluate_every": 2, "batch": 8, "dimension": 8, "hidden": 8}
     runs = list(table.grid({"synthetic": ""}, tiny, {"l2x": {"temperature": 0.1}}, [5], 1))

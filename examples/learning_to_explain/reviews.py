@@ -42,5 +42,6 @@ def join(parts: Sequence[tuple[list[str], bool]], rating: float) -> Review:
 def split(items: list[_T], rng: random.Random, test: float, valid: float = 0.1) -> tuple[list[_T], list[_T], list[_T]]:
     """Shuffled into train, valid and test, the last two of these shares."""
     shuffled = rng.sample(items, len(items))
-    a, b = int(test * len(items)), int((test + valid) * len(items))
-    return shuffled[b:], shuffled[a:b], shuffled[:a]
+    tested, validated = round(test * len(items)), round(valid * len(items))
+    end = tested + validated
+    return shuffled[end:], shuffled[tested:end], shuffled[:tested]

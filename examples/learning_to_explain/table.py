@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from examples.learning_to_explain.floors import FLOORS, add_floors, load_floors
 from examples.learning_to_explain.relaxations import NAMES
-from examples.learning_to_explain.sources import MIN_WORDS
+from examples.learning_to_explain.reviews import MIN_WORDS
 from examples.learning_to_explain.sweep import sweep
 from examples.learning_to_explain.train import PRESETS, Run, Settings, build, corpus_of, refuse_others
 from examples.runs import read_json, resumable, write_json

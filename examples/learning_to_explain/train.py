@@ -26,7 +26,8 @@ from examples import runs
 from examples.learning_to_explain import relaxations
 from examples.learning_to_explain.data import Corpus, Part, corpus, precision
 from examples.learning_to_explain.model import Explainer
-from examples.learning_to_explain.sources import ASPECTS, MIN_WORDS
+from examples.learning_to_explain.reviews import MIN_WORDS
+from examples.learning_to_explain.sources import ASPECTS
 
 _SAVE_EVERY = 20.0  # seconds
 _ELSEWHERE = ("path", "vectors")  # settings that do not make a run: data may lie elsewhere by now
@@ -42,7 +43,7 @@ class Settings:
     """
 
     source: str = "synthetic"
-    aspect: str = "first"
+    aspect: str = "food"
     path: str = ""
     vectors: str = ""
     decorrelate: int = 0
@@ -76,6 +77,7 @@ class Settings:
 PRESETS = {
     "synthetic": Settings(),
     "druglib": Settings(source="druglib", aspect="sideEffects", max_words=96, k=10),
+    "snippets": Settings(source="snippets", aspect="movie", max_words=96, k=10),
     "beeradvocate": Settings(source="beeradvocate", aspect="aroma", decorrelate=1, max_words=120, k=10),
     "paper": Settings(
         source="lei2016", aspect="aroma", max_words=350, k=10, steps=20_000, batch=128, dimension=200, hidden=100,
