@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,23 @@ class Part:
 
     def __len__(self) -> int:
         return len(self.reviews)
+
+    @functools.cached_property
+    def _by_length(self) -> torch.Tensor:
+        return self.lengths.argsort(stable=True)
+
+    def batch(self, size: int, groups: int = 8) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Words, lengths and ratings of random reviews of one group by length, cut to their longest.
+
+        Reviews are drawn with replacement from one of ``groups`` equal shares, from the shortest to the longest, so
+        that little of a batch is padding: the width is the next multiple of 8.
+        """
+        groups = min(groups, len(self))
+        place = torch.rand(()) * groups
+        first, end = (round(len(self) * int(place + i) / groups) for i in (0, 1))
+        rows = self._by_length[torch.randint(first, end, (size,))]
+        width = min(-(-int(self.lengths[rows].max()) // 8) * 8, self.words.shape[1])
+        return self.words[rows, :width], self.lengths[rows], self.ratings[rows]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ out here; all others are stochastic softmax tricks, a structure and a regularize
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
 import polytopes
@@ -19,6 +21,7 @@ _REGULARIZERS = {
     "exponential": sst.ExponentialFamilyEntropy,
 }
 NAMES = ("l2x", "softsub", *_REGULARIZERS, "correlated", "segments")
+WITH_PAIRS = ("correlated",)  # utilities of adjacent pairs, too
 _LOWEST = -1e4  # utility of padding where there is no mask argument: the two rivals
 
 
@@ -98,6 +101,7 @@ class SoftSub(Chooser):
         return chosen
 
 
+@functools.lru_cache(maxsize=256)
 def make(name: str, n: int, k: int) -> Chooser:
     """The chooser of this name, one of ``NAMES``, for reviews of up to n words."""
     if name == "l2x":

@@ -99,14 +99,8 @@ def corpus_of(s: Settings) -> Corpus:
     return load_corpus(s.source, s.aspect, s.path, s.max_words, s.dimension, s.vectors, s.decorrelate)
 
 
-@functools.lru_cache(maxsize=8)
-def _chooser(name: str, n: int, k: int) -> relaxations.Chooser:
-    return relaxations.make(name, n, k)
-
-
 def build(s: Settings, data: Corpus) -> Explainer:
-    chooser = _chooser(s.relaxation, data.n, s.k)
-    return Explainer(data.vectors, chooser, s.hidden, s.network, s.dropout, bool(s.freeze), s.pair_start)
+    return Explainer(data.vectors, s.relaxation, s.k, s.hidden, s.network, s.dropout, bool(s.freeze), s.pair_start)
 
 
 def predictions(model: Explainer, part: Part, noise: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
@@ -196,9 +190,8 @@ class Run:
     def train_step(self) -> None:
         """One step of Adam on a random batch, through soft masks; an evaluation where it is due."""
         part, s = self.data.train, self.settings
-        rows = torch.randint(len(part), (s.batch,))
-        predicted = self.model(part.words[rows], part.lengths[rows], s.temperature)
-        loss = (predicted - part.ratings[rows]).square().mean()
+        words, lengths, ratings = part.batch(s.batch)
+        loss = (self.model(words, lengths, s.temperature) - ratings).square().mean()
         if not loss.isfinite():
             raise runs.Diverged
         self.optimiser.zero_grad()
