@@ -1,4 +1,4 @@
-"""Reviews as tensors: vocabulary of the training part, padding, where embeddings start, and the two floors."""
+"""Reviews as tensors: vocabulary of the training part, padding, and where embeddings start."""
 
 from __future__ import annotations
 
@@ -42,18 +42,19 @@ class Part:
     def _by_length(self) -> torch.Tensor:
         return self.lengths.argsort(stable=True)
 
-    def batch(self, size: int, groups: int = 8) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Words, lengths and ratings of random reviews of one group by length, cut to their longest.
+    def draw(self, size: int, groups: int = 8) -> torch.Tensor:
+        """Rows of reviews of about one length, so that little of a batch is padding.
 
-        Reviews are drawn with replacement from one of ``groups`` equal shares, from the shortest to the longest, so
-        that little of a batch is padding: the width is the next multiple of 8.
+        Drawn with replacement from one of ``groups`` equal shares, from the shortest to the longest.
         """
         groups = min(groups, len(self))
-        place = torch.rand(()) * groups
-        first, end = (round(len(self) * int(place + i) / groups) for i in (0, 1))
-        rows = self._by_length[torch.randint(first, end, (size,))]
-        width = min(-(-int(self.lengths[rows].max()) // 8) * 8, self.words.shape[1])
-        return self.words[rows, :width], self.lengths[rows], self.ratings[rows]
+        place = int(torch.rand(()) * groups)
+        first, end = (round(len(self) * (place + i) / groups) for i in (0, 1))
+        return self._by_length[torch.randint(first, end, (size,))]
+
+    def width(self, rows: torch.Tensor) -> int:
+        """Of these reviews, rounded up to a multiple of 8: few structures are built."""
+        return min(-(-int(self.lengths[rows].max()) // 8) * 8, self.words.shape[1])
 
 
 @dataclass(frozen=True)
@@ -143,10 +144,3 @@ def precision(masks: torch.Tensor, part: Part) -> float:
 def random_floor(part: Part) -> float:
     """Expected precision of words chosen at random."""
     return float((part.rationale.sum(1) / part.lengths).mean())
-
-
-def window_masks(part: Part, k: int, place: float) -> torch.Tensor:
-    """Masks of k contiguous words, from the share ``place`` of the way between the first and the last possible."""
-    start = ((part.lengths - k) * place).round()[:, None]
-    position = torch.arange(part.words.shape[1])
-    return ((position >= start) & (position < start + k)).float()

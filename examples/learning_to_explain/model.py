@@ -108,10 +108,17 @@ class Explainer(nn.Module):
         """The distribution over masks of reviews padded to this width."""
         return relaxations.make(self.relaxation, words.shape[1], self.k)
 
-    def forward(self, words: torch.Tensor, lengths: torch.Tensor, temperature: float) -> torch.Tensor:
-        """Ratings through random soft masks: ``(batch, n)`` word numbers, 0 is padding, to ``(batch,)``."""
+    def forward(
+        self, words: torch.Tensor, lengths: torch.Tensor, temperature: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ratings ``(batch,)`` through random soft masks, and utilities; ``(batch, n)`` word numbers, 0 is padding."""
         embedded = self.dropout(self.embedding(words))
-        mask = self.chooser(words).soft(self.utilities(embedded), lengths, temperature)
+        u = self.utilities(embedded)
+        mask = self.chooser(words).soft(u, lengths, temperature)
+        return self.rate(embedded, mask), u
+
+    def rate(self, embedded: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Ratings of what a mask lets through."""
         return self.regressor(embedded * mask[..., None])
 
     @torch.no_grad()
@@ -123,4 +130,4 @@ class Explainer(nn.Module):
         u = self.utilities(embedded)
         chooser = self.chooser(words)
         mask = chooser.hard(chooser.noisy(u) if noise else u, lengths)
-        return self.regressor(embedded * mask[..., None]), mask
+        return self.rate(embedded, mask), mask
