@@ -114,7 +114,7 @@ WRONG = [
         for v in ("0", "-1", "nan", "" if o in ("--steps", "--validate-every") else "1000000000")
     ],
     *[("learning_to_explain.train", o, v) for o in ("--freeze", "--decorrelate") for v in ("2", "-1")],
-    *[("learning_to_explain.train", o, v) for o in ("--start-temperature", "--spread") for v in ("-1", "nan")],
+    *[("learning_to_explain.train", o, v) for o in ("--start-temperature", "--warm") for v in ("-1", "nan")],
     *[("learning_to_explain.train", "--trials", v) for v in ("-1", "nan")],
     *[("learning_to_explain.table", "--minutes", v) for v in ("-1", "nan")],
     *[("learning_to_explain.table", "--seeds", v) for v in ("-1", "nan")],

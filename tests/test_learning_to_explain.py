@@ -362,6 +362,16 @@ def test_every_relaxation_trains(name, network, tmp_path):
     assert all(not torch.equal(a, b) for a, b in zip(before[:2], run.model.utilities.parameters(), strict=False))
 
 
+def test_all_words_are_let_through_at_first(tmp_path):
+    run = train.Run(replace(SMALL, warm=1), tmp_path)
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    for step, moved in enumerate(({"regressor"}, {"regressor", "utilities"})):
+        run.done = step
+        run.advance()
+        now = run.model.state_dict()
+        assert {name.split(".")[0] for name in now if not torch.equal(now[name], before[name])} == moved
+
+
 def test_temperatures_fall_then_stay(tmp_path):
     run = train.Run(replace(SMALL, start_temperature=8.0, temperature=0.5), tmp_path)
     seen = []
@@ -424,7 +434,7 @@ def test_table_has_every_row(tmp_path, monkeypatch):
     [
         *[{"k": 0}, {"k": 21}, {"max_words": 10}, {"steps": 0}, {"batch": 0}, {"temperature": 0.0}, {"seed": -1}],
         *[{"learning_rate": float("inf")}, {"dropout": float("nan")}, {"pair_start": float("inf")}, {"freeze": 2}],
-        *[{"aspect": "plot"}, {"relaxation": "top"}, {"start_temperature": -1.0}, {"spread": -1.0}],
+        *[{"aspect": "plot"}, {"relaxation": "top"}, {"start_temperature": -1.0}, {"warm": -1}],
     ],
 )
 def test_settings_refuse(wrong):

@@ -109,13 +109,17 @@ class Explainer(nn.Module):
         return relaxations.make(self.relaxation, words.shape[1], self.k)
 
     def forward(
-        self, words: torch.Tensor, lengths: torch.Tensor, temperature: float
+        self, words: torch.Tensor, lengths: torch.Tensor, temperature: float | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ratings ``(batch,)`` through random soft masks, and utilities; ``(batch, n)`` word numbers, 0 is padding."""
+        """Ratings ``(batch,)`` through random soft masks, and utilities; ``(batch, n)`` word numbers, 0 is padding.
+
+        Without a temperature all words are let through.
+        """
         embedded = self.dropout(self.embedding(words))
         u = self.utilities(embedded)
-        mask = self.chooser(words).soft(u, lengths, temperature)
-        return self.rate(embedded, mask), u
+        if temperature is None:
+            return self.regressor(embedded), u
+        return self.rate(embedded, self.chooser(words).soft(u, lengths, temperature)), u
 
     def rate(self, embedded: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Ratings of what a mask lets through."""

@@ -51,7 +51,7 @@ class Settings(Common):
     temperature: float = positive(0.5, "at the end")
     start_temperature: float = setting(0.0, 0.0, words="falls to the other one in half of the steps; 0: it does not")
     pair_start: float = setting(3.0, words="bias of pairs' utilities at the start; above 0 it favours segments")
-    spread: float = setting(0.0, 0.0, words="penalty of squared utilities, which keeps the noise in play")
+    warm: int = setting(0, 0, words="first steps, in which all words are let through")
     steps: int = setting(500, 1)
     batch: int = setting(64, 1, 100_000)
     dimension: int = width(64, "of word vectors")
@@ -158,9 +158,9 @@ class Run(Base):
         columns = part.width(rows)
         lengths = part.lengths[rows]
         self.model.train()
-        ratings, utilities = self.model(part.words[rows, :columns], lengths, self.temperature)
-        error = (ratings - part.ratings[rows]).square().mean()
-        loss = error + s.spread * utilities.square().mean() if s.spread else error
+        temperature = None if self.done < s.warm else self.temperature
+        ratings, utilities = self.model(part.words[rows, :columns], lengths, temperature)
+        loss = error = (ratings - part.ratings[rows]).square().mean()
         if s.relaxation == relaxations.LABELS:
             real = torch.arange(columns) < lengths[:, None]
             truth = part.rationale[rows, :columns].to(utilities.dtype)
