@@ -25,7 +25,7 @@ from examples import command_line, runs
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = ["own_structure", "which_measurements", "estimator_bias_variance"]
 MODULES = [f"graph_layout.{name}" for name in ("train", "search", "plot", "timing")]
-MODULES += [f"learning_to_explain.{name}" for name in ("train", "table", "report", "timing")]
+MODULES += [f"learning_to_explain.{name}" for name in ("train", "table", "report", "timing", "plot")]
 MODULES += [f"parsing.{name}" for name in ("train", "table", "plot")]
 
 

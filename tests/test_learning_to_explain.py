@@ -425,6 +425,10 @@ def test_table_has_every_row(tmp_path, monkeypatch):
     assert hits.startswith("60.0 ± 4")
     assert table.selected(values[:1]) == ("1.00", "50.0")
     assert tables.results(tmp_path / "runs", ["l2x-0", "l2x-1"]).keys() == {"l2x"}
+    plot.draw([tmp_path / "runs"], tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 5_000
+    with pytest.raises(ValueError, match="no finished run"):
+        plot.draw([tmp_path], tmp_path / "b.png")
     row = timing.row(replace(train.PRESETS["tiny"], relaxation="correlated"), 1)
     assert row[0] == "correlated"
 
