@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import io
 import itertools
 import json
@@ -425,6 +426,8 @@ def test_table_has_every_row(tmp_path, monkeypatch):
     assert hits.startswith("60.0 ± 4")
     assert table.selected(values[:1]) == ("1.00", "50.0")
     assert tables.results(tmp_path / "runs", ["l2x-0", "l2x-1"]).keys() == {"l2x"}
+    pytest.importorskip("matplotlib")
+    plot = importlib.import_module("examples.learning_to_explain.plot")
     plot.draw([tmp_path / "runs"], tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 5_000
     with pytest.raises(ValueError, match="no finished run"):
