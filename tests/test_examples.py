@@ -191,7 +191,7 @@ def test_pictures_are_refused_before_the_work(script, options, refused, tmp_path
         ("learning_to_explain.train", "--folder"),
         ("learning_to_explain.table", "--folder"),
         ("parsing.train", "--folder"),
-        ("parsing.table", "--output"),
+        ("parsing.table", "--folder"),
     ],
 )
 def test_folders_are_refused_before_the_work(script, option, refused, tmp_path):
