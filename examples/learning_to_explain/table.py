@@ -26,7 +26,8 @@ ROWS: dict[str, dict[str, Any]] = {
         *(relaxations.LABELS, *relaxations.FLOORS),
     )
 }
-_SHOWN = (*relaxations.FLOORS, *relaxations.NAMES, relaxations.LABELS)
+ROWS["correlated-0"] = {"relaxation": "correlated", "pair_start": 0.0}
+_SHOWN = (*relaxations.FLOORS, *relaxations.NAMES, "correlated-0", relaxations.LABELS)
 
 
 def markdown(found: Results) -> str:

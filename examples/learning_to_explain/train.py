@@ -72,9 +72,16 @@ class Settings(Common):
 PRESETS = {
     "synthetic": Settings(),
     "tiny": Settings(steps=40, validate_every=20, batch=16, dimension=16, hidden=16),
-    "druglib": Settings(source="druglib", aspect="sideEffects", max_words=96, k=10),
-    "snippets": Settings(source="snippets", aspect="movie", max_words=96, k=10),
-    "beeradvocate": Settings(source="beeradvocate", aspect="aroma", decorrelate=1, max_words=120, k=10),
+    "druglib": Settings(
+        source="druglib", aspect="sideEffects", max_words=96, k=10, steps=1000, batch=32, decay="cosine", warm=100,
+    ),
+    "snippets": Settings(
+        source="snippets", aspect="movie", max_words=96, k=10, steps=2000, batch=32, decay="cosine", validate_every=100,
+    ),
+    "beeradvocate": Settings(
+        source="beeradvocate", aspect="aroma", decorrelate=1, max_words=120, k=10, steps=1000, batch=32,
+        decay="cosine", warm=100,
+    ),
     "paper": Settings(
         source="lei2016", aspect="aroma", max_words=350, k=10, steps=20_000, batch=128, dimension=200, hidden=100,
         freeze=0, validate_every=500,
