@@ -410,16 +410,18 @@ def test_utilities_are_decoded_with_segments(tmp_path):
     assert found["decoded precision"] == pytest.approx(100 * data.precision(masks, part))
 
 
-def test_table_has_every_row(tmp_path, monkeypatch):
+def test_table_has_rows_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(decoded, "STEPS", 2)
     monkeypatch.chdir(tmp_path)
     tiny = ["--preset", "tiny", "--steps", "2", "--validate-every", "2", "--hidden", "8", "--dimension", "8"]
-    table.main([*tiny, "--folder", "runs", "--seeds", "0"])
+    trained = ["random", "l2x", "binary", "correlated", "correlated-from-0", "labels"]
+    table.main([*tiny, "--folder", "runs", "--seeds", "0", "--rows", *reversed(trained)])
     rows = (tmp_path / "runs" / "table.md").read_text().splitlines()
     names = [row.split("|")[1].strip() for row in rows if row.startswith("|")]
-    assert names[2 : 2 + len(table.ROWS)] == list(table._SHOWN)
+    assert names[2:8] == trained
+    assert set(table._SHOWN) == set(table.ROWS)
     assert names.count("l2x") == names.count("binary") == 3
-    assert names.count("correlated") == 2
+    assert names.count("labels") == names.count("correlated") == 2
     values = [{"valid MSE": 3.0, "MSE": 1.0, "precision": 50.0}, {"valid MSE": 1.0, "MSE": 2.0, "precision": 60.0}]
     mse, hits = table.selected(values)
     assert mse.startswith("2.00 ± 0.4")  # drawn 3 times in 4

@@ -26,8 +26,8 @@ ROWS: dict[str, dict[str, Any]] = {
         *(relaxations.LABELS, *relaxations.FLOORS),
     )
 }
-ROWS["correlated-0"] = {"relaxation": "correlated", "pair_start": 0.0}
-_SHOWN = (*relaxations.FLOORS, *relaxations.NAMES, "correlated-0", relaxations.LABELS)
+ROWS["correlated-from-0"] = {"relaxation": "correlated", "pair_start": 0.0}
+_SHOWN = (*relaxations.FLOORS, *relaxations.NAMES, "correlated-from-0", relaxations.LABELS)
 
 
 def markdown(found: Results) -> str:
