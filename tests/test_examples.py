@@ -25,7 +25,7 @@ from examples import command_line, runs
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = ["own_structure", "which_measurements", "estimator_bias_variance"]
 MODULES = [f"graph_layout.{name}" for name in ("train", "table", "plot", "timing")]
-MODULES += [f"learning_to_explain.{name}" for name in ("train", "table", "report")]
+MODULES += [f"learning_to_explain.{name}" for name in ("train", "table", "report", "timing", "plot")]
 MODULES += [f"parsing.{name}" for name in ("train", "table", "plot")]
 
 
@@ -110,16 +110,16 @@ WRONG = [
     *[("learning_to_explain.train", "--pair-start", v) for v in ("nan", "inf")],
     *[
         ("learning_to_explain.train", o, v)
-        for o in ("--dimension", "--hidden", "--batch", "--steps", "--evaluate-every", "--k", "--max-words")
-        for v in ("0", "-1", "nan", "" if o in ("--steps", "--evaluate-every") else "1000000000")
+        for o in ("--dimension", "--hidden", "--batch", "--steps", "--validate-every", "--k", "--max-words")
+        for v in ("0", "-1", "nan", "" if o in ("--steps", "--validate-every") else "1000000000")
     ],
     *[("learning_to_explain.train", o, v) for o in ("--freeze", "--decorrelate") for v in ("2", "-1")],
-    *[("learning_to_explain.train", "--sweep", v) for v in ("-1", "nan")],
+    *[("learning_to_explain.train", o, v) for o in ("--start-temperature", "--warm") for v in ("-1", "nan")],
+    *[("learning_to_explain.train", "--trials", v) for v in ("-1", "nan")],
     *[("learning_to_explain.table", "--minutes", v) for v in ("-1", "nan")],
-    *[("learning_to_explain.table", "--seeds", v) for v in ("0", "-1", "nan")],
+    *[("learning_to_explain.table", "--seeds", v) for v in ("-1", "nan")],
     *[("learning_to_explain.table", "--k", v) for v in ("0", "21", "nan")],
-    *[("learning_to_explain.table", "--steps", v) for v in ("0", "nan")],
-    *[("learning_to_explain.table", "--tune", v) for v in ("-1", "nan")],
+    *[("learning_to_explain.timing", "--measured", v) for v in ("0", "nan")],
     *[("learning_to_explain.report", "--count", v) for v in ("0", "-1", "nan")],
     *[("parsing.train", "--seed", v) for v in WRONG_SEEDS],
     *[("parsing.train", "--learning-rate", v) for v in WRONG_RATES],
@@ -150,7 +150,7 @@ def refused(monkeypatch, tmp_path, capsys):
 def test_options_out_of_range_are_refused(script, option, value, refused, tmp_path):
     needed = {
         "graph_layout.train": ["--folder", str(tmp_path / "run")],
-        "learning_to_explain.table": ["--timing"],
+        "learning_to_explain.train": ["--folder", str(tmp_path / "run")],
         "learning_to_explain.report": [str(tmp_path)],
         "parsing.train": ["--preset", "tiny", "--folder", str(tmp_path / "run")],
     }.get(script, [])
@@ -187,8 +187,8 @@ def test_pictures_are_refused_before_the_work(script, options, refused, tmp_path
     [
         ("graph_layout.train", "--folder"),
         ("graph_layout.table", "--folder"),
-        ("learning_to_explain.train", "--output"),
-        ("learning_to_explain.table", "--output"),
+        ("learning_to_explain.train", "--folder"),
+        ("learning_to_explain.table", "--folder"),
         ("parsing.train", "--folder"),
         ("parsing.table", "--folder"),
     ],
@@ -205,19 +205,18 @@ def test_missing_and_foreign_data_is_told(refused, tmp_path):
     (tmp_path / "druglib.tsv").write_text("a\tb\n1\t2\n")
     (tmp_path / "reviews.jsonl").write_text("no json\n")
     (tmp_path / "sections.jsonl").write_text("{}\n")
-    here, train, table = str(tmp_path), "learning_to_explain.train", "learning_to_explain.table"
-    assert "README" in refused(train, "--preset", "druglib", "--path", "/nowhere")
-    assert "README" in refused(table, "--druglib", "/nowhere")
-    for script, options in ((train, ["--preset", "druglib", "--path"]), (table, ["--druglib"])):
-        assert "urlDrugName" in refused(script, *options, f"{here}/druglib.tsv")
-    for script, options in ((train, ["--preset", "beeradvocate", "--path"]), (table, ["--beeradvocate"])):
-        assert "reviews.jsonl" in refused(script, *options, here)
-    (tmp_path / "vectors.txt").write_text("filler1 1 2\n\nfiller2 1 2 3\n")
-    assert "different sizes, [2, 3]" in refused(train, "--vectors", "vectors.txt")
-    assert "nowhere.json" in refused(table, "--timing", "--tuned", "nowhere.json")
-    for text in ("[]", '{"l2x": 3}', '{"l2x": {"speed": 1}}', '{"top": {}}', "{"):
-        (tmp_path / "tuned.json").write_text(text)
-        assert "tuned.json" in refused(table, "--timing", "--tuned", "tuned.json")
+    for script in ("learning_to_explain.train", "learning_to_explain.table"):
+
+        def told(*options: str, script: str = script) -> str:
+            return refused(script, "--folder", str(tmp_path / "run"), *options)
+
+        for source in ("druglib", "snippets", "beeradvocate"):
+            assert "README" in told("--preset", source, "--path", "/nowhere")
+        assert "urlDrugName" in told("--preset", "druglib", "--path", str(tmp_path / "druglib.tsv"))
+        assert "not in the format of snippets" in told("--preset", "snippets", "--path", str(tmp_path / "druglib.tsv"))
+        assert "reviews.jsonl" in told("--preset", "beeradvocate", "--path", str(tmp_path))
+        (tmp_path / "vectors.txt").write_text("lamp 1 2\n\nmirror 1 2 3\n")
+        assert "different sizes, [2, 3]" in told("--vectors", str(tmp_path / "vectors.txt"))
     assert "no run" in refused("learning_to_explain.report", "nowhere")
     assert "holds no run" in refused("graph_layout.plot", "nowhere")
 
