@@ -22,7 +22,7 @@ ANSWERS = 10
 WORDS = (*"0123456789", "[MIN", "[MAX", "[MED", "]", "")
 NESTED = 0.25  # probability that an argument is an expression
 ARGUMENTS = (2, 5)
-_PATIENCE = 100_000  # expressions in a row without a new one of a depth that is wanted
+_PATIENCE = 20_000  # expressions in a row without a new one of a depth that is wanted
 
 Expression = tuple[tuple[int, ...], tuple[int, ...]]  # tokens; their parents' places, that of the first is 0
 

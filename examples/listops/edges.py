@@ -79,8 +79,8 @@ def sample(
     kind: str, name: str, scores: torch.Tensor, lengths: torch.Tensor, temperature: float, hard: bool,
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """Weights of edges, ``(B, parents, children)``, undirected ones both ways: a relaxed sample, or a hard one of 0 and 1;
-    0 at padding."""
+    """Weights of edges, ``(B, parents, children)``, undirected ones both ways: a relaxed sample, or a hard one of 0 and
+    1; 0 at padding."""
     n = scores.shape[-1]
     trick = sst.StochasticSoftmax(
         soft(kind, n), utilities(kind, name, scores), temperature, mask=mask(kind, lengths, n)

@@ -29,8 +29,8 @@ class EdgeScores(nn.Module):
 class GraphNetwork(nn.Module):
     """Messages from children to parents along weighted edges, in rounds of the same weights.
 
-    h_i <- e_i + f(e_i, sum_j w_ij g(h_j)) with embeddings e of the tokens, from h = e: after as many rounds as a tree is
-    deep, the root's state is a function of all of it, and more rounds change nothing.
+    h_i <- e_i + f(e_i, sum_j w_ij g(h_j)) with embeddings e of the tokens, from h = e: after as many rounds as a tree
+    is deep, token 0 has heard of all of it, and from one more on its state does not change.
     """
 
     def __init__(self, hidden: int, rounds: int):

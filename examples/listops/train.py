@@ -115,7 +115,7 @@ class Run(Base):
         return self.update(cross_entropy(self.model(batch, self.settings.temperature), batch.answers), clip=5.0)
 
     def advance(self) -> torch.Tensor:
-        """Every expression once; the mean loss. Under torchrun each process takes its batches, as many as the others."""
+        """Every expression once; the mean loss. Under torchrun each process has its batches, as many as the others."""
         order = list(data.batches(self.training, self.settings.batch, torch.Generator().manual_seed(self.unit_seed)))
         own = order[self.rank : len(order) // self.world * self.world : self.world]
         torch.manual_seed(self.unit_seed + 7_919 * self.rank)  # noise of its own
