@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from examples.listops import edges
 from examples.listops.data import CLOSE, Part, batches
 from examples.listops.model import Model
 
@@ -23,6 +24,20 @@ def scores_of_edges(found: torch.Tensor, part: Part, undirected: bool = False) -
     found = (found > 0.5) & pairs
     hits = (found & truth).sum((1, 2))
     return hits / found.sum((1, 2)).clamp(min=1), hits / truth.sum((1, 2))
+
+
+def floors(part: Part) -> dict[str, tuple[float, float]]:
+    """Precision and recall in % of what knows nothing: all tokens under token 0, and trees for utilities that are all
+    noise."""
+    found: dict[str, list[torch.Tensor]] = {"all under token 0": [], "noise alone": []}
+    generator = torch.Generator().manual_seed(0)
+    for batch in batches(part, _BATCH):
+        zeros = torch.zeros(len(batch), batch.tokens.shape[1], batch.tokens.shape[1])
+        star = zeros.index_fill(1, torch.tensor([0]), 1.0) * batch.present[:, None]
+        noise = edges.sample("arborescence", "gumbel", zeros, batch.lengths, 1.0, True, generator)
+        for rows, x in zip(found.values(), (star, noise), strict=True):
+            rows.append(torch.stack(scores_of_edges(x, batch), 1))
+    return {name: tuple((100 * torch.cat(rows).mean(0)).tolist()) for name, rows in found.items()}  # pyright: ignore
 
 
 @torch.no_grad()

@@ -12,6 +12,8 @@ from examples import command_line  # noqa: F401  # first: Ctrl-C ends quietly fr
 from typing import Any
 
 from examples import tables
+from examples.listops import data
+from examples.listops.evaluate import floors
 from examples.listops.train import Run
 from examples.tables import Results, cell, lines
 
@@ -56,6 +58,7 @@ def markdown(found: Results) -> str:
             "Test part, along one hard sample of edges an expression, %:", _scores(found, ""),
             "Along the best edges without noise:", _scores(found, "best edges "),
             "By depth, along hard samples, accuracy / precision / recall:", _by_depth(found),
+            "Edges of the test part without a model, precision / recall:", _floors(found),
             f"Seeds by row: {seeds}.",
         ]
     )  # fmt: skip
@@ -74,6 +77,15 @@ def _scores(found: Results, prefix: str) -> str:
             rows.append([NAMES[row], *cells, *([] if prefix else [PAPER[row]]), *extra])
     extra = [] if prefix else ["paper (its own data)", "best epoch", "CPU s an epoch"]
     return lines(["", "accuracy", "edge precision", "edge recall", *extra], rows)
+
+
+def _floors(found: Results) -> str:
+    one = next((v for values in found.values() for v in values), None)
+    if one is None:
+        return ""
+    test = data.parts(*(one[k] for k in ("expressions", "held_out", "max_length", "max_depth")))[2]
+    rows = ([name, f"{precision:.1f} / {recall:.1f}"] for name, (precision, recall) in floors(test).items())
+    return lines(["", "precision / recall"], rows)
 
 
 def _by_depth(found: Results) -> str:

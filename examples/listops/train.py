@@ -45,12 +45,13 @@ class Settings(Common):
     held_out: int = setting(2_000, 1, 10_000_000, words="expressions of the validation and of the test part")
     max_length: int = setting(35, 7, 1000, words="tokens of an expression")
     max_depth: int = setting(3, 1, 50, words="of an expression; depths have equal shares")
-    epochs: int = setting(40, 1, 10_000)
+    epochs: int = setting(12, 1, 10_000)
     batch: int = setting(100, 1, 100_000)
     hidden: int = width(60)
     rounds: int = setting(5, 1, 100, words="of messages")
     temperature: float = positive(1.2)
-    learning_rate: float = positive(1e-3)
+    learning_rate: float = positive(3e-3)
+    decay: str = setting("cosine", choices=("none", "cosine"), words="of the learning rate, to 0 at the end")
     weight_decay: float = setting(0.01, 0.0, 100.0)
 
     def __post_init__(self) -> None:
@@ -61,7 +62,10 @@ class Settings(Common):
 
 PRESETS = {
     "small": Settings(),
-    "paper": Settings(expressions=100_000, held_out=10_000, max_length=50, max_depth=5, epochs=50),
+    "paper": Settings(
+        expressions=100_000, held_out=10_000, max_length=50, max_depth=5, epochs=50, rounds=5, learning_rate=1e-3,
+        decay="none",
+    ),
     "tiny": Settings(
         expressions=400, held_out=100, max_length=16, max_depth=2, epochs=4, batch=20, hidden=16, rounds=3,
         learning_rate=5e-3,
