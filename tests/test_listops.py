@@ -22,9 +22,9 @@ LATENT += [("arborescence", "gaussian"), ("arborescence", "exponential"), ("tree
 KINDS = [*LATENT, ("none", "gumbel"), ("true", "gumbel")]
 
 
-@pytest.fixture(scope="module")
-def parts():
-    return data.make((1500, 300, 300), max_length=35, depths=(1, 3), seed=1)
+@pytest.fixture(scope="module", params=[False, True], ids=["brackets-read", "brackets-are-vertices"])
+def parts(request):
+    return data.make((600, 150, 150), max_length=35, depths=(1, 3), seed=1, brackets=request.param)
 
 
 # -- expressions --------------------------------------------------------------------------------------------------
@@ -63,31 +63,34 @@ def test_values_depths_and_arguments_by_another_evaluator(parts):
 
 
 def test_trees_are_the_brackets(parts):
-    """The number of operators around a token, by counting brackets, is its distance from token 0."""
+    """The number of operators around a token, by counting brackets, is its distance from vertex 0."""
     part = parts[0]
     opening, closing = (part.tokens >= data.MIN) & (part.tokens <= data.MED), part.tokens == data.CLOSE
-    around = opening.cumsum(1) - opening.int() - (closing.cumsum(1) - closing.int())
-    distance, place = torch.zeros_like(part.parents), torch.arange(part.tokens.shape[1]).expand_as(part.parents)
+    around = (opening.cumsum(1) - opening.int() - (closing.cumsum(1) - closing.int())).gather(1, part.vertices)
+    distance, place = torch.zeros_like(part.parents), torch.arange(part.vertices.shape[1]).expand_as(part.parents)
     for _ in range(4):
         distance += (place != 0).int()
         place = part.parents.gather(1, place)
     assert not bool(place.any())
     assert torch.equal(distance[part.present], around[part.present])
     truth = part.true_edges
-    assert truth.sum((1, 2)).tolist() == (part.lengths - 1).tolist()
-    parents = truth.nonzero()[:, 1]
-    assert bool((part.parents[:, 1:][part.present[:, 1:]].sort()[0] == parents.sort()[0]).all())
-    assert bool(opening[truth.any(2)].all())  # only operators have children
+    assert truth.sum((1, 2)).tolist() == (part.counts - 1).tolist()
+    assert bool(opening.gather(1, part.vertices)[truth.any(2)].all())  # only operators have children
+    written = part.vertex_tokens
+    kept = (part.tokens != data.PADDING) & (bool((written == data.CLOSE).any()) | ~closing)
+    assert torch.equal(written[part.present], part.tokens[kept])
 
 
 def test_parts_are_unique_and_of_equal_shares(parts):
     texts = [data.text(row) for part in parts for row in part.tokens]
-    assert len(set(texts)) == len(texts) == 2100
+    assert len(set(texts)) == len(texts) == 900
     for part in parts:
         assert part.depths.bincount().tolist()[1:] == [len(part) // 3] * 3
         assert int(part.lengths.max()) <= 35
-        assert bool((part.tokens[~part.present] == data.PADDING).all())
-    again = data.make((1500, 300, 300), max_length=35, depths=(1, 3), seed=1)
+        padding = torch.arange(part.tokens.shape[1]) >= part.lengths[:, None]
+        assert torch.equal(part.tokens == data.PADDING, padding)
+        assert torch.equal(part.vertex_tokens == data.PADDING, ~part.present)
+    again = data.make((600, 150, 150), max_length=35, depths=(1, 3), seed=1)
     assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(parts, again, strict=True))
 
 
@@ -134,8 +137,9 @@ def test_batches_hold_every_expression_once(parts):
         made = list(data.batches(part, 64, generator))
         assert sorted(data.text(t) for b in made for t in b.tokens) == sorted(data.text(t) for t in part.tokens)
         assert all(b.tokens.shape[1] == int(b.lengths.max()) for b in made)
+        assert all(b.vertices.shape[1] == int(b.counts.max()) for b in made)
         padded = sum(b.tokens.numel() for b in made)
-        assert padded < 1.05 * int(part.lengths.sum())
+        assert padded < 1.2 * int(part.lengths.sum())
         for b in made:
             for row in range(0, len(b), 20):
                 value, depth, _ = by_python(data.text(b.tokens[row]))
@@ -147,17 +151,17 @@ def test_batches_hold_every_expression_once(parts):
 
 def some(parts, count: int = 40) -> data.Part:
     """Expressions of many lengths, padded to the longest."""
-    part = parts[0].take(torch.arange(0, 1500, 1500 // count), 35)
-    return part.take(torch.arange(len(part)), int(part.lengths.max()))
+    part = parts[0].take(torch.arange(0, 600, 600 // count), 35, 35)
+    return part.take(torch.arange(len(part)), int(part.lengths.max()), int(part.counts.max()))
 
 
 @pytest.mark.parametrize(("kind", "utilities"), LATENT)
 def test_samples_are_edges_of_the_unpadded_expression(parts, kind, utilities):
     part = some(parts)
-    n = part.tokens.shape[1]
+    n = part.vertices.shape[1]
     scores = torch.randn(len(part), n, n, generator=torch.Generator().manual_seed(0))
     for hard in (False, True):
-        x = edges.sample(kind, utilities, scores, part.lengths, 0.7, hard, torch.Generator().manual_seed(1))
+        x = edges.sample(kind, utilities, scores, part.counts, 0.7, hard, torch.Generator().manual_seed(1))
         pairs = part.present[:, :, None] & part.present[:, None]
         assert not bool(x[~pairs].any())
         assert not bool(x.diagonal(dim1=1, dim2=2).any())
@@ -165,7 +169,7 @@ def test_samples_are_edges_of_the_unpadded_expression(parts, kind, utilities):
             assert bool(((x == 0) | (x == 1)).all())
         if kind == "tree":
             assert torch.equal(x, x.mT)
-            torch.testing.assert_close(x.sum((1, 2)), 2.0 * (part.lengths - 1))
+            torch.testing.assert_close(x.sum((1, 2)), 2.0 * (part.counts - 1))
         elif kind == "arborescence":
             into = part.present.float().index_fill(1, torch.tensor([0]), 0.0)
             torch.testing.assert_close(x.sum(1), into)
@@ -176,12 +180,12 @@ def test_samples_are_edges_of_the_unpadded_expression(parts, kind, utilities):
 @pytest.mark.parametrize(("kind", "utilities"), LATENT)
 def test_best_edges_do_not_depend_on_padding(parts, kind, utilities):
     part = some(parts, 10)
-    n = part.tokens.shape[1]
+    n = part.vertices.shape[1]
     scores = torch.randn(len(part), n, n, generator=torch.Generator().manual_seed(2))
-    found = edges.best(kind, utilities, scores, part.lengths)
-    for row, length in enumerate(part.lengths.tolist()):
-        alone = edges.best(kind, utilities, scores[row : row + 1, :length, :length], part.lengths[row : row + 1])
-        assert torch.equal(found[row, :length, :length], alone[0])
+    found = edges.best(kind, utilities, scores, part.counts)
+    for row, m in enumerate(part.counts.tolist()):
+        alone = edges.best(kind, utilities, scores[row : row + 1, :m, :m], part.counts[row : row + 1])
+        assert torch.equal(found[row, :m, :m], alone[0])
 
 
 @pytest.mark.parametrize(("kind", "utilities"), KINDS)
@@ -189,7 +193,8 @@ def test_padding_changes_no_answer_and_no_score(parts, kind, utilities):
     part = some(parts, 10)
     torch.manual_seed(0)
     model = Model(kind, utilities, 16, 3)
-    alone = [part.take(torch.tensor([row]), int(length)) for row, length in enumerate(part.lengths)]
+    sizes = zip(part.lengths.tolist(), part.counts.tolist(), strict=True)
+    alone = [part.take(torch.tensor([row]), n, m) for row, (n, m) in enumerate(sizes)]
     if kind == "none":
         found, single = model.read(part), torch.cat([model.read(one) for one in alone])
     else:
@@ -204,8 +209,8 @@ def test_padding_changes_no_answer_and_no_score(parts, kind, utilities):
 def test_scores_of_edges_leave_closing_brackets_out():
     #    0 [MAX  1: 2  2 [MIN  3: 4  4: 7  5 ]  6 ]
     tokens = torch.tensor([[data.MAX, 2, data.MIN, 4, 7, data.CLOSE, data.CLOSE, data.PADDING]])
-    number = torch.tensor([7])
-    part = data.Part(tokens, torch.tensor([[0, 0, 0, 2, 2, 2, 0, 0]]), number, number, number)
+    number, parents = torch.tensor([7]), torch.tensor([[0, 0, 0, 2, 2, 2, 0, 0]])
+    part = data.Part(tokens, number, torch.arange(8)[None], number, parents, number, number)
     truth = part.true_edges.float()
     assert [float(s) for s in evaluate.scores_of_edges(truth, part)] == [1.0, 1.0]
     found = torch.zeros(1, 8, 8)
@@ -245,12 +250,12 @@ def test_every_row_learns_and_its_scores_have_gradients(parts, kind, utilities):
 
 def test_more_rounds_than_the_tree_is_deep_change_nothing(parts):
     torch.manual_seed(0)
-    part = parts[0].of_depth(2).take(torch.arange(20), 35)
+    part = parts[0].of_depth(2).take(torch.arange(20), 35, 35)
     model = Model("true", "gumbel", 16, 3)
     states = []
     for rounds in (2, 3, 4):
         model.graph.rounds = rounds
-        states.append(model.graph(part.tokens, part.true_edges.float()))
+        states.append(model.graph(part.vertex_tokens, part.true_edges.float()))
     assert not torch.allclose(states[0], states[1])
     torch.testing.assert_close(states[1], states[2])
 

@@ -29,45 +29,51 @@ Expression = tuple[tuple[int, ...], tuple[int, ...]]  # tokens; their parents' p
 
 @dataclass(frozen=True)
 class Part:
-    """N expressions padded to n tokens; the root is token 0.
+    """N expressions of up to n tokens, and graphs over up to m of these, the vertices; vertex 0 is token 0, the root.
 
     Attributes:
-        tokens: ``(N, n)``. parents: ``(N, n)``, places; of a closing bracket, its operator; 0 for padding.
-        lengths, depths, answers: ``(N,)``.
+        tokens: ``(N, n)``. lengths: ``(N,)`` of them.
+        vertices: ``(N, m)``, the places of their tokens, in this order. counts: ``(N,)`` of them.
+        parents: ``(N, m)``, vertices; of a closing bracket (if it is one), its operator. 0 for padding.
+        depths, answers: ``(N,)``.
     """
 
     tokens: torch.Tensor
-    parents: torch.Tensor
     lengths: torch.Tensor
+    vertices: torch.Tensor
+    counts: torch.Tensor
+    parents: torch.Tensor
     depths: torch.Tensor
     answers: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def take(self, rows: torch.Tensor, n: int) -> Part:
-        """Some of the expressions, padded to n tokens, or as many as they are padded to."""
-        return Part(self.tokens[rows, :n], self.parents[rows, :n], *(x[rows] for x in self._numbers))
-
-    @property
-    def _numbers(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return self.lengths, self.depths, self.answers
+    def take(self, rows: torch.Tensor, n: int, m: int) -> Part:
+        """Some of the expressions, cut to n tokens and m vertices."""
+        wide = self.tokens[rows, :n], self.lengths[rows], self.vertices[rows, :m], self.counts[rows]
+        return Part(*wide, self.parents[rows, :m], self.depths[rows], self.answers[rows])
 
     def of_depth(self, depth: int) -> Part:
-        return self.take((self.depths == depth).nonzero()[:, 0], self.tokens.shape[1])
+        return self.take((self.depths == depth).nonzero()[:, 0], self.tokens.shape[1], self.vertices.shape[1])
 
     def to(self, device: torch.device | str) -> Part:
         return Part(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
     @property
     def present(self) -> torch.Tensor:
-        """``(N, n)`` bool: no padding."""
-        return torch.arange(self.tokens.shape[1], device=self.tokens.device) < self.lengths[:, None]
+        """``(N, m)`` bool, vertices: no padding."""
+        return torch.arange(self.vertices.shape[1], device=self.tokens.device) < self.counts[:, None]
+
+    @property
+    def vertex_tokens(self) -> torch.Tensor:
+        """``(N, m)``, tokens of the vertices."""
+        return self.tokens.gather(1, self.vertices).masked_fill(~self.present, PADDING)
 
     @property
     def true_edges(self) -> torch.Tensor:
-        """``(N, n, n)`` bool, parent by child: those to closing brackets included."""
-        edges = torch.nn.functional.one_hot(self.parents, self.tokens.shape[1]).bool().mT & self.present[:, None]
+        """``(N, m, m)`` bool, parent by child: those to closing brackets included."""
+        edges = torch.nn.functional.one_hot(self.parents, self.vertices.shape[1]).bool().mT & self.present[:, None]
         edges[:, :, 0] = False
         return edges
 
@@ -130,9 +136,14 @@ def text(tokens: torch.Tensor) -> str:
 # -- parts --------------------------------------------------------------------------------------------------------
 
 
-def make(counts: tuple[int, ...], max_length: int, depths: tuple[int, int], seed: int) -> list[Part]:
+def make(
+    counts: tuple[int, ...], max_length: int, depths: tuple[int, int], seed: int, brackets: bool = False
+) -> list[Part]:
     """Parts of so many expressions, all different, with equal shares of the depths from ``depths[0]`` to ``depths[1]``
     (up to one expression).
+
+    Args:
+        brackets: whether closing brackets are vertices, too.
 
     Raises:
         ValueError: there are not so many expressions, or they are too rare to be found.
@@ -143,7 +154,7 @@ def make(counts: tuple[int, ...], max_length: int, depths: tuple[int, int], seed
     parts = []
     for number in wanted:
         chosen = [(e, d) for d in shares for e in (by_depth[d].pop() for _ in range(number[d]))]
-        parts.append(_part(chosen, max_length))
+        parts.append(_part(chosen, max_length, brackets))
     return parts
 
 
@@ -172,18 +183,24 @@ def _unique(wanted: dict[int, int], max_length: int, generator: random.Random) -
     return {depth: list(expressions) for depth, expressions in found.items()}
 
 
-def _part(chosen: list[tuple[Expression, int]], n: int) -> Part:
+def _part(chosen: list[tuple[Expression, int]], n: int, brackets: bool) -> Part:
     tokens = torch.tensor([[*t, *[PADDING] * (n - len(t))] for (t, _), _ in chosen])
     parents = torch.tensor([[*p, *[0] * (n - len(p))] for (_, p), _ in chosen])
     lengths = torch.tensor([len(t) for (t, _), _ in chosen])
     answers = torch.tensor([evaluate(t) for (t, _), _ in chosen])
-    return Part(tokens, parents, lengths, torch.tensor([d for _, d in chosen]), answers)
+    kept = (tokens != PADDING) & (brackets | (tokens != CLOSE))
+    numbers, counts = kept.cumsum(1) - 1, kept.sum(1)  # of tokens as vertices
+    m = int(counts.max())
+    inside = torch.arange(m) < counts[:, None]
+    vertices = (~kept).int().argsort(dim=1, stable=True)[:, :m].masked_fill(~inside, 0)
+    parents = numbers.gather(1, parents.gather(1, vertices)).masked_fill(~inside, 0)
+    return Part(tokens, lengths, vertices, counts, parents, torch.tensor([d for _, d in chosen]), answers)
 
 
 @functools.lru_cache(maxsize=4)
-def parts(count: int, held_out: int, max_length: int, max_depth: int) -> tuple[Part, Part, Part]:
+def parts(count: int, held_out: int, max_length: int, max_depth: int, brackets: bool) -> tuple[Part, Part, Part]:
     """Training, validation and test part, the same in every run; kept for the next one."""
-    train, valid, test = make((count, held_out, held_out), max_length, (1, max_depth), seed=0)
+    train, valid, test = make((count, held_out, held_out), max_length, (1, max_depth), seed=0, brackets=brackets)
     return train, valid, test
 
 
@@ -193,10 +210,10 @@ def batches(part: Part, size: int, generator: torch.Generator | None = None) -> 
     Args:
         generator: of the CPU; shuffles expressions of one length, and batches. None: in the order of lengths.
     """
-    lengths, device = part.lengths.cpu(), part.tokens.device
+    lengths, counts, device = part.lengths.cpu(), part.counts.cpu(), part.tokens.device
     order = torch.arange(len(part)) if generator is None else torch.randperm(len(part), generator=generator)
-    order = order[lengths[order].argsort(stable=True)]
+    order = order[(lengths * part.tokens.shape[1] + counts)[order].argsort(stable=True)]
     groups = order.split(size)
-    widths = [int(lengths[group[-1]]) for group in groups]
+    widths = [(int(lengths[group[-1]]), int(counts[group].max())) for group in groups]
     numbers = range(len(groups)) if generator is None else torch.randperm(len(groups), generator=generator).tolist()
-    return (part.take(groups[i].to(device), widths[i]) for i in numbers)
+    return (part.take(groups[i].to(device), *widths[i]) for i in numbers)

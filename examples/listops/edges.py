@@ -1,7 +1,7 @@
-"""Distributions over edges between tokens on the library's public face, for expressions of any length.
+"""Distributions over edges between vertices on the library's public face, for graphs of any size.
 
-Scores are ``(B, n, n)``, of edges from a parent (dimension 1) to a child (dimension 2); token 0 is the root.
-Expressions are padded to n tokens. One structure for every n is made when it is needed. All relaxations are
+Scores are ``(B, n, n)``, of edges from a parent (dimension 1) to a child (dimension 2); vertex 0 is the root.
+Graphs are padded to n vertices. One structure for every n is made when it is needed. All relaxations are
 those of the exponential family: solutions are marginals (paper, section 3; appendix on trees).
 """
 
@@ -26,14 +26,14 @@ _MOST = 30.0  # of a log-rate: means of exponential costs from 1e-13 to 1e13
 
 @functools.lru_cache(maxsize=256)
 def edge_index(kind: str, n: int) -> torch.Tensor:
-    """Edges in the order of the event, ``(2, edges)``: parents first; of undirected ones, the earlier token."""
+    """Edges in the order of the event, ``(2, edges)``: parents first; of undirected ones, the earlier vertex."""
     trees = polytopes.SpanningTree(n) if kind == "tree" else polytopes.Arborescence(n)
     return trees.edge_index
 
 
 @functools.lru_cache(maxsize=256)
 def soft(kind: str, n: int) -> sst.SoftArgmax:
-    """The relaxed choice of edges; independent ones are those of an arborescence, none into token 0."""
+    """The relaxed choice of edges; independent ones are those of an arborescence, none into vertex 0."""
     if kind == "independent":
         structure = polytopes.Hypercube(edge_index(kind, n).shape[1])
     else:
@@ -50,7 +50,7 @@ def _places(kind: str, n: int, device: torch.device) -> torch.Tensor:
 
 
 def mask(kind: str, lengths: torch.Tensor, n: int) -> torch.Tensor | None:
-    """``(B, edges)`` bool: edges between tokens before the length; None where it is seen that nothing is padded."""
+    """``(B, edges)`` bool: edges between vertices before the length; None where it is seen that nothing is padded."""
     if lengths.device.type == "cpu" and int(lengths.min()) == n:
         return None
     structure = soft(kind, n).structure

@@ -17,7 +17,7 @@ def scores_of_edges(found: torch.Tensor, part: Part, undirected: bool = False) -
     Of undirected ones, which are there both ways, the true edges count both ways, too. Precision is 0 where no edge is
     left that counts.
     """
-    counted = part.present & (part.tokens != CLOSE)
+    counted = part.present & (part.vertex_tokens != CLOSE)
     pairs = counted[:, :, None] & counted[:, None]
     truth = part.true_edges & pairs
     truth = truth | truth.mT if undirected else truth
@@ -27,14 +27,14 @@ def scores_of_edges(found: torch.Tensor, part: Part, undirected: bool = False) -
 
 
 def floors(part: Part) -> dict[str, tuple[float, float]]:
-    """Precision and recall in % of what knows nothing: all tokens under token 0, and trees for utilities that are all
+    """Precision and recall in % of what knows nothing: all under token 0, and trees for utilities that are all
     noise."""
     found: dict[str, list[torch.Tensor]] = {"all under token 0": [], "noise alone": []}
     generator = torch.Generator().manual_seed(0)
     for batch in batches(part, _BATCH):
-        zeros = torch.zeros(len(batch), batch.tokens.shape[1], batch.tokens.shape[1])
+        zeros = torch.zeros(len(batch), batch.vertices.shape[1], batch.vertices.shape[1])
         star = zeros.index_fill(1, torch.tensor([0]), 1.0) * batch.present[:, None]
-        noise = edges.sample("arborescence", "gumbel", zeros, batch.lengths, 1.0, True, generator)
+        noise = edges.sample("arborescence", "gumbel", zeros, batch.counts, 1.0, True, generator)
         for rows, x in zip(found.values(), (star, noise), strict=True):
             rows.append(torch.stack(scores_of_edges(x, batch), 1))
     return {name: tuple((100 * torch.cat(rows).mean(0)).tolist()) for name, rows in found.items()}  # pyright: ignore

@@ -20,17 +20,19 @@ class EdgeScores(nn.Module):
         self.embedding = nn.Embedding(TOKENS, hidden, padding_idx=PADDING)
         self.heads, self.modifiers = (nn.LSTM(hidden, hidden, batch_first=True) for _ in range(2))
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """``(B, n)`` tokens to scores ``(B, parents, children)``."""
-        x = self.embedding(tokens)
-        return self.heads(x)[0] @ self.modifiers(x)[0].mT
+    def forward(self, part: Part) -> torch.Tensor:
+        """Scores ``(B, parents, children)`` of edges between vertices; all tokens are read."""
+        x = self.embedding(part.tokens)
+        places = part.vertices[..., None].expand(-1, -1, x.shape[-1])
+        heads, modifiers = (lstm(x)[0].gather(1, places) for lstm in (self.heads, self.modifiers))
+        return heads @ modifiers.mT
 
 
 class GraphNetwork(nn.Module):
     """Messages from children to parents along weighted edges, in rounds of the same weights.
 
     h_i <- e_i + f(e_i, sum_j w_ij g(h_j)) with embeddings e of the tokens, from h = e: after as many rounds as a tree
-    is deep, token 0 has heard of all of it, and from one more on its state does not change.
+    is deep, vertex 0 has heard of all of it, and from one more on its state does not change.
     """
 
     def __init__(self, hidden: int, rounds: int):
@@ -42,7 +44,7 @@ class GraphNetwork(nn.Module):
         self.update = nn.Sequential(nn.ReLU(), nn.Linear(hidden, hidden))
 
     def forward(self, tokens: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """States of token 0, ``(B, hidden)``; weights ``(B, parents, children)``."""
+        """States of vertex 0, ``(B, hidden)``; weights ``(B, parents, children)``."""
         embedded = self.embedding(tokens)
         own, state = self.own(embedded), embedded
         for _ in range(self.rounds - 1):
@@ -77,14 +79,14 @@ class Model(nn.Module):
         """Weights of edges ``(B, parents, children)``: relaxed, hard, or the true ones."""
         if self.kind == "true":
             return part.true_edges.float()
-        scores = self.scores(part.tokens)
-        return edges.sample(self.kind, self.utilities, scores, part.lengths, temperature, hard, generator)
+        scores = self.scores(part)
+        return edges.sample(self.kind, self.utilities, scores, part.counts, temperature, hard, generator)
 
     def best(self, part: Part) -> torch.Tensor:
         """Edges without noise, as ``sample``."""
         if self.kind == "true":
             return part.true_edges.float()
-        return edges.best(self.kind, self.utilities, self.scores(part.tokens), part.lengths)
+        return edges.best(self.kind, self.utilities, self.scores(part), part.counts)
 
     def read(self, part: Part) -> torch.Tensor:
         """Scores of the answers ``(B, 10)`` by the LSTM alone."""
@@ -94,7 +96,7 @@ class Model(nn.Module):
 
     def answer(self, part: Part, weights: torch.Tensor) -> torch.Tensor:
         """Scores of the answers ``(B, 10)`` along weighted edges."""
-        return self.decoder(self.graph(part.tokens, weights))
+        return self.decoder(self.graph(part.vertex_tokens, weights))
 
     def forward(self, part: Part, temperature: float) -> torch.Tensor:
         """Scores of the answers ``(B, 10)`` along one relaxed sample."""

@@ -41,20 +41,20 @@ def choose(part: Part, number: int | None) -> Part:
     if number >= len(part):
         raise ValueError(f"--expression must be below {len(part)}, the number of test expressions, got {number}.")
     rows = torch.tensor([number])
-    return part.take(rows, int(part.lengths[number]))
+    return part.take(rows, int(part.lengths[number]), int(part.counts[number]))
 
 
 @torch.no_grad()
 def marginals(run: Run, one: Part) -> torch.Tensor:
     """How often edges ``(parents, children)`` are in a hard sample; undirected ones both ways."""
-    many = one.take(torch.zeros(_SAMPLES, dtype=torch.long), one.tokens.shape[1])
+    many = one.take(torch.zeros(_SAMPLES, dtype=torch.long), one.tokens.shape[1], one.vertices.shape[1])
     generator = torch.Generator().manual_seed(0)
     return run.model.sample(many, run.settings.temperature, hard=True, generator=generator).mean(0)
 
 
 def draw_edges(axis: plt.Axes, one: Part, x: torch.Tensor, undirected: bool = False) -> None:
     """Edges as wide as they are likely: above the tokens where the parent stands left of the child, else below."""
-    tokens, n = one.tokens[0].tolist(), one.tokens.shape[1]
+    tokens, n = one.vertex_tokens[0].tolist(), one.vertices.shape[1]
     truth = {(int(i), int(j)) for i, j in one.true_edges[0].nonzero()}
     likely = {(i, j): float(x[i, j]) for i in range(n) for j in range(n) if x[i, j] >= _LEAST}
     if undirected:

@@ -83,7 +83,7 @@ def _floors(found: Results) -> str:
     one = next((v for values in found.values() for v in values), None)
     if one is None:
         return ""
-    test = data.parts(*(one[k] for k in ("expressions", "held_out", "max_length", "max_depth")))[2]
+    test = data.parts(*(one[k] for k in ("expressions", "held_out", "max_length", "max_depth", "brackets")))[2]
     rows = ([name, f"{precision:.1f} / {recall:.1f}"] for name, (precision, recall) in floors(test).items())
     return lines(["", "precision / recall"], rows)
 

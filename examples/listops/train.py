@@ -45,10 +45,11 @@ class Settings(Common):
     held_out: int = setting(2_000, 1, 10_000_000, words="expressions of the validation and of the test part")
     max_length: int = setting(35, 7, 1000, words="tokens of an expression")
     max_depth: int = setting(3, 1, 50, words="of an expression; depths have equal shares")
+    brackets: int = setting(0, 0, 1, words="whether closing brackets are vertices of the graph, or only read")
     epochs: int = setting(12, 1, 10_000)
     batch: int = setting(100, 1, 100_000)
     hidden: int = width(60)
-    rounds: int = setting(5, 1, 100, words="of messages")
+    rounds: int = setting(3, 1, 100, words="of messages")
     temperature: float = positive(1.2)
     learning_rate: float = positive(3e-3)
     decay: str = setting("cosine", choices=("none", "cosine"), words="of the learning rate, to 0 at the end")
@@ -63,8 +64,8 @@ class Settings(Common):
 PRESETS = {
     "small": Settings(),
     "paper": Settings(
-        expressions=100_000, held_out=10_000, max_length=50, max_depth=5, epochs=50, rounds=5, learning_rate=1e-3,
-        decay="none",
+        expressions=100_000, held_out=10_000, max_length=50, max_depth=5, brackets=1, epochs=50, rounds=5,
+        learning_rate=1e-3, decay="none",
     ),
     "tiny": Settings(
         expressions=400, held_out=100, max_length=16, max_depth=2, epochs=4, batch=20, hidden=16, rounds=3,
@@ -75,7 +76,7 @@ PRESETS = {
 
 def parts_of(s: Settings) -> tuple[data.Part, data.Part, data.Part]:
     """Training, validation and test part; the same for all seeds."""
-    return data.parts(s.expressions, s.held_out, s.max_length, s.max_depth)
+    return data.parts(s.expressions, s.held_out, s.max_length, s.max_depth, bool(s.brackets))
 
 
 class Run(Base):
