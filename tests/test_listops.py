@@ -224,6 +224,17 @@ def test_scores_of_edges_leave_closing_brackets_out():
     assert float(evaluate.scores_of_edges(torch.zeros(1, 8, 8), part)[0]) == 0
 
 
+def test_edges_without_a_model(parts):
+    """Under token 0, the right edges are its own arguments; every token but the first has one parent."""
+    part = parts[0]
+    own = (part.parents == 0) & part.present & (part.vertex_tokens != data.CLOSE)
+    all_ = part.present & (part.vertex_tokens != data.CLOSE)
+    wanted = 100 * float(((own.sum(1) - 1) / (all_.sum(1) - 1)).mean())
+    found = evaluate.floors(part)
+    assert found["all under token 0"] == (pytest.approx(wanted, rel=1e-4), pytest.approx(wanted, rel=1e-4))
+    assert max(found["noise alone"]) < wanted
+
+
 # -- the model ----------------------------------------------------------------------------------------------------
 
 

@@ -33,7 +33,7 @@ def floors(part: Part) -> dict[str, tuple[float, float]]:
     generator = torch.Generator().manual_seed(0)
     for batch in batches(part, _BATCH):
         zeros = torch.zeros(len(batch), batch.vertices.shape[1], batch.vertices.shape[1])
-        star = zeros.index_fill(1, torch.tensor([0]), 1.0) * batch.present[:, None]
+        star = zeros.index_fill(1, torch.tensor([0]), 1.0).index_fill(2, torch.tensor([0]), 0.0)
         noise = edges.sample("arborescence", "gumbel", zeros, batch.counts, 1.0, True, generator)
         for rows, x in zip(found.values(), (star, noise), strict=True):
             rows.append(torch.stack(scores_of_edges(x, batch), 1))
