@@ -75,7 +75,8 @@ def search(
             _by_optuna(train, trials, folders, storage or f"sqlite:///{root / 'search.db'}", larger)
     if _count(folders) < len(trials):
         rest = ", ".join(folder.name for folder in folders if not (folder / "result.json").exists())
-        raise runs.RunError(f"trials {rest} in {root} are other processes' (if they were killed: again in 5 minutes).")
+        words = "if none runs, delete the storage (search.db); finished trials are kept"
+        raise runs.RunError(f"trials {rest} in {root} were begun by other processes: {words}.")
     return folders
 
 
@@ -84,7 +85,7 @@ def _count(folders: list[Path]) -> int:
 
 
 def _by_optuna(train: Callable, trials: list[Any], folders: list[Path], storage: str, larger: bool) -> None:
-    """What no other process has begun. A killed one's trial counts as begun for minutes."""
+    """What no other process has begun. A killed one's trial counts as begun."""
     import optuna
 
     state = optuna.trial.TrialState
@@ -113,10 +114,8 @@ def _open(storage: str, name: str, larger: bool) -> optuna.Study:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what ends a trial is raised, too
     try:
-        again = optuna.storages.RetryFailedTrialCallback()
-        kept = optuna.storages.RDBStorage(storage, heartbeat_interval=30, grace_period=240, failed_trial_callback=again)
         direction = "maximize" if larger else "minimize"
-        return optuna.create_study(study_name=name, storage=kept, load_if_exists=True, direction=direction)
+        return optuna.create_study(study_name=name, storage=storage, load_if_exists=True, direction=direction)
     except Exception as error:  # SQLAlchemy's, or of a missing database driver
         reason = str(error).splitlines()[0]
         raise runs.RunError(f"--storage {storage} cannot be opened ({reason}): try sqlite:///search.db.") from None

@@ -282,6 +282,8 @@ class Run:
         """
         if not self.best_at:
             raise runs.Diverged
+        if self.world > 1:  # the first process writes the best model
+            dist.barrier()
         self.load_best(runs.load(self.folder / "best.pt", self.device)["model"])
         metrics = self.test(self.model)
         if not self.rank:

@@ -203,7 +203,7 @@ def test_pictures_are_refused_before_the_work(script, options, refused, tmp_path
         ("parsing.train", "--folder"),
         ("listops.train", "--folder"),
         ("listops.table", "--folder"),
-        ("parsing.table", "--output"),
+        ("parsing.table", "--folder"),
     ],
 )
 def test_folders_are_refused_before_the_work(script, option, refused, tmp_path):

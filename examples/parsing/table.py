@@ -6,6 +6,8 @@ python -m examples.parsing.table --write examples/parsing/RESULTS.md
 
 from __future__ import annotations
 
+from examples import command_line  # noqa: F401  (first: Ctrl-C ends quietly from here on)
+
 # isort: split
 from typing import Any
 

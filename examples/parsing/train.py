@@ -8,6 +8,8 @@ Every epoch's order and dropout follow from the seed and the epoch's number alon
 
 from __future__ import annotations
 
+from examples import command_line  # noqa: F401  (first: Ctrl-C ends quietly from here on)
+
 # isort: split
 import functools
 import time
