@@ -6,7 +6,7 @@ python -m examples.listops.table --minutes 30 --write examples/listops/RESULTS.m
 
 from __future__ import annotations
 
-from examples import command_line  # noqa: F401  # first: Ctrl-C ends quietly from here on
+from examples import command_line  # noqa: F401  (first: Ctrl-C ends quietly from here on)
 
 # isort: split
 from typing import Any
@@ -58,7 +58,7 @@ def markdown(found: Results) -> str:
             "Test part, along one hard sample of edges an expression, %:", _scores(found, ""),
             "Along the best edges without noise:", _scores(found, "best edges "),
             "By depth, along hard samples, accuracy / precision / recall:", _by_depth(found),
-            "Edges of the test part without a model, precision / recall:", _floors(found),
+            "Edges of the test part without a model, precision / recall, all and by depth:", _floors(found),
             f"Seeds by row: {seeds}.",
         ]
     )  # fmt: skip
@@ -84,8 +84,10 @@ def _floors(found: Results) -> str:
     if one is None:
         return ""
     test = data.parts(*(one[k] for k in ("expressions", "held_out", "max_length", "max_depth", "brackets")))[2]
-    rows = ([name, f"{precision:.1f} / {recall:.1f}"] for name, (precision, recall) in floors(test).items())
-    return lines(["", "precision / recall"], rows)
+    depths = range(1, one["max_depth"] + 1)
+    by_part = [floors(test), *(floors(test.of_depth(depth)) for depth in depths)]
+    rows = ([name, *("{:.1f} / {:.1f}".format(*part[name]) for part in by_part)] for name in by_part[0])
+    return lines(["", "all", *(f"depth {depth}" for depth in depths)], rows)
 
 
 def _by_depth(found: Results) -> str:

@@ -9,7 +9,7 @@ Every epoch's order and noise follow from the seed and the epoch's number alone,
 
 from __future__ import annotations
 
-from examples import command_line  # noqa: F401  # first: Ctrl-C ends quietly from here on
+from examples import command_line  # noqa: F401  (first: Ctrl-C ends quietly from here on)
 
 # isort: split
 import time
