@@ -27,6 +27,7 @@ FILES = ["own_structure", "which_measurements", "estimator_bias_variance"]
 MODULES = [f"graph_layout.{name}" for name in ("train", "search", "plot", "timing")]
 MODULES += [f"learning_to_explain.{name}" for name in ("train", "table", "report")]
 MODULES += [f"{name}.{script}" for name in ("parsing", "listops") for script in ("train", "table", "plot")]
+MODULES += ["listops.parents"]
 
 
 def command(script: str, *options: str) -> list[str]:

@@ -14,7 +14,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("tqdm")
 
 from examples import runs
-from examples.listops import data, edges, evaluate, plot, table, train
+from examples.listops import data, edges, evaluate, parents, plot, table, train
 from examples.listops.model import Model
 
 LATENT = [(kind, "gumbel") for kind in edges.LATENT]
@@ -22,9 +22,18 @@ LATENT += [("arborescence", "gaussian"), ("arborescence", "exponential"), ("tree
 KINDS = [*LATENT, ("none", "gumbel"), ("true", "gumbel")]
 
 
+def made(brackets: bool):
+    return data.make((600, 150, 150), max_length=35, depths=(1, 3), seed=1, brackets=brackets)
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return made(False)
+
+
 @pytest.fixture(scope="module", params=[False, True], ids=["brackets-read", "brackets-are-vertices"])
-def parts(request):
-    return data.make((600, 150, 150), max_length=35, depths=(1, 3), seed=1, brackets=request.param)
+def either(request):
+    return made(request.param)
 
 
 # -- expressions --------------------------------------------------------------------------------------------------
@@ -62,9 +71,9 @@ def test_values_depths_and_arguments_by_another_evaluator(parts):
     assert data.text(torch.tensor(nested)) == "[MAX 2 9 ]"
 
 
-def test_trees_are_the_brackets(parts):
+def test_trees_are_the_brackets(either):
     """The number of operators around a token, by counting brackets, is its distance from vertex 0."""
-    part = parts[0]
+    part = either[0]
     opening, closing = (part.tokens >= data.MIN) & (part.tokens <= data.MED), part.tokens == data.CLOSE
     around = (opening.cumsum(1) - opening.int() - (closing.cumsum(1) - closing.int())).gather(1, part.vertices)
     distance, place = torch.zeros_like(part.parents), torch.arange(part.vertices.shape[1]).expand_as(part.parents)
@@ -101,7 +110,7 @@ def test_statistics_follow_from_the_definition():
     m(x) = E x^arguments; P(depth <= 2) = m(1 - p + p m(1 - p)); operators in mean 1 / (1 - 3.5 p), tokens 2 of each and
     3.5 (1 - p) digits.
     """
-    generator, count = data.random.Random(0), 8_000
+    generator, count = data.random.Random(0), 5_000
     drawn = [one for _ in range(count) if (one := data.draw(generator, 10**6, 10**6))]
     assert len(drawn) == count
     depths = torch.tensor([d for _, d in drawn])
@@ -131,8 +140,8 @@ def test_too_many_expressions_are_refused():
     assert len(data.make((300,), max_length=4, depths=(1, 1), seed=0)[0]) == 300
 
 
-def test_batches_hold_every_expression_once(parts):
-    part = parts[0]
+def test_batches_hold_every_expression_once(either):
+    part = either[0]
     for generator in (None, torch.Generator().manual_seed(0)):
         made = list(data.batches(part, 64, generator))
         assert sorted(data.text(t) for b in made for t in b.tokens) == sorted(data.text(t) for t in part.tokens)
@@ -189,8 +198,8 @@ def test_best_edges_do_not_depend_on_padding(parts, kind, utilities):
 
 
 @pytest.mark.parametrize(("kind", "utilities"), KINDS)
-def test_padding_changes_no_answer_and_no_score(parts, kind, utilities):
-    part = some(parts, 10)
+def test_padding_changes_no_answer_and_no_score(either, kind, utilities):
+    part = some(either, 10)
     torch.manual_seed(0)
     model = Model(kind, utilities, 16, 3)
     sizes = zip(part.lengths.tolist(), part.counts.tolist(), strict=True)
@@ -224,15 +233,29 @@ def test_scores_of_edges_leave_closing_brackets_out():
     assert float(evaluate.scores_of_edges(torch.zeros(1, 8, 8), part)[0]) == 0
 
 
-def test_edges_without_a_model(parts):
+def test_edges_without_a_model(either):
     """Under token 0, the right edges are its own arguments; every token but the first has one parent."""
-    part = parts[0]
+    part = either[0]
     own = (part.parents == 0) & part.present & (part.vertex_tokens != data.CLOSE)
     all_ = part.present & (part.vertex_tokens != data.CLOSE)
     wanted = 100 * float(((own.sum(1) - 1) / (all_.sum(1) - 1)).mean())
     found = evaluate.floors(part)
     assert found["all under token 0"] == (pytest.approx(wanted, rel=1e-4), pytest.approx(wanted, rel=1e-4))
     assert max(found["noise alone"]) < wanted
+
+
+def test_every_pair_is_of_one_kind(parts):
+    part = some(parts)
+    kinds = parents.kinds(part)
+    assert bool((kinds.sum(0) == 1).all())
+    assert torch.equal(kinds[0], part.true_edges)
+    #    0 [MAX  1: 2  2 [MIN  3: 4  4: 7  ]  5: 3 ]
+    tokens = torch.tensor([[data.MAX, 2, data.MIN, 4, 7, data.CLOSE, 3, data.CLOSE]])
+    number = torch.tensor([8])
+    vertices, tree = torch.tensor([[0, 1, 2, 3, 4, 6]]), torch.tensor([[0, 0, 0, 2, 2, 0]])
+    kinds = parents.kinds(data.Part(tokens, number, vertices, torch.tensor([6]), tree, torch.tensor([2]), number))
+    for kind, parent, child in ((0, 2, 3), (1, 0, 4), (2, 3, 4), (2, 2, 5), (4, 1, 3)):
+        assert kinds[:, 0, parent, child].nonzero().tolist() == [[kind]]
 
 
 # -- the model ----------------------------------------------------------------------------------------------------
@@ -328,6 +351,9 @@ def test_tables_and_picture(tmp_path, capsys):
     picture = tmp_path / "picture.png"
     folders = [str(tmp_path / "all" / f"{name}-0") for name in ("arborescence-gumbel", "tree", "independent")]
     plot.main([*folders, "--output", str(picture)])
+    capsys.readouterr()
+    parents.main(folders[:1])
+    assert len(re.findall(r"\| arborescence-gumbel-0 \| [12] \|", capsys.readouterr().out)) == 2
     assert picture.stat().st_size > 20_000
     true = str(tmp_path / "all" / "true-0")
     for wrong, said in (([folders[0], "--expression", "100"], "below 100"), (["no"], "no run"), ([true], "no latent")):
