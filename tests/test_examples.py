@@ -26,7 +26,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 FILES = ["own_structure", "which_measurements", "estimator_bias_variance"]
 MODULES = [f"graph_layout.{name}" for name in ("train", "table", "plot", "timing")]
 MODULES += [f"learning_to_explain.{name}" for name in ("train", "table", "report", "timing", "plot")]
-MODULES += [f"parsing.{name}" for name in ("train", "table", "plot")]
+MODULES += [f"{name}.{script}" for name in ("parsing", "listops") for script in ("train", "table", "plot")]
+MODULES += ["listops.parents"]
 
 
 def command(script: str, *options: str) -> list[str]:
@@ -127,6 +128,13 @@ WRONG = [
     *[("parsing.train", "--dropout", v) for v in ("-0.1", "1", "nan")],
     *[("parsing.table", "--seeds", v) for v in ("-1", "nan")],
     *[("parsing.table", "--minutes", v) for v in ("-1", "nan")],
+    *[("listops.train", "--seed", v) for v in WRONG_SEEDS],
+    *[("listops.train", o, v) for o in ("--learning-rate", "--temperature") for v in WRONG_RATES],
+    *[("listops.train", o, v) for o in ("--epochs", "--rounds", "--max-depth") for v in ("0", "-1", "nan")],
+    *[("listops.train", "--edges", v) for v in ("ring", "")],
+    *[("listops.table", "--seeds", v) for v in ("-1", "nan")],
+    *[("listops.table", "--minutes", v) for v in ("-1", "nan")],
+    *[("listops.plot", "--expression", v) for v in ("-1", "nan")],
 ]
 
 
@@ -153,6 +161,8 @@ def test_options_out_of_range_are_refused(script, option, value, refused, tmp_pa
         "learning_to_explain.train": ["--folder", str(tmp_path / "run")],
         "learning_to_explain.report": [str(tmp_path)],
         "parsing.train": ["--preset", "tiny", "--folder", str(tmp_path / "run")],
+        "listops.train": ["--preset", "tiny", "--folder", str(tmp_path / "run")],
+        "listops.plot": ["run"],
     }.get(script, [])
     said = refused(script, *needed, option, value)
     assert option in said or option.removeprefix("--").replace("-", "_") in said
@@ -165,6 +175,7 @@ def test_options_out_of_range_are_refused(script, option, value, refused, tmp_pa
         ("which_measurements", ["--output"]),
         ("estimator_bias_variance", ["--out"]),
         ("graph_layout.plot", ["run", "--out"]),
+        ("listops.plot", ["run", "--out"]),
     ],
 )
 def test_pictures_are_refused_before_the_work(script, options, refused, tmp_path):
@@ -190,6 +201,8 @@ def test_pictures_are_refused_before_the_work(script, options, refused, tmp_path
         ("learning_to_explain.train", "--folder"),
         ("learning_to_explain.table", "--folder"),
         ("parsing.train", "--folder"),
+        ("listops.train", "--folder"),
+        ("listops.table", "--folder"),
         ("parsing.table", "--folder"),
     ],
 )
