@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,8 +13,6 @@ from typing import Any
 import torch
 
 from examples.command_line import Told
-
-MOST_HIDDEN = 4096  # units of a layer: more is a slip
 
 
 class RunError(Told, ValueError):
@@ -30,23 +27,6 @@ class Diverged(Told, FloatingPointError):
 
 
 # -- settings -----------------------------------------------------------------------------------------------------
-
-
-def check_range(settings: Any, **ranges: tuple[float, float]) -> None:
-    """Raise ValueError for a setting outside its range, ends included."""
-    for name, (least, most) in ranges.items():
-        value = getattr(settings, name)
-        if not least <= value <= most:
-            wanted = f"at least {least}" if most == math.inf else f"from {least} to {most}"
-            raise ValueError(f"{name} must be {wanted}, got {value}.")
-
-
-def check_positive(settings: Any, *names: str) -> None:
-    """Raise ValueError for a setting that is no finite number above 0."""
-    for name in names:
-        value = getattr(settings, name)
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} must be a finite number above 0, got {value}.")
 
 
 def refuse_others(
@@ -159,11 +139,11 @@ def keep_lines(file: Path, wanted: Callable[[dict[str, Any]], bool] = lambda ent
 # -- Ctrl-C -------------------------------------------------------------------------------------------------------
 
 
-def go_on(folder: Path, saved: int, steps: int) -> str:
+def go_on(folder: Path, saved: int, total: int, unit: str = "step") -> str:
     """What is saved, and how to go on."""
     if not saved:
         return "Nothing is saved yet."
-    return f"{folder} holds step {saved} of {steps}: the same command goes on from there."
+    return f"{folder} holds {unit} {saved} of {total}: the same command goes on from there."
 
 
 @contextmanager

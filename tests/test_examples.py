@@ -24,9 +24,10 @@ from examples import command_line, runs
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = ["own_structure", "which_measurements", "estimator_bias_variance"]
-MODULES = [f"graph_layout.{name}" for name in ("train", "search", "plot", "timing")]
-MODULES += [f"learning_to_explain.{name}" for name in ("train", "table", "report")]
-MODULES += [f"parsing.{name}" for name in ("train", "table", "plot")]
+MODULES = [f"graph_layout.{name}" for name in ("train", "table", "plot", "timing")]
+MODULES += [f"learning_to_explain.{name}" for name in ("train", "table", "report", "timing", "plot")]
+MODULES += [f"{name}.{script}" for name in ("parsing", "listops") for script in ("train", "table", "plot")]
+MODULES += ["listops.parents"]
 
 
 def command(script: str, *options: str) -> list[str]:
@@ -100,26 +101,26 @@ WRONG = [
     *[("graph_layout.train", "--seed", v) for v in WRONG_SEEDS],
     *[("graph_layout.train", "--steps", v) for v in ("0", "-1", "nan")],
     *[("graph_layout.train", "--roll-out", v) for v in ("-1", "10")],
-    *[(f"graph_layout.{s}", "--learning-rate", v) for s in ("train", "search") for v in WRONG_RATES],
-    *[(f"graph_layout.{s}", "--temperature", v) for s in ("train", "search") for v in WRONG_RATES],
-    *[(f"graph_layout.{s}", "--device", v) for s in ("train", "search") for v in ("gpu", "meta", "cuda:99", "")],
-    *[("graph_layout.search", "--trials", v) for v in ("0", "-1", "nan", "1000000000")],
+    *[("graph_layout.train", o, v) for o in ("--learning-rate", "--temperature") for v in WRONG_RATES],
+    *[("graph_layout.train", "--device", v) for v in ("gpu", "meta", "cuda:99", "")],
+    *[("graph_layout.train", "--trials", v) for v in ("-1", "nan", "1000000000")],
+    *[("graph_layout.table", "--seeds", v) for v in ("-1", "nan")],
     *[("learning_to_explain.train", "--seed", v) for v in WRONG_SEEDS],
     *[("learning_to_explain.train", o, v) for o in ("--learning-rate", "--temperature") for v in WRONG_RATES],
     *[("learning_to_explain.train", "--dropout", v) for v in ("-0.1", "1", "nan")],
     *[("learning_to_explain.train", "--pair-start", v) for v in ("nan", "inf")],
     *[
         ("learning_to_explain.train", o, v)
-        for o in ("--dimension", "--hidden", "--batch", "--steps", "--evaluate-every", "--k", "--max-words")
-        for v in ("0", "-1", "nan", "" if o in ("--steps", "--evaluate-every") else "1000000000")
+        for o in ("--dimension", "--hidden", "--batch", "--steps", "--validate-every", "--k", "--max-words")
+        for v in ("0", "-1", "nan", "" if o in ("--steps", "--validate-every") else "1000000000")
     ],
     *[("learning_to_explain.train", o, v) for o in ("--freeze", "--decorrelate") for v in ("2", "-1")],
-    *[("learning_to_explain.train", "--sweep", v) for v in ("-1", "nan")],
+    *[("learning_to_explain.train", o, v) for o in ("--start-temperature", "--warm") for v in ("-1", "nan")],
+    *[("learning_to_explain.train", "--trials", v) for v in ("-1", "nan")],
     *[("learning_to_explain.table", "--minutes", v) for v in ("-1", "nan")],
-    *[("learning_to_explain.table", "--seeds", v) for v in ("0", "-1", "nan")],
+    *[("learning_to_explain.table", "--seeds", v) for v in ("-1", "nan")],
     *[("learning_to_explain.table", "--k", v) for v in ("0", "21", "nan")],
-    *[("learning_to_explain.table", "--steps", v) for v in ("0", "nan")],
-    *[("learning_to_explain.table", "--tune", v) for v in ("-1", "nan")],
+    *[("learning_to_explain.timing", "--measured", v) for v in ("0", "nan")],
     *[("learning_to_explain.report", "--count", v) for v in ("0", "-1", "nan")],
     *[("parsing.train", "--seed", v) for v in WRONG_SEEDS],
     *[("parsing.train", "--learning-rate", v) for v in WRONG_RATES],
@@ -127,6 +128,13 @@ WRONG = [
     *[("parsing.train", "--dropout", v) for v in ("-0.1", "1", "nan")],
     *[("parsing.table", "--seeds", v) for v in ("-1", "nan")],
     *[("parsing.table", "--minutes", v) for v in ("-1", "nan")],
+    *[("listops.train", "--seed", v) for v in WRONG_SEEDS],
+    *[("listops.train", o, v) for o in ("--learning-rate", "--temperature") for v in WRONG_RATES],
+    *[("listops.train", o, v) for o in ("--epochs", "--rounds", "--max-depth") for v in ("0", "-1", "nan")],
+    *[("listops.train", "--edges", v) for v in ("ring", "")],
+    *[("listops.table", "--seeds", v) for v in ("-1", "nan")],
+    *[("listops.table", "--minutes", v) for v in ("-1", "nan")],
+    *[("listops.plot", "--expression", v) for v in ("-1", "nan")],
 ]
 
 
@@ -150,10 +158,11 @@ def refused(monkeypatch, tmp_path, capsys):
 def test_options_out_of_range_are_refused(script, option, value, refused, tmp_path):
     needed = {
         "graph_layout.train": ["--folder", str(tmp_path / "run")],
-        "graph_layout.search": ["--folder", str(tmp_path / "run")],
-        "learning_to_explain.table": ["--timing"],
+        "learning_to_explain.train": ["--folder", str(tmp_path / "run")],
         "learning_to_explain.report": [str(tmp_path)],
         "parsing.train": ["--preset", "tiny", "--folder", str(tmp_path / "run")],
+        "listops.train": ["--preset", "tiny", "--folder", str(tmp_path / "run")],
+        "listops.plot": ["run"],
     }.get(script, [])
     said = refused(script, *needed, option, value)
     assert option in said or option.removeprefix("--").replace("-", "_") in said
@@ -166,6 +175,7 @@ def test_options_out_of_range_are_refused(script, option, value, refused, tmp_pa
         ("which_measurements", ["--output"]),
         ("estimator_bias_variance", ["--out"]),
         ("graph_layout.plot", ["run", "--out"]),
+        ("listops.plot", ["run", "--out"]),
     ],
 )
 def test_pictures_are_refused_before_the_work(script, options, refused, tmp_path):
@@ -187,11 +197,13 @@ def test_pictures_are_refused_before_the_work(script, options, refused, tmp_path
     ("script", "option"),
     [
         ("graph_layout.train", "--folder"),
-        ("graph_layout.search", "--folder"),
-        ("learning_to_explain.train", "--output"),
-        ("learning_to_explain.table", "--output"),
+        ("graph_layout.table", "--folder"),
+        ("learning_to_explain.train", "--folder"),
+        ("learning_to_explain.table", "--folder"),
         ("parsing.train", "--folder"),
-        ("parsing.table", "--output"),
+        ("listops.train", "--folder"),
+        ("listops.table", "--folder"),
+        ("parsing.table", "--folder"),
     ],
 )
 def test_folders_are_refused_before_the_work(script, option, refused, tmp_path):
@@ -206,21 +218,20 @@ def test_missing_and_foreign_data_is_told(refused, tmp_path):
     (tmp_path / "druglib.tsv").write_text("a\tb\n1\t2\n")
     (tmp_path / "reviews.jsonl").write_text("no json\n")
     (tmp_path / "sections.jsonl").write_text("{}\n")
-    here, train, table = str(tmp_path), "learning_to_explain.train", "learning_to_explain.table"
-    assert "README" in refused(train, "--preset", "druglib", "--path", "/nowhere")
-    assert "README" in refused(table, "--druglib", "/nowhere")
-    for script, options in ((train, ["--preset", "druglib", "--path"]), (table, ["--druglib"])):
-        assert "urlDrugName" in refused(script, *options, f"{here}/druglib.tsv")
-    for script, options in ((train, ["--preset", "beeradvocate", "--path"]), (table, ["--beeradvocate"])):
-        assert "reviews.jsonl" in refused(script, *options, here)
-    (tmp_path / "vectors.txt").write_text("filler1 1 2\n\nfiller2 1 2 3\n")
-    assert "different sizes, [2, 3]" in refused(train, "--vectors", "vectors.txt")
-    assert "nowhere.json" in refused(table, "--timing", "--tuned", "nowhere.json")
-    for text in ("[]", '{"l2x": 3}', '{"l2x": {"speed": 1}}', '{"top": {}}', "{"):
-        (tmp_path / "tuned.json").write_text(text)
-        assert "tuned.json" in refused(table, "--timing", "--tuned", "tuned.json")
+    for script in ("learning_to_explain.train", "learning_to_explain.table"):
+
+        def told(*options: str, script: str = script) -> str:
+            return refused(script, "--folder", str(tmp_path / "run"), *options)
+
+        for source in ("druglib", "snippets", "beeradvocate"):
+            assert "README" in told("--preset", source, "--path", "/nowhere")
+        assert "urlDrugName" in told("--preset", "druglib", "--path", str(tmp_path / "druglib.tsv"))
+        assert "not in the format of snippets" in told("--preset", "snippets", "--path", str(tmp_path / "druglib.tsv"))
+        assert "reviews.jsonl" in told("--preset", "beeradvocate", "--path", str(tmp_path))
+        (tmp_path / "vectors.txt").write_text("lamp 1 2\n\nmirror 1 2 3\n")
+        assert "different sizes, [2, 3]" in told("--vectors", str(tmp_path / "vectors.txt"))
     assert "no run" in refused("learning_to_explain.report", "nowhere")
-    assert "no finished run" in refused("graph_layout.plot", "nowhere")
+    assert "holds no run" in refused("graph_layout.plot", "nowhere")
 
 
 def test_types_of_options(tmp_path):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import pathlib
 import subprocess
 import sys
 import types
+from dataclasses import replace
 
 import networkx as nx
 import numpy as np
@@ -18,9 +20,10 @@ from torch.distributions import Gumbel
 
 import sst_cvx as sst
 from benchmarks.device_measure import Operations
-from examples.graph_layout import data, plot, search, train
+from examples.graph_layout import data, plot, table, train
 from examples.graph_layout.edges import EdgeDistribution, to_directed
 from examples.graph_layout.evaluate import evaluate
+from examples.graph_layout.mirror import centre, reflect
 from examples.graph_layout.model import Model
 from examples.graph_layout.step import CapturedStep, Step
 
@@ -104,36 +107,77 @@ def losses(folder):
 
 
 def test_training_improves_and_resumes(tmp_path, monkeypatch):
+    """Killed while the mirror competes (steps 10 to 20)."""
     whole = start(tmp_path / "whole")
     assert losses(tmp_path / "whole")[-1] < losses(tmp_path / "whole")[0]
-    monkeypatch.setattr(train, "SAVE_EVERY", 0.0)
-    step = train.Run._batch
+    monkeypatch.setattr(train.Run, "save_every", 0.0)
+    batch = train.Run._batch
 
     def killed(self):
-        if self.step == 30:
+        if self.done == 15:
             raise KeyboardInterrupt
-        return step(self)
+        return batch(self)
 
     with monkeypatch.context() as patch:
         patch.setattr(train.Run, "_batch", killed)
-        with pytest.raises(KeyboardInterrupt, match="holds step 30 of 40: the same command goes on"):
+        with pytest.raises(KeyboardInterrupt, match="holds step 15 of 40: the same command goes on"):
             start(tmp_path / "parts")
     resumed = start(tmp_path / "parts")
-    assert resumed == pytest.approx(whole, rel=1e-5)
-    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+    assert resumed == whole
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     with pytest.raises(ValueError, match=r"other settings \(seed: 0 there, 5 here\).*--folder"):
         start(tmp_path / "parts", "--seed", "5")
 
 
-def test_what_a_kill_tore_apart(tmp_path):
-    start(tmp_path, "--steps", "20")
-    before = (tmp_path / "metrics.jsonl").read_text()
-    (tmp_path / "metrics.jsonl").write_text(before + '{"step": 2')
-    start(tmp_path, "--steps", "20")
-    assert (tmp_path / "metrics.jsonl").read_text() == before
-    (tmp_path / "last.pt").write_bytes((tmp_path / "last.pt").read_bytes()[:1000])
-    with pytest.raises(ValueError, match="damaged"):
-        start(tmp_path, "--steps", "20")
+def test_the_mirror_exchanges_labels(tmp_path):
+    run = train.Run(train.PRESETS["tiny"], tmp_path)
+    for _ in range(3):
+        run._advance()
+    before, model = copy.deepcopy((run.model.state_dict(), run.optimizer.state_dict())), run.model.eval()
+    x, edges = torch.randn(2, 3, 10, 2), torch.rand(2, 90)
+    one, logits = model.decoder(x, edges), model.encoder(run.positions[:2])
+    elbo = evaluate(model, run.parts[1])["elbo"]
+    reflect(model, run.optimizer)
+    torch.testing.assert_close(model.decoder(x, 1 - edges), one)
+    torch.testing.assert_close(model.encoder(run.positions[:2]), -logits)
+    reflected = evaluate(model, run.parts[1])
+    centre(model, run.positions)
+    centred = evaluate(model, run.parts[1])
+    assert centred["nll"] == pytest.approx(reflected["nll"])  # no tree is another one
+    assert centred["kl"] < reflected["kl"]
+    model.load_state_dict(before[0])
+    run.optimizer.load_state_dict(copy.deepcopy(before[1]))
+    for _ in range(2):
+        reflect(model, run.optimizer)
+    assert evaluate(model, run.parts[1])["elbo"] == elbo
+    for kept, now in zip(before[1]["state"].values(), run.optimizer.state_dict()["state"].values(), strict=True):
+        for name, value in kept.items():
+            assert torch.equal(now[name], value)
+
+
+@pytest.mark.parametrize("better", [False, True])
+def test_the_better_of_both_goes_on(better, tmp_path, monkeypatch):
+    run = train.Run(replace(train.PRESETS["tiny"], mirror_at=2, mirror_steps=2), tmp_path)
+    for _ in range(4):
+        run._advance()
+    assert run._mirror is not None
+    rival, scores = run._mirror.model, {"precision": 0.0, "recall": 0.0}
+    own, its = run.model.state_dict(), rival.state_dict()
+    monkeypatch.setattr(train, "evaluate", lambda model, part: scores | {"elbo": float((model is rival) == better)})
+    expected, place = {k: v.clone() for k, v in (its if better else own).items()}, run.model.encoder.out.bias.data_ptr()
+    run._judge()
+    for name, value in run.model.state_dict().items():
+        assert torch.equal(value, expected[name])
+    assert run.model.encoder.out.bias.data_ptr() == place  # of a captured step
+    assert run._mirror is None
+    assert (run.judged["own elbo"], run.judged["mirror elbo"]) == (float(not better), float(better))
+
+
+def test_independent_edges_have_no_rival(tmp_path):
+    run = train.Run(replace(train.PRESETS["tiny"], edges="independent", mirror_at=1), tmp_path)
+    for _ in range(3):
+        run._advance()
+    assert run._mirror is None
 
 
 def test_divergence_is_said(tmp_path):
@@ -192,40 +236,47 @@ def test_replays_are_the_same_run(tmp_path, monkeypatch):
     assert losses(tmp_path / "graph") == losses(tmp_path / "eager")
 
 
-def test_search_refuses_trials_of_other_settings(tmp_path):
-    search.search("tree", "tiny", 1, tmp_path, ["--steps", "2"])
-    with pytest.raises(ValueError, match="edges: 'tree' there, 'top' here"):
-        search.search("top", "tiny", 1, tmp_path, ["--steps", "2"])
-    with pytest.raises(SystemExit):  # a temperature of 0 is no missing one
-        search.search("tree", "tiny", 1, tmp_path, ["--steps", "2"], (None, 0.0))
+def test_seeds_side_by_side_are_those_alone(tmp_path):
+    chosen = ("--steps", "6", "--validate-every", "3", "--mirror-at", "2", "--mirror-steps", "2", "--roll-out", "2")
+    start(tmp_path / "both", *chosen, "--together", "2")
+    for seed in (0, 1):
+        start(tmp_path / str(seed), *chosen, "--seed", str(seed))
+        assert losses(tmp_path / "both" / f"seed-{seed}") == losses(tmp_path / str(seed))
 
 
-def test_an_interrupted_search_says_what_is_done(tmp_path, monkeypatch):
-    search.search("tree", "tiny", 1, tmp_path, ["--steps", "2"])
+def test_settings_are_options(tmp_path):
+    """So the paper's preset is trained by teacher forcing, or with a decay."""
+    chosen = ("--roll-out", "1", "--decay", "cosine", "--steps", "2", "--mirror-at", "0")
+    found = start(tmp_path, *chosen)
+    assert (found["roll_out"], found["decay"], "own elbo" in found) == (1, "cosine", False)
 
-    def interrupt(self):
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr(train.Run, "_batch", interrupt)
-    with pytest.raises(KeyboardInterrupt, match="holds 1 of 3 trials: the same command goes on"):
-        search.search("tree", "tiny", 3, tmp_path, ["--steps", "2"])
+def test_table_counts_edge_types():
+    right, wrong = {"elbo": -1.0, "precision": 90.0, "recall": 90.0}, {"elbo": -3.0, "precision": 23.0, "recall": 90.0}
+    judged = {"own precision": 22.0, "own recall": 89.0}
+    text = table.markdown({"tree": [right | judged, right, wrong], "independent": [right]})
+    assert text.splitlines()[2:] == [
+        "| tree | -1.7 ± 1.2 | 67.7 ± 38.7 | 90.0 ± 0.0 | 2 of 3 | 0 of 1 |",
+        "| independent | -1.0 | 90.0 | 90.0 |  |  |",
+    ]
 
 
 def test_unfinished_runs_have_no_picture(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no finished run"):
+    with pytest.raises(FileNotFoundError, match="holds no run"):
         plot.draw([tmp_path], tmp_path / "picture.png")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["independent", "tree"])
 def test_two_processes_are_one(name, tmp_path):
-    """The same losses as one process with the joined batch, and the same model at the end."""
+    """The same losses as one process with the joined batch, and the same model at the end; a rival is tried, too."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    chosen = ["--steps", "10", "--mirror-at", "4", "--mirror-steps", "4", "--roll-out", "2", "--edges", name]
     ends, logged = [], []
     for count in (1, 2):
         folder = tmp_path / str(count)
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-        command = [*launcher, "-m", "examples.graph_layout.train", "--preset", "tiny", "--steps", "10", "--edges", name]
+        command = [*launcher, "-m", "examples.graph_layout.train", "--preset", "tiny", *chosen]
         done = subprocess.run(
             [*command, "--folder", str(folder)],
             capture_output=True,
@@ -236,27 +287,17 @@ def test_two_processes_are_one(name, tmp_path):
         )
         assert done.returncode == 0, done.stderr[-3000:]
         logged.append(losses(folder))
-        ends.append(torch.load(folder / "last.pt", weights_only=True)["model"])
+        ends.append(torch.load(folder / "best.pt", weights_only=True)["model"])
     assert logged[1] == pytest.approx(logged[0], rel=1e-4)
     for key, value in ends[0].items():
         torch.testing.assert_close(ends[1][key], value, rtol=1e-3, atol=1e-4, msg=key)
 
 
 @pytest.mark.slow
-def test_search_goes_on_and_pictures_are_drawn(tmp_path):
-    first = search.search("tree", "tiny", 1, tmp_path, ["--steps", "10"])
-    before = (first[0] / "test.json").stat().st_mtime_ns
-    folders = search.search("tree", "tiny", 3, tmp_path, ["--steps", "10"])
-    assert folders[0] == first[0]
-    assert (first[0] / "test.json").stat().st_mtime_ns == before
-    best, metrics = search.select(folders)
-    assert search.best_elbo(best) == max(search.best_elbo(folder) for folder in folders)
-    assert metrics["elbo"][0] == json.loads((best / "test.json").read_text())["elbo"]
-    assert search.select(folders[:1])[1]["elbo"][1] == 0.0  # nothing to select from
-    assert metrics["elbo"][1] > 0.0
-    seeds = search.search("tree", "tiny", 2, tmp_path / "seeds", ["--steps", "2"], (1e-3, None))
-    assert [json.loads((f / "test.json").read_text())["learning_rate"] for f in seeds] == [1e-3, 1e-3]
-    plot.draw(folders, tmp_path / "picture.png")
+def test_pictures_are_drawn(tmp_path):
+    for name in ("tree", "independent"):
+        start(tmp_path / name, "--steps", "20", "--edges", name)
+    plot.draw([tmp_path / "tree", tmp_path / "independent"], tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 

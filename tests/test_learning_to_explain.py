@@ -1,10 +1,9 @@
-"""The learning-to-explain example: its own structure and rivals by brute force, readers, training, resume, sweep."""
+"""The learning-to-explain example: its own structure and rivals by brute force, training, tables."""
 
 from __future__ import annotations
 
-import gzip
+import importlib
 import itertools
-import json
 from dataclasses import replace
 
 import pytest
@@ -14,10 +13,20 @@ import sst_cvx as sst
 
 pytest.importorskip("tqdm")
 
-from examples.learning_to_explain import data, floors, relaxations, report, sources, sweep, table, train
+from examples import tables
+from examples.learning_to_explain import (
+    data,
+    decoded,
+    model,
+    relaxations,
+    report,
+    table,
+    timing,
+    train,
+)
 from examples.learning_to_explain.two_segments import TwoSegments
 
-SMALL = train.Settings(steps=40, evaluate_every=10, batch=16, dimension=16, hidden=16)
+SMALL = train.Settings(steps=40, validate_every=10, batch=16, dimension=16, hidden=16)
 
 
 # -- relaxations ------------------------------------------------------------------------------------------------
@@ -105,107 +114,16 @@ def test_softsub_is_sampling_without_replacement():
     assert torch.allclose(soft.mean(0), torch.stack(inclusion), atol=0.015)
 
 
-# -- data -------------------------------------------------------------------------------------------------------
-
-
-def test_synthetic_reviews_have_planted_phrases():
-    parts = sources.synthetic(train=50, valid=5, test=5)
-    for review in parts.train:
-        inside = [w for w, about in zip(review.words, review.rationale, strict=True) if about]
-        assert sum(review.rationale) == 5
-        assert "".join("01"[r] for r in review.rationale).strip("0") == "11111"
-        assert {w.split("_")[0] for w in inside if w.startswith("first")} == {f"first{round(4 * review.rating)}"}
-    assert parts.train == sources.synthetic(train=50, valid=5, test=5).train
-
-
-def test_druglib_reader(tmp_path):
-    columns = "urlDrugName rating effectiveness sideEffects condition benefitsReview sideEffectsReview commentsReview"
-    header = "\t" + columns.replace(" ", "\t")
-    texts = ['"' + " ".join([word] * 30) + '"' for word in ("good", "ache", "note")]
-    rows = [f"{i}\tdrug{i % 9}\t5\tHighly Effective\tMild Side Effects\tpain\t" + "\t".join(texts) for i in range(11)]
-    file = tmp_path / "druglib.tsv"
-    file.write_text("\n".join([header, *rows]))
-    parts = sources.load("druglib", "sideEffects", file, 60)
-    reviews = parts.train + parts.valid + parts.test
-    assert len(reviews) == 9  # two duplicates
-    for review in reviews:
-        assert review.rating == 0.75
-        assert [w == "ache" for w in review.words] == review.rationale
-        assert len(review.words) == 60
-
-
-def test_beeradvocate_reader_shuffles_sections(tmp_path):
-    stars = {"aroma": 4.0, "appearance": 2.0, "palate": 3.0, "taste": 3.5}
-    plain = [{"text": "Nice. " * 20, **stars}] * 10
-    words = ["hello"] * 4 + ["looks"] * 10 + ["smells"] * 10 + ["tastes"] * 10
-    spans = {"appearance": [[4, 14]], "aroma": [[14, 24]], "taste": [[24, 34]]}
-    (tmp_path / "reviews.jsonl").write_text("\n".join(json.dumps(r) for r in plain))
-    marked = [json.dumps({"line": 3, "y": stars, "x": words, "spans": spans})] * 12
-    (tmp_path / "sections.jsonl").write_text("\n".join(marked))
-    parts = sources.load("beeradvocate", "aroma", tmp_path, 80)
-    assert len(parts.train) + len(parts.valid) == 9
-    assert all([w == "smells" for w in r.words] == r.rationale and r.words[:4] == words[:4] for r in parts.test)
-    assert len({tuple(r.words) for r in parts.test}) > 2
-    assert parts.test[0].rating == 0.8
-
-
-def test_decorrelated_ratings_are_what_other_aspects_do_not_tell():
-    stars = (2 + 3 * torch.rand(200, 4, dtype=torch.float64)).round(decimals=1)
-    stars[:, 0] = 0.3 * stars[:, 1] + 0.5 * stars[:, 2] + 0.1 * stars[:, 0]
-    reviews = [dict(zip(sources.ASPECTS["beeradvocate"], row.tolist(), strict=True)) for row in stars]
-    rate = sources._residual(reviews, "aroma")
-    rated = torch.tensor([rate(review) for review in reviews], dtype=torch.float64)
-    correlation = torch.corrcoef(torch.cat([rated[None], stars.T]))[0]
-    assert correlation[2:].abs().max() < 1e-9
-    assert correlation[1] > 0.1
-    assert float(rated.mean()) == pytest.approx(0.5)
-
-
-def test_reader_of_the_published_format(tmp_path):
-    line = "0.6 0.8 0.4 1.0 0.7\t" + " ".join(f"w{i}" for i in range(25))
-    for part in ("train", "heldout"):
-        with gzip.open(tmp_path / f"reviews.aspect1.{part}.txt.gz", "wt") as file:
-            file.write("\n".join([line] * 4 + ["0 0 0 0 0\ttoo short"]))
-    entry = {"x": [f"w{i}" for i in range(25)], "y": [0.6, 0.8, 0.4, 1.0, 0.7], "0": [], "1": [[2, 4], [7, 8]]}
-    (tmp_path / "annotations.json").write_text(json.dumps(entry))
-    with gzip.open(tmp_path / "vectors.txt.gz", "wt") as file:
-        file.write("w3 1 2 3\nunseen 4 5 6\n")
-    made = data.corpus("lei2016", "aroma", tmp_path, 22, vectors=tmp_path / "vectors.txt.gz")
-    assert (len(made.train), len(made.valid), len(made.test)) == (4, 4, 1)
-    assert made.n == 22
-    assert made.train.ratings.tolist() == pytest.approx([0.8] * 4)
-    assert torch.nonzero(made.test.rationale[0]).flatten().tolist() == [2, 3, 7]
-    assert made.vectors[made.test.words[0, 3]].tolist() == [1.0, 2.0, 3.0]
-
-
-def test_sources_refuse(tmp_path):
-    with pytest.raises(ValueError, match="source must be one of"):
-        sources.load("imdb", "plot", None, 40)
-    with pytest.raises(ValueError, match="aspect of druglib"):
-        sources.load("druglib", "taste", None, 40)
-    with pytest.raises(ValueError, match="--path"):
-        sources.load("druglib", "sideEffects", None, 40)
-    with pytest.raises(ValueError, match="decorrelate is for beeradvocate"):
-        sources.load("druglib", "sideEffects", tmp_path, 40, decorrelate=True)
-    with pytest.raises(ValueError, match="decorrelate is for beeradvocate"):
-        sources.load("synthetic", "first", None, 40, decorrelate=True)
-    for source, path in (("beeradvocate", tmp_path / "none"), ("beeradvocate", tmp_path), ("druglib", tmp_path)):
-        with pytest.raises(FileNotFoundError, match="README"):
-            sources.load(source, sources.ASPECTS[source][0], path, 40)
-    with pytest.raises(ValueError, match="relaxation must be one of"):
-        relaxations.make("topk", 5, 2)
-
-
-def test_vocabulary_and_padding():
-    reviews = [sources.Review(["a", "b", "a"], 0.5, [False] * 3), sources.Review(["b", "c"], 1.0, [True, False])]
-    vocabulary = data.build_vocabulary(reviews)
-    assert vocabulary == {"a": 2, "b": 3}
-    part = data.to_tensors(reviews, vocabulary, 4)
-    assert part.words.tolist() == [[2, 3, 2, 0], [3, 1, 0, 0]]
-    assert part.lengths.tolist() == [3, 2]
-    assert data.precision(torch.tensor([[1.0, 1, 0, 0], [1, 1, 0, 0]]), part) == 0.25
-    assert data.random_floor(part) == 0.25
-    assert data.window_masks(part, 2, 1.0).tolist() == [[0, 1, 1, 0], [1, 1, 0, 0]]
+def test_floors_and_ceiling_look_where_they_should():
+    lengths, u = torch.tensor([5, 8]), torch.arange(16.0).view(2, 8)
+    masks = {name: relaxations.make(name, 8, 2).hard(u, lengths) for name in (*relaxations.FLOORS, relaxations.LABELS)}
+    assert masks["window-first"].nonzero()[:, 1].tolist() == [0, 1, 0, 1]
+    assert masks["window-last"].nonzero()[:, 1].tolist() == masks["labels"].nonzero()[:, 1].tolist() == [3, 4, 6, 7]
+    assert masks["window-middle"].nonzero()[:, 1].tolist() == [2, 3, 3, 4]
+    assert masks["random"].sum(1).tolist() == [2, 2]
+    assert masks["random"][0, 5:].sum() == 0
+    many = relaxations.make("random", 8, 2).hard(torch.zeros(4000, 8), torch.full((4000,), 8))
+    assert torch.allclose(many.mean(0), torch.full((8,), 0.25), atol=0.04)
 
 
 # -- training ---------------------------------------------------------------------------------------------------
@@ -213,163 +131,134 @@ def test_vocabulary_and_padding():
 
 @pytest.mark.slow
 def test_planted_words_are_found_far_above_chance(tmp_path):
-    settings = replace(train.PRESETS["synthetic"], steps=250)
-    run = train.Run(settings, tmp_path)
+    run = train.Run(replace(train.PRESETS["synthetic"], steps=250), tmp_path)
     result = run.go(quiet=True)
-    chance = 100 * data.random_floor(run.data.test)
-    assert result["precision"] > 3 * chance
-    assert result["test_mse"] < 0.25 * 100 * float(run.data.test.ratings.var())
+    assert result["precision"] > 3 * result["random precision"]
+    assert result["MSE"] < 0.25 * 100 * float(run.data.test.ratings.var())
     page = report.page(tmp_path, 3)
     assert page.count('class="review"') == 3
-    assert page.count("chosen") >= 3 * settings.k
+    assert page.count("chosen") >= 3 * run.settings.k
 
 
 def test_a_stopped_run_goes_on_as_if_nothing_had_been(tmp_path):
     whole = train.Run(SMALL, tmp_path / "whole").go(quiet=True)
     stopped = train.Run(SMALL, tmp_path / "parts")
+    steps = stopped.steps(quiet=True)
     for step in range(25):
-        stopped.train_step()
+        next(steps)
         if step == 13:
-            stopped.save()  # and what follows is lost
+            stopped._save()  # and what follows is lost
     resumed = train.Run(SMALL, tmp_path / "parts")
-    assert resumed.step == 14
+    assert resumed.done == 14
     assert resumed.go(quiet=True) == whole
     metrics = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "parts")]
     assert metrics[0] == metrics[1]
-    assert metrics[0].count("valid_mse") == 4
-    with pytest.raises(ValueError, match=r"other settings \(k: 5 there, 4 here\).*--output"):
+    assert metrics[0].count("valid MSE") == 4
+    with pytest.raises(ValueError, match=r"other settings \(k: 5 there, 4 here\).*--folder"):
         train.Run(replace(SMALL, k=4), tmp_path / "parts")
-    (tmp_path / "parts" / "checkpoint.pt").write_bytes(b"half")
-    with pytest.raises(ValueError, match="damaged"):
-        train.Run(SMALL, tmp_path / "parts")
 
 
 def test_reports_leave_a_run_in_progress_alone(tmp_path):
-    run = train.Run(SMALL, tmp_path)
-    run.train_step()
-    run.save()
-    (tmp_path / "metrics.jsonl").write_text('{"step": 5}\n')
+    steps = train.Run(replace(SMALL, validate_every=2), tmp_path).steps(quiet=True)
+    for _ in range(3):
+        next(steps)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert "best.pt" in before
     assert report.page(tmp_path, 2).count('class="review"') == 2
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 5}\n'
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
     with pytest.raises(FileNotFoundError, match="holds no run"):
         report.page(tmp_path / "none", 2)
 
 
 def test_divergence_is_said(tmp_path):
     run = train.Run(SMALL, tmp_path)
-    run.model.regressor.out[0].weight.data.fill_(torch.nan)
+    torch.nn.init.constant_(next(run.model.regressor.parameters()), torch.nan)
     with pytest.raises(FloatingPointError, match="learning-rate"):
-        run.train_step()
+        run.advance()
 
 
-@pytest.mark.parametrize("name", relaxations.NAMES)
+@pytest.mark.parametrize("name", [*relaxations.NAMES, relaxations.LABELS])
 @pytest.mark.parametrize("network", ["simple", "complex"])
 def test_every_relaxation_trains(name, network, tmp_path):
-    run = train.Run(replace(SMALL, relaxation=name, network=network, steps=3), tmp_path)
+    run = train.Run(replace(SMALL, relaxation=name, network=network), tmp_path)
     before = [p.detach().clone() for p in run.model.utilities.parameters()]
-    run.train_step()
+    run.advance()
     assert all(not torch.equal(a, b) for a, b in zip(before[:2], run.model.utilities.parameters(), strict=False))
 
 
-@pytest.mark.slow
-def test_sweep_shares_its_storage(tmp_path, monkeypatch):
-    pytest.importorskip("optuna")
+def test_all_words_are_let_through_at_first(tmp_path):
+    run = train.Run(replace(SMALL, warm=1), tmp_path)
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    for step, moved in enumerate(({"regressor"}, {"regressor", "utilities"})):
+        run.done = step
+        run.advance()
+        now = run.model.state_dict()
+        assert {name.split(".")[0] for name in now if not torch.equal(now[name], before[name])} == moved
+
+
+def test_temperatures_fall_then_stay(tmp_path):
+    run = train.Run(replace(SMALL, start_temperature=8.0, temperature=0.5), tmp_path)
+    seen = []
+    for step in (0, 10, 20, 30):
+        run.done = step
+        seen.append(run.temperature)
+    assert seen == pytest.approx([8.0, 2.0, 0.5, 0.5])
+
+
+def test_dropout_scales_what_it_keeps():
+    layer = model.Dropout(0.3)
+    dropped = layer(torch.ones(1000, 101))
+    assert float((dropped == 0).double().mean()) == pytest.approx(77 / 256, abs=0.01)
+    assert float(dropped.mean()) == pytest.approx(1, abs=0.01)
+    assert dropped.unique().numel() == 2
+    assert torch.equal(layer.eval()(dropped), dropped)
+
+
+def test_utilities_are_decoded_with_segments(tmp_path):
+    """By brute force; and training on lowers the validation error, or leaves it."""
+    run = train.Run(replace(SMALL, relaxation="binary", k=3), tmp_path)
+    part, net = run.data.test, run.model.eval()
+    masks, windows = decoded.segments(net, part), decoded.window(net, part)
+    u = net.utilities(net.embedding(part.words)).detach()
+    for row in range(3):
+        length = int(part.lengths[row])
+        best = (TwoSegments(length, 3).vertices().float() @ u[row, :length]).max()
+        assert float((masks[row] * u[row]).sum()) == pytest.approx(float(best), abs=1e-5)
+        sums = u[row, :length].unfold(0, 3, 1).sum(1)
+        assert windows[row].nonzero().flatten().tolist() == [int(sums.argmax()) + i for i in range(3)]
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    found = decoded.metrics(net, (run.data.train, run.data.valid, part), 1e-2, 16)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert found["refitted MSE"] < found["decoded MSE"]
+    assert found["decoded precision"] == pytest.approx(100 * data.precision(masks, part))
+
+
+def test_table_has_rows_in_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoded, "STEPS", 2)
     monkeypatch.chdir(tmp_path)
-    small = replace(SMALL, steps=4, evaluate_every=2)
-    storage = f"sqlite:///{tmp_path}/sweep.db"
-    for trials in (1, 3, 3):
-        found = sweep.sweep([small], trials, storage, tmp_path, quiet=True)
-    values = [json.loads(f.read_text()) for f in tmp_path.glob("sweep/*/result.json")]
-    assert len(values) == 3
-    assert sum(v["temperature"] == small.temperature for v in values) == 1  # the settings as given are a trial
-    assert found["temperature"] == min(values, key=lambda r: r["valid_mse"])["temperature"]
-    assert found["pair_start"] in sweep.PAIR_STARTS
-    sweep.sweep([small, replace(small, max_words=30)], 1, storage, tmp_path, quiet=True)
-    assert len(list(tmp_path.glob("sweep/*/result.json"))) == 5  # two tasks, one trial
-
-
-def test_an_interrupted_search_goes_on(tmp_path, monkeypatch, capfd):
-    """Without a traceback, and with the settings as given, which are the first trial."""
-    pytest.importorskip("optuna")
-    small, storage = replace(SMALL, steps=2, evaluate_every=2), f"sqlite:///{tmp_path}/sweep.db"
-
-    def interrupt(self):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train.Run, "train_step", interrupt)
-        with pytest.raises(KeyboardInterrupt, match="holds 0 of 2 trials: the same command goes on"):
-            sweep.sweep([small], 2, storage, tmp_path, quiet=True)
-    assert "Traceback" not in capfd.readouterr().err
-    assert sweep.sweep([small], 1, storage, tmp_path, quiet=True)["temperature"] == small.temperature
-    for wrong in ("foo", "sqlite:////proc/sweep.db"):
-        with pytest.raises(ValueError, match=r"--storage .* cannot be opened"):
-            sweep.sweep([small], 1, wrong, tmp_path, quiet=True)
-
-
-def test_half_a_line_of_floors_comes_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(floors, "_PLACES", (0.0,))
-    settings = [replace(SMALL, steps=2, evaluate_every=2)]
-    floors.add_floors(tmp_path, settings)
-    whole = (tmp_path / "floors.jsonl").read_text()
-    (tmp_path / "floors.jsonl").write_text(whole[:-20])
-    floors.add_floors(tmp_path, settings)
-    assert [row["floor"] for row in floors.load_floors(tmp_path)] == list(floors.FLOORS)
-
-
-def test_results_of_others_are_not_overwritten(tmp_path):
-    """A table leaves no checkpoint."""
-    small = replace(SMALL, steps=2, evaluate_every=2)
-    train.Run(small, tmp_path).go(quiet=True)
-    (tmp_path / "checkpoint.pt").unlink()
-    with pytest.raises(ValueError, match="steps: 2 there, 3 here"):
-        train.Run(replace(small, steps=3), tmp_path)
-
-
-def test_searches_of_some_rows_keep_the_others(tmp_path):
-    pytest.importorskip("optuna")
-    small = replace(SMALL, steps=2, evaluate_every=2, relaxation="l2x")
-    table.tune(tmp_path, [small], 1)
-    found = table.tune(tmp_path, [replace(small, relaxation="softsub")], 1)
-    assert set(found) == set(json.loads((tmp_path / "tuned.json").read_text())) == {"l2x", "softsub"}
-
-
-def test_table_has_every_row_and_both_floors(tmp_path, monkeypatch):
-    monkeypatch.setattr(table, "TASKS", (("synthetic", "first"),))
-    monkeypatch.setattr(floors, "_PLACES", (0.0, 1.0))
-    tiny = {"steps": 2, "evaluate_every": 2, "batch": 8, "dimension": 8, "hidden": 8}
-    runs = list(table.grid({"synthetic": ""}, tiny, {"l2x": {"temperature": 0.1}}, [5], 1))
-    assert [s.relaxation for s in runs] == list(relaxations.NAMES)
-    assert runs[0].temperature == 0.1
-    step = train.Run.train_step
-
-    def interrupt(self):
-        if self.settings.relaxation == "softsub":
-            raise KeyboardInterrupt
-        step(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train.Run, "train_step", interrupt)
-        with pytest.raises(KeyboardInterrupt, match=f"holds 1 of {len(runs)} runs: the same command goes on"):
-            table.train_missing(tmp_path, runs, minutes=5)
-    table.train_missing(tmp_path, runs, minutes=5)
-    for _ in range(2):  # the second time there is nothing to do
-        table.add_floors(tmp_path, runs)
-    assert len(floors.load_floors(tmp_path)) == 2
-    assert floors.load_floors(tmp_path)[0]["learning_rate"] == train.Settings.learning_rate
-    others = [replace(s, steps=3) for s in runs]
-    for work in (lambda: table.train_missing(tmp_path, others, 1), lambda: table.add_floors(tmp_path, others)):
-        with pytest.raises(ValueError, match="steps: 2 there, 3 here"):
-            work()
-    folder = table.run_folder(tmp_path, runs[0])
-    assert not (folder / "checkpoint.pt").exists()
-    assert report.page(folder, 1).count('class="review"') == 1
-    rows = table.markdown(tmp_path).splitlines()
-    assert [line.split("|")[1].strip() for line in rows[4:]] == [*floors.FLOORS, *relaxations.NAMES]
-    assert all(line.split("|")[2].strip() for line in rows[4:])
-    assert table.markdown(tmp_path, selected=True) == "\n".join(rows)  # of one seed
-    assert table._selected([(1.0, 50.0, 3.0), (2.0, 60.0, 1.0)]).startswith("2.00 ± 0.4")  # drawn 3 times in 4
-    assert table._over_seeds([(1.0, 50.0, 3.0), (2.0, 60.0, 1.0)]).startswith("1.50 ± 0.71 / 55.0")
+    tiny = ["--preset", "tiny", "--steps", "2", "--validate-every", "2", "--hidden", "8", "--dimension", "8"]
+    trained = ["random", "l2x", "binary", "correlated", "correlated-from-0", "labels"]
+    table.main([*tiny, "--folder", "runs", "--seeds", "0", "--rows", *reversed(trained)])
+    rows = (tmp_path / "runs" / "table.md").read_text().splitlines()
+    names = [row.split("|")[1].strip() for row in rows if row.startswith("|")]
+    assert names[2:8] == trained
+    assert set(table._SHOWN) == set(table.ROWS)
+    assert names.count("l2x") == names.count("binary") == 3
+    assert names.count("labels") == names.count("correlated") == 2
+    values = [{"valid MSE": 3.0, "MSE": 1.0, "precision": 50.0}, {"valid MSE": 1.0, "MSE": 2.0, "precision": 60.0}]
+    mse, hits = table.selected(values)
+    assert mse.startswith("2.00 ± 0.4")  # drawn 3 times in 4
+    assert hits.startswith("60.0 ± 4")
+    assert table.selected(values[:1]) == ("1.00", "50.0")
+    assert tables.results(tmp_path / "runs", ["l2x-0", "l2x-1"]).keys() == {"l2x"}
+    pytest.importorskip("matplotlib")
+    plot = importlib.import_module("examples.learning_to_explain.plot")
+    plot.draw([tmp_path / "runs"], tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 5_000
+    with pytest.raises(ValueError, match="no finished run"):
+        plot.draw([tmp_path], tmp_path / "b.png")
+    row = timing.row(replace(train.PRESETS["tiny"], relaxation="correlated"), 1)
+    assert row[0] == "correlated"
 
 
 @pytest.mark.parametrize(
@@ -377,6 +266,7 @@ def test_table_has_every_row_and_both_floors(tmp_path, monkeypatch):
     [
         *[{"k": 0}, {"k": 21}, {"max_words": 10}, {"steps": 0}, {"batch": 0}, {"temperature": 0.0}, {"seed": -1}],
         *[{"learning_rate": float("inf")}, {"dropout": float("nan")}, {"pair_start": float("inf")}, {"freeze": 2}],
+        *[{"aspect": "plot"}, {"relaxation": "top"}, {"start_temperature": -1.0}, {"warm": -1}],
     ],
 )
 def test_settings_refuse(wrong):

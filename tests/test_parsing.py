@@ -12,6 +12,7 @@ import torch
 pytest.importorskip("matplotlib")
 pytest.importorskip("tqdm")
 
+from examples import runs
 from examples.parsing import data, evaluate, plot, table, train, treebank, trees
 from examples.parsing.treebank import DataError, Sentence
 
@@ -283,7 +284,7 @@ def test_training_improves_and_resumes(tmp_path, monkeypatch, capsys):
     step = train.Run.train_step
 
     def killed(self, batch):
-        if self.epoch == 1:
+        if self.done == 1:
             raise KeyboardInterrupt
         return step(self, batch)
 
@@ -294,7 +295,7 @@ def test_training_improves_and_resumes(tmp_path, monkeypatch, capsys):
     parts = start(tmp_path / "parts", *options)
     for name in whole.keys() - {"seconds", "seconds in loss"}:
         assert parts[name] == whole[name]
-    with pytest.raises(train.runs.RunError, match="epochs: 2 there, 4 here"):
+    with pytest.raises(runs.RunError, match="epochs: 2 there, 4 here"):
         start(tmp_path / "parts", *options[:-1], "4")
 
 
@@ -302,7 +303,7 @@ def test_training_improves_and_resumes(tmp_path, monkeypatch, capsys):
 def test_tables_and_picture(tmp_path, capsys):
     target = tmp_path / "RESULTS.md"
     target.write_text("before\n<!-- figures: written by table.py -->\nlast figures\n<!-- end of figures -->\nafter\n")
-    options = ["--preset", "tiny", "--output", str(tmp_path / "all"), "--epochs", "1", "--seeds", "0", "1"]
+    options = ["--preset", "tiny", "--folder", str(tmp_path / "all"), "--epochs", "1", "--seeds", "0", "1"]
     options += ["--rows", "arborescence-euclidean", "heads-exponential"]
     table.main([*options, "--minutes", "0"])
     assert not (tmp_path / "all" / "heads-exponential-0").exists()
@@ -318,7 +319,7 @@ def test_tables_and_picture(tmp_path, capsys):
     (tmp_path / "none.md").write_text("no place")
     with pytest.raises(SystemExit):
         table.main([*options, "--write", str(tmp_path / "none.md")])
-    with pytest.raises(train.runs.RunError, match="--output"):
+    with pytest.raises(runs.RunError, match="--folder"):
         table.main([*options, "--epochs", "2"])
     picture = tmp_path / "picture.png"
     plot.main([*(str(tmp_path / "all" / f"{name}-0") for name in options[-2:]), "--output", str(picture)])

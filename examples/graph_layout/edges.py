@@ -21,6 +21,7 @@ REGULARIZERS = {
     "categorical": sst.CategoricalEntropy,
     "binary": sst.BinaryEntropy,
 }
+NAMES = ("tree", "top", "independent")
 #: The 90 directed edges, receivers by senders: (i, j), i != j, in row-major order.
 DIRECTED = torch.tensor([(i, j) for i in range(VERTICES) for j in range(VERTICES) if i != j]).T.contiguous()
 _PLACE = torch.zeros(VERTICES, VERTICES, dtype=torch.long)
@@ -66,7 +67,7 @@ class EdgeDistribution:
         elif name == "tree":
             self._soft = sst.SoftArgmax(polytopes.SpanningTree(VERTICES), entropy)
         else:
-            raise ValueError(f"edges must be 'independent', 'top' or 'tree', got {name!r}.")
+            raise ValueError(f"edges must be one of {', '.join(NAMES)}, got {name!r}.")
 
         #: Random numbers that a batch element takes.
         self.noise = 2 * DIRECTED.shape[1] if name == "independent" else FORWARD.numel()

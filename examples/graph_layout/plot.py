@@ -16,8 +16,9 @@ import torch
 
 from examples import runs
 from examples.graph_layout import data
-from examples.graph_layout.edges import FORWARD, EdgeDistribution
+from examples.graph_layout.edges import FORWARD
 from examples.graph_layout.model import Model
+from examples.graph_layout.train import Run, Settings
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -27,32 +28,10 @@ _STYLES = {"right": {"color": "black"}, "wrong": {"color": "C3"}, "missing": {"c
 _I, _J = torch.triu_indices(data.VERTICES, data.VERTICES, 1)
 
 
-def settings_of(folder: Path) -> dict:
-    """Settings and test metrics of a finished run.
-
-    Raises:
-        FileNotFoundError: it is no finished run.
-    """
-    file = folder / "test.json"
-    if not file.exists():
-        raise FileNotFoundError(f"{folder} is no finished run ({file.name} is missing): train it first, or again.")
-    return runs.read_json(file)
-
-
-def label(folder: Path) -> str:
-    """What a finished run is, in words."""
-    s = settings_of(folder)
-    relaxed = "" if s["regularizer"] == "exponential" else f", {s['regularizer']}"
-    return f"{s['edges']}{relaxed}, lr {s['learning_rate']:g}, t {s['temperature']:g}, seed {s['seed']}"
-
-
-def load(folder: Path) -> tuple[dict, Model]:
-    """Settings and metrics of a finished run, and its best model."""
-    settings = settings_of(folder)
-    edges = EdgeDistribution(settings["edges"], settings["regularizer"])
-    model = Model(settings["frames"], settings["hidden"], edges, min(settings["frames"] - 1, 10))
-    model.load_state_dict(runs.load(folder / "best.pt"))
-    return settings, model.eval()
+def label(s: Settings) -> str:
+    """What a run is, in words."""
+    relaxed = "" if s.regularizer == "exponential" else f", {s.regularizer}"
+    return f"{s.edges}{relaxed}, lr {s.learning_rate:g}, t {s.temperature:g}, seed {s.seed}"
 
 
 @torch.no_grad()
@@ -77,7 +56,8 @@ def draw_graph(axis: plt.Axes, positions: torch.Tensor, edges: torch.Tensor, tru
 
 
 def draw(folders: list[Path], out: Path) -> None:
-    examples, labels = 3, [label(folder) for folder in folders]
+    found = [Run.best_of(folder) for folder in folders]
+    examples, labels = 3, [label(run.settings) for run in found]
     figure, axes = plt.subplots(2, examples, figsize=(12, 7), layout="constrained")
     for axis in axes.flat:
         axis.set_visible(False)
@@ -93,9 +73,8 @@ def draw(folders: list[Path], out: Path) -> None:
     axes[0, 2].set_visible(True)
     axes[0, 2].axis("off")
     axes[0, 2].legend(handles=styles, loc="lower center", title=f"below: {labels[0]}")
-    settings, model = load(folders[0])
-    _, _, test = data.make((settings["sizes"][0], 10, 50), settings["frames"])
-    edges, edge_type = infer(model, test)
+    test = found[0].parts[2]
+    edges, edge_type = infer(found[0].model, data.Part(test.edges[:50], test.positions[:50]))
     for axis, positions, found, truth in zip(axes[1], test.positions[:examples], edges, test.edges, strict=False):
         axis.set_visible(True)
         draw_graph(axis, positions, found, truth)
@@ -107,7 +86,7 @@ def draw(folders: list[Path], out: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs="+", help="finished runs; the first one's trees are drawn")
+    parser.add_argument("folders", type=Path, nargs="+", help="runs; the first one's trees are drawn")
     command_line.add_output(parser, Path("runs/graph_layout.png"))
     options = parser.parse_args(arguments)
     try:

@@ -16,6 +16,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -78,9 +79,9 @@ def training_steps(preset: str, device: str, steps: int) -> None:
 
 
 def _step_milliseconds(preset: str, device: str, steps: int, graph: bool, edges: str, regularizer: str) -> float:
-    chosen = train.PRESETS[preset] | {"sizes": (2000, 128, 128), "edges": edges, "regularizer": regularizer}
+    chosen = replace(train.PRESETS[preset], graphs=2000, held_out=128, edges=edges, regularizer=regularizer)
     with tempfile.TemporaryDirectory() as folder:
-        run = train.Run(train.Settings(**chosen), Path(folder), device, graph)
+        run = train.Run(chosen, Path(folder), device, graph=graph)
     run.model.train()
     for _ in range(5):
         loss = run.advance()

@@ -1,7 +1,8 @@
-"""Reviews as tensors: vocabulary of the training part, padding, where embeddings start, and the two floors."""
+"""Reviews as tensors: vocabulary of the training part, padding, and where embeddings start."""
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ import scipy.sparse as sp
 import torch
 from scipy.sparse.linalg import svds
 
-from examples.learning_to_explain.sources import Review, load, read_vectors
+from examples.learning_to_explain.reviews import Review
+from examples.learning_to_explain.sources import load, read_vectors
 
 PADDING, UNKNOWN = 0, 1
 
@@ -35,6 +37,24 @@ class Part:
 
     def __len__(self) -> int:
         return len(self.reviews)
+
+    @functools.cached_property
+    def _by_length(self) -> torch.Tensor:
+        return self.lengths.argsort(stable=True)
+
+    def draw(self, size: int, groups: int = 8) -> torch.Tensor:
+        """Rows of reviews of about one length, so that little of a batch is padding.
+
+        Drawn with replacement from one of ``groups`` equal shares, from the shortest to the longest.
+        """
+        groups = min(groups, len(self))
+        place = int(torch.rand(()) * groups)
+        first, end = (round(len(self) * (place + i) / groups) for i in (0, 1))
+        return self._by_length[torch.randint(first, end, (size,))]
+
+    def width(self, rows: torch.Tensor) -> int:
+        """Of these reviews, rounded up to a multiple of 8: few structures are built."""
+        return min(-(-int(self.lengths[rows].max()) // 8) * 8, self.words.shape[1])
 
 
 @dataclass(frozen=True)
@@ -124,10 +144,3 @@ def precision(masks: torch.Tensor, part: Part) -> float:
 def random_floor(part: Part) -> float:
     """Expected precision of words chosen at random."""
     return float((part.rationale.sum(1) / part.lengths).mean())
-
-
-def window_masks(part: Part, k: int, place: float) -> torch.Tensor:
-    """Masks of k contiguous words, from the share ``place`` of the way between the first and the last possible."""
-    start = ((part.lengths - k) * place).round()[:, None]
-    position = torch.arange(part.words.shape[1])
-    return ((position >= start) & (position < start + k)).float()

@@ -5,7 +5,25 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from examples.learning_to_explain.relaxations import Chooser
+from examples.learning_to_explain import relaxations
+
+
+class Dropout(nn.Module):
+    """Entries to 0 with this probability, rounded to 1/256, in training; the others are scaled up.
+
+    As ``nn.Dropout``, whose random numbers are a tenth of a training step on CPUs: here they are bytes.
+    """
+
+    def __init__(self, probability: float):
+        super().__init__()
+        self.threshold = round(256 * probability)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training or not self.threshold:
+            return x
+        longs = torch.randint(-(2**63), 2**63 - 1, (-(-x.numel() // 8),), device=x.device)
+        kept = longs.view(torch.uint8)[: x.numel()].view(x.shape) >= self.threshold
+        return x * kept * (256 / (256 - self.threshold))
 
 
 class Utilities(nn.Module):
@@ -18,7 +36,7 @@ class Utilities(nn.Module):
         super().__init__()
         if network not in ("simple", "complex"):
             raise ValueError(f"network must be 'simple' or 'complex', got {network!r}.")
-        self.first = nn.Conv1d(dimension, hidden, 3, padding=1)
+        self.first = nn.Linear(3 * dimension, hidden)
         self.local = self.summary = None
         if network == "complex":
             self.local = nn.Sequential(
@@ -32,7 +50,9 @@ class Utilities(nn.Module):
             nn.init.constant_(self.pair.bias, pair_start)  # pyright: ignore
 
     def forward(self, embedded: torch.Tensor) -> torch.Tensor:
-        h = self.first(embedded.transpose(1, 2)).relu()
+        padded = nn.functional.pad(embedded, (0, 0, 1, 1))
+        neighbours = torch.cat([padded[:, :-2], padded[:, 1:-1], padded[:, 2:]], -1)
+        h = self.first(neighbours).relu().transpose(1, 2)  # a convolution; its gradient is faster so
         if self.local is not None and self.summary is not None:
             summary = self.summary(h.amax(2)).relu()[:, :, None].expand(-1, -1, h.shape[2])
             h = torch.cat([self.local(h), summary], 1)
@@ -58,7 +78,7 @@ class Explainer(nn.Module):
 
     Args:
         vectors: ``(vocabulary, d)``, where the embeddings start; row 0 is padding.
-        chooser: the distribution over masks.
+        relaxation: by which masks of ``k`` words are relaxed, see ``relaxations``.
         hidden: channels of all convolutions.
         network: "simple" or "complex" utilities.
         dropout: of embedded entries, in training.
@@ -69,7 +89,8 @@ class Explainer(nn.Module):
     def __init__(
         self,
         vectors: torch.Tensor,
-        chooser: Chooser,
+        relaxation: str,
+        k: int,
         hidden: int,
         network: str,
         dropout: float,
@@ -77,16 +98,31 @@ class Explainer(nn.Module):
         pair_start: float,
     ):
         super().__init__()
-        self.chooser = chooser
+        self.relaxation, self.k = relaxation, k
         self.embedding = nn.Embedding.from_pretrained(vectors.clone(), freeze=freeze, padding_idx=0)
-        self.dropout = nn.Dropout(dropout)
-        self.utilities = Utilities(vectors.shape[1], hidden, network, chooser.pairs, pair_start)
+        self.dropout = Dropout(dropout)
+        self.utilities = Utilities(vectors.shape[1], hidden, network, relaxation in relaxations.WITH_PAIRS, pair_start)
         self.regressor = Regressor(vectors.shape[1], hidden)
 
-    def forward(self, words: torch.Tensor, lengths: torch.Tensor, temperature: float) -> torch.Tensor:
-        """Ratings through random soft masks: ``(batch, n)`` word numbers, 0 is padding, to ``(batch,)``."""
+    def chooser(self, words: torch.Tensor) -> relaxations.Chooser:
+        """The distribution over masks of reviews padded to this width."""
+        return relaxations.make(self.relaxation, words.shape[1], self.k)
+
+    def forward(
+        self, words: torch.Tensor, lengths: torch.Tensor, temperature: float | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ratings ``(batch,)`` through random soft masks, and utilities; ``(batch, n)`` word numbers, 0 is padding.
+
+        Without a temperature all words are let through.
+        """
         embedded = self.dropout(self.embedding(words))
-        mask = self.chooser.soft(self.utilities(embedded), lengths, temperature)
+        u = self.utilities(embedded)
+        if temperature is None:
+            return self.regressor(embedded), u
+        return self.rate(embedded, self.chooser(words).soft(u, lengths, temperature)), u
+
+    def rate(self, embedded: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Ratings of what a mask lets through."""
         return self.regressor(embedded * mask[..., None])
 
     @torch.no_grad()
@@ -96,5 +132,6 @@ class Explainer(nn.Module):
         """Ratings and hard masks, the best ones or with ``noise`` random ones."""
         embedded = self.embedding(words)
         u = self.utilities(embedded)
-        mask = self.chooser.hard(self.chooser.noisy(u) if noise else u, lengths)
-        return self.regressor(embedded * mask[..., None]), mask
+        chooser = self.chooser(words)
+        mask = chooser.hard(chooser.noisy(u) if noise else u, lengths)
+        return self.rate(embedded, mask), mask

@@ -1,10 +1,13 @@
 """Random masks of k words, soft in training and hard in use: every relaxation of the example behind one name.
 
 ``make(name, n, k)`` gives a ``Chooser``. L2X (Chen et al. 2018) and SoftSub (Xie and Ermon 2019) are rivals, written
-out here; all others are stochastic softmax tricks, a structure and a regularizer of the library each.
+out here; the others of ``NAMES`` are stochastic softmax tricks, a structure and a regularizer of the library each.
+``FLOORS`` look at no word, ``LABELS`` is taught where the rationales are: a ceiling.
 """
 
 from __future__ import annotations
+
+import functools
 
 import torch
 
@@ -19,6 +22,10 @@ _REGULARIZERS = {
     "exponential": sst.ExponentialFamilyEntropy,
 }
 NAMES = ("l2x", "softsub", *_REGULARIZERS, "correlated", "segments")
+UNSTRUCTURED = NAMES[:-2]
+FLOORS = ("random", "window-first", "window-middle", "window-last")
+LABELS = "labels"
+WITH_PAIRS = ("correlated",)  # utilities of adjacent pairs, too
 _LOWEST = -1e4  # utility of padding where there is no mask argument: the two rivals
 
 
@@ -98,8 +105,36 @@ class SoftSub(Chooser):
         return chosen
 
 
+class Labels(Chooser):
+    """The k best words in training, too: the utilities learn from rationales, not through the mask."""
+
+    def soft(self, utilities: torch.Tensor, lengths: torch.Tensor, temperature: float) -> torch.Tensor:
+        return self.hard(utilities.detach(), lengths)
+
+
+class Random(Labels):
+    """Any k words."""
+
+    def hard(self, utilities: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        return super().hard(torch.rand_like(utilities), lengths)
+
+
+class Window(Labels):
+    """k words in a row, from the share ``place`` of the way between the first and the last possible."""
+
+    def __init__(self, n: int, k: int, place: float):
+        super().__init__(n, k)
+        self.place = place
+
+    def hard(self, utilities: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        start = ((lengths - self.k) * self.place).round()[:, None]
+        position = torch.arange(self.n, device=utilities.device)
+        return ((position >= start) & (position < start + self.k)).to(utilities.dtype)
+
+
+@functools.lru_cache(maxsize=256)
 def make(name: str, n: int, k: int) -> Chooser:
-    """The chooser of this name, one of ``NAMES``, for reviews of up to n words."""
+    """The chooser of this name, of ``NAMES``, ``FLOORS`` or ``LABELS``, for reviews of up to n words."""
     if name == "l2x":
         return L2X(n, k)
     if name == "softsub":
@@ -110,4 +145,10 @@ def make(name: str, n: int, k: int) -> Chooser:
         return Structured(polytopes.CorrelatedKSubset(n, k), sst.ExponentialFamilyEntropy(), n, k)
     if name == "segments":
         return Structured(TwoSegments(n, k), sst.ExponentialFamilyEntropy(), n, k)
-    raise ValueError(f"relaxation must be one of {', '.join(NAMES)}, got {name!r}.")
+    if name == "random":
+        return Random(n, k)
+    if name in FLOORS:
+        return Window(n, k, FLOORS[1:].index(name) / 2)
+    if name == LABELS:
+        return Labels(n, k)
+    raise ValueError(f"relaxation must be one of {', '.join((*NAMES, *FLOORS, LABELS))}, got {name!r}.")

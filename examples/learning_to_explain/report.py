@@ -1,6 +1,6 @@
 """A page of test reviews: the words that a run chose, marked, and the true span underlined.
 
-python -m examples.learning_to_explain.report runs/synthetic-correlated-5
+python -m examples.learning_to_explain.report runs/explain
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 import html
 from pathlib import Path
 
-from examples.learning_to_explain.train import load_best, predictions
+from examples.learning_to_explain.train import Run, predictions
 
 _HEAD = """<!doctype html><meta charset="utf-8"><title>Which words carry the rating?</title><style>
 body{font:16px/1.6 sans-serif;max-width:48em;margin:2em auto;padding:0 1em}
@@ -28,9 +28,9 @@ _NOTE = (
 
 def page(folder: Path, count: int) -> str:
     """The first test reviews as HTML, under the best model of a run, which may be in progress."""
-    s, data, model = load_best(folder)
-    ratings, masks = predictions(model, data.test)
-    part = data.test
+    run = Run.best_of(folder)
+    s, part = run.settings, run.data.test
+    ratings, masks = predictions(run.model, part)
     blocks = []
     for row, review in enumerate(part.reviews[:count]):
         chosen = (masks[row, : len(review.words)] > 0).tolist()

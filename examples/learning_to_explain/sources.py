@@ -1,4 +1,4 @@
-"""Where reviews come from: made up, Druglib, the BeerAdvocate excerpt, or the full files of Lei et al. (2016).
+"""Where reviews come from: made up, Druglib, snippets, the BeerAdvocate excerpt, or the files of Lei et al. (2016).
 
 Each source gives ``Parts``: lists of reviews to train on, to validate on and to test on. A review of the test part
 knows its rationale, the words that are about the aspect. ``max_words`` bounds every review.
@@ -10,21 +10,24 @@ import csv
 import gzip
 import json
 import random
-import re
+import tarfile
+import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from examples.learning_to_explain.reviews import MIN_WORDS, SPLIT_SEED, Parts, Review, join, split, tokenise
+from examples.learning_to_explain.snippets import snippets
+from examples.learning_to_explain.synthetic import synthetic
+
 ASPECTS = {
-    "synthetic": ("first",),
+    "synthetic": ("food",),
     "druglib": ("sideEffects", "effectiveness"),
+    "snippets": ("movie",),
     "beeradvocate": ("aroma", "appearance", "taste", "palate"),
     "lei2016": ("appearance", "aroma", "palate", "taste"),  # their aspect0, 1, 2, 3
 }
-MIN_WORDS = 20  # shorter reviews are left out: every k up to 20 words can be chosen from the rest
-_SPLIT_SEED = 2026  # one split for all seeds of the networks
 _LEVELS = {
     "effectiveness": ("Ineffective", "Marginally Effective", "Moderately Effective", "Considerably Effective",
                       "Highly Effective"),
@@ -32,27 +35,6 @@ _LEVELS = {
                     "Mild Side Effects", "No Side Effects"),
 }  # fmt: skip
 _TEXTS = {"effectiveness": "benefitsReview", "sideEffects": "sideEffectsReview", "comments": "commentsReview"}
-
-
-@dataclass(frozen=True)
-class Review:
-    """Words, the aspect's rating in [0, 1], and for each word whether it is about the aspect."""
-
-    words: list[str]
-    rating: float
-    rationale: list[bool]
-
-
-@dataclass(frozen=True)
-class Parts:
-    train: list[Review]
-    valid: list[Review]
-    test: list[Review]
-
-
-def tokenise(text: str) -> list[str]:
-    """Lower-case words, numbers and punctuation marks."""
-    return re.findall(r"[a-z0-9]+(?:'[a-z]+)?|[^\sa-z0-9]", text.lower())
 
 
 def load(source: str, aspect: str, path: Path | None, max_words: int, decorrelate: bool = False) -> Parts:
@@ -76,6 +58,7 @@ def load(source: str, aspect: str, path: Path | None, max_words: int, decorrelat
         raise ValueError(f"{source} is not part of this repository: give its place by --path (see README.md).")
     needed = {
         "druglib": [path],
+        "snippets": [path],
         "beeradvocate": [path / "reviews.jsonl", path / "sections.jsonl"],
         "lei2016": [path / "annotations.json"],
     }[source]
@@ -85,49 +68,17 @@ def load(source: str, aspect: str, path: Path | None, max_words: int, decorrelat
     try:
         if source == "beeradvocate":
             parts = beeradvocate(path, aspect, max_words, decorrelate)
+        elif source == "snippets":
+            parts = snippets(path, max_words)
         else:
             parts = {"druglib": druglib, "lei2016": lei2016}[source](path, aspect, max_words)
-    except (LookupError, TypeError, ValueError, EOFError) as error:
+    except (LookupError, TypeError, ValueError, EOFError, zipfile.BadZipFile, tarfile.TarError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{files}: not in the format of {source} ({reason}); see README.md.") from error
     for name in ("train", "valid", "test"):
         if not getattr(parts, name):
             raise ValueError(f"{files}: no reviews of {MIN_WORDS} words are left for the part {name!r}.")
     return parts
-
-
-def synthetic(
-    train: int = 1500, valid: int = 200, test: int = 300, max_words: int = 40, phrase: int = 5, seed: int = 0
-) -> Parts:
-    """Reviews of filler words with two planted phrases; the first tells the rating, the second another one.
-
-    A phrase is contiguous: words that stand for one of five levels, among filler words as they are everywhere. Level
-    words are many and each is rare, and both aspects' phrases stand at random places.
-    """
-    rng = random.Random(seed)
-
-    def planted(aspect: str, level: int) -> list[str]:
-        telling = rng.sample(range(phrase), rng.randint(2, phrase - 1))
-        return [f"{aspect}{level}_{rng.randrange(8)}" if i in telling else filler() for i in range(phrase)]
-
-    def filler() -> str:
-        return f"filler{rng.randrange(100)}"
-
-    def review() -> Review:
-        level = rng.randrange(5)
-        phrases = [planted("first", level), planted("second", rng.randrange(5))]
-        order = rng.sample((0, 1), 2)
-        total = rng.randint(max(MIN_WORDS, 3 * phrase), max_words)
-        spare = total - 2 * phrase
-        cuts = sorted(rng.randint(0, spare) for _ in range(2))
-        words, rationale = [], []
-        for which, count in zip([order[0], order[1], None], [cuts[0], cuts[1] - cuts[0], spare - cuts[1]], strict=True):
-            words += [filler() for _ in range(count)] + ([] if which is None else phrases[which])
-            rationale += [False] * count + ([] if which is None else [which == 0] * phrase)
-        return Review(words, level / 4, rationale)
-
-    made = [review() for _ in range(train + valid + test)]
-    return Parts(made[:train], made[train : train + valid], made[train + valid :])
 
 
 def druglib(path: Path, aspect: str, max_words: int) -> Parts:
@@ -137,7 +88,7 @@ def druglib(path: Path, aspect: str, max_words: int) -> Parts:
     """
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
-    rng = random.Random(_SPLIT_SEED)
+    rng = random.Random(SPLIT_SEED)
     seen, reviews = set(), []
     for row in rows:
         key = (row["urlDrugName"], *(row[column] for column in _TEXTS.values()))
@@ -146,8 +97,8 @@ def druglib(path: Path, aspect: str, max_words: int) -> Parts:
         seen.add(key)
         parts = [(tokenise(row[column])[: max_words // 3], name == aspect) for name, column in _TEXTS.items()]
         rng.shuffle(parts)
-        reviews.append(_join(parts, _LEVELS[aspect].index(row[aspect]) / 4))
-    return _split([r for r in reviews if len(r.words) >= MIN_WORDS], rng, test=0.2)
+        reviews.append(join(parts, _LEVELS[aspect].index(row[aspect]) / 4))
+    return Parts(*split([r for r in reviews if len(r.words) >= MIN_WORDS], rng, test=0.2))
 
 
 def beeradvocate(path: Path, aspect: str, max_words: int, decorrelate: bool = False) -> Parts:
@@ -160,14 +111,14 @@ def beeradvocate(path: Path, aspect: str, max_words: int, decorrelate: bool = Fa
     """
     reviews = [json.loads(line) for line in (path / "reviews.jsonl").open(encoding="utf-8")]
     marked = [json.loads(line) for line in (path / "sections.jsonl").open(encoding="utf-8")]
-    rng = random.Random(_SPLIT_SEED)
+    rng = random.Random(SPLIT_SEED)
     with_headers = {entry["line"] for entry in marked}
     plain = [review for number, review in enumerate(reviews) if number not in with_headers]
     rate = _residual(plain, aspect) if decorrelate else lambda stars: _of_five(stars[aspect])
-    joined = [_join([(tokenise(review["text"])[:max_words], False)], rate(review)) for review in plain]
-    split = _split([r for r in joined if len(r.words) >= MIN_WORDS], rng, test=0.0)
+    joined = [join([(tokenise(review["text"])[:max_words], False)], rate(review)) for review in plain]
+    train, valid, _ = split([r for r in joined if len(r.words) >= MIN_WORDS], rng, test=0.0)
     test = [_shuffled_sections(entry, aspect, rate(entry["y"]), max_words, rng) for entry in marked]
-    return Parts(split.train, split.valid, [r for r in test if len(r.words) >= MIN_WORDS])
+    return Parts(train, valid, [r for r in test if len(r.words) >= MIN_WORDS])
 
 
 def lei2016(folder: Path, aspect: str, max_words: int) -> Parts:
@@ -219,11 +170,7 @@ def _shuffled_sections(entry: dict, aspect: str, rating: float, max_words: int, 
     first = min(start for start, _, _ in ranges)
     sections = [(entry["x"][start:end][:part_words], name == aspect) for start, end, name in ranges]
     rng.shuffle(sections)
-    return _join([(entry["x"][:first][:part_words], False), *sections], rating)
-
-
-def _join(parts: list[tuple[list[str], bool]], rating: float) -> Review:
-    return Review([w for words, _ in parts for w in words], rating, [about for words, about in parts for _ in words])
+    return join([(entry["x"][:first][:part_words], False), *sections], rating)
 
 
 def _inside(spans: list[list[int]], n: int) -> list[bool]:
@@ -252,9 +199,3 @@ def _unit(rating: float) -> float:
     if not 0 <= rating <= 1:
         raise ValueError(f"ratings must be in [0, 1], got {rating}.")
     return rating
-
-
-def _split(reviews: list[Review], rng: random.Random, test: float, valid: float = 0.1) -> Parts:
-    shuffled = rng.sample(reviews, len(reviews))
-    a, b = round(test * len(reviews)), round((test + valid) * len(reviews))
-    return Parts(shuffled[b:], shuffled[a:b], shuffled[:a])

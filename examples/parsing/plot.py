@@ -15,7 +15,7 @@ import matplotlib
 import torch
 
 from examples.parsing.data import to_batch
-from examples.parsing.train import bank_of, load_best
+from examples.parsing.train import Run, bank_of
 from examples.parsing.treebank import Sentence
 from examples.parsing.trees import marginals
 
@@ -72,12 +72,13 @@ def draw(folders: list[Path], out: Path, number: int | None = None) -> None:
     for axis in axes.flat[len(folders) :]:
         axis.set_visible(False)
     for axis, folder in zip(axes.flat, folders, strict=False):
-        settings, model, known = load_best(folder)
+        run = Run.best_of(folder)
+        settings = run.settings
         test = bank_of(settings).test
         sentence = test[choose(test, number)]
-        batch = to_batch([sentence], known)
+        batch = to_batch([sentence], run.known)
         with torch.no_grad():
-            scores, _ = model(batch)
+            scores, _ = run.model(batch)
         draw_sentence(axis, sentence, marginals(settings.trees, settings.regularizer, scores, batch.lengths)[0])
         axis.set_title(f"{settings.trees}, {settings.regularizer}", fontsize=10)
     lines = [Line2D([], [], label=name, lw=2, **style) for name, style in _STYLES.items()]

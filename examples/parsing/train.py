@@ -8,60 +8,54 @@ Every epoch's order and dropout follow from the seed and the epoch's number alon
 
 from __future__ import annotations
 
-from examples import command_line  # first: Ctrl-C ends quietly from here on
+from examples import command_line  # noqa: F401  (first: Ctrl-C ends quietly from here on)
 
 # isort: split
-import argparse
 import functools
-import json
-import math
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from tqdm import tqdm
 
-from examples import runs
+from examples import launch
 from examples.parsing import data, treebank, trees
 from examples.parsing.evaluate import coverage, evaluate
 from examples.parsing.model import Parser
+from examples.parsing.trees import KINDS, REGULARIZERS
+from examples.settings import Settings as Common
+from examples.settings import positive, setting, width
+from examples.training import Run as Base
 
-_ELSEWHERE = ("data",)  # settings that do not make a run: the treebank may lie elsewhere by now
 _EVALUATED = 2000  # words of a batch
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Common):
     """Everything that a run depends on.
 
     Raises:
         ValueError: a setting out of range.
     """
 
-    trees: str = "arborescence"
-    regularizer: str = "exponential"
-    projective_only: int = 0  # train on projective sentences alone; projective trees do anyhow
-    source: str = "turkish"
-    data: str = ""
-    max_words: int = 30  # of sentences to train on
-    epochs: int = 12
-    batch: int = 500  # words
-    embedding: int = 64
-    hidden: int = 100
-    layers: int = 2
-    arcs: int = 100
-    labels: int = 32
-    dropout: float = 0.33
-    learning_rate: float = 2e-3
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        runs.check_range(self, epochs=(1, 10_000), batch=(1, 100_000), max_words=(2, 1000), layers=(1, 8))
-        runs.check_range(self, embedding=(2, runs.MOST_HIDDEN), hidden=(1, runs.MOST_HIDDEN))
-        runs.check_range(self, arcs=(1, runs.MOST_HIDDEN), labels=(1, runs.MOST_HIDDEN))
-        runs.check_range(self, dropout=(0.0, 0.99), projective_only=(0, 1), seed=(0, command_line.MOST_SEED))
-        runs.check_positive(self, "learning_rate")
+    trees: str = setting("arborescence", choices=KINDS, words="what is trained through")
+    regularizer: str = setting("exponential", choices=tuple(REGULARIZERS))
+    projective_only: int = setting(0, 0, 1, words="train on projective sentences alone; projective trees do anyhow")
+    source: str = setting("turkish", choices=("turkish", "synthetic"))
+    data: str = setting("", words="folder of the treebank's two files, else the installed package's", elsewhere=True)
+    max_words: int = setting(30, 2, 1000, words="of sentences to train on")
+    epochs: int = setting(12, 1, 10_000)
+    batch: int = setting(500, 1, 100_000, words="words")
+    embedding: int = setting(64, 2, 4096)
+    hidden: int = width(100)
+    layers: int = setting(2, 1, 8)
+    arcs: int = width(100, "of an arc's scores")
+    labels: int = width(32, "of a label's scores")
+    dropout: float = setting(0.33, 0.0, 0.99)
+    learning_rate: float = positive(2e-3)
 
 
 PRESETS = {
@@ -83,63 +77,54 @@ def bank_of(s: Settings) -> treebank.Treebank:
     return load(s.source, s.data)
 
 
-def build(s: Settings) -> tuple[Parser, data.Vocabulary]:
-    """A new parser. Its vocabulary is that of all training sentences, whatever kind of trees it is trained by."""
-    known = data.vocabulary(data.fit_for("arborescence", bank_of(s).train, s.max_words))
-    return Parser(known.sizes(), s.embedding, s.hidden, s.layers, s.arcs, s.labels, s.dropout), known
+class Run(Base):
+    """One parser; an epoch that a kill or Ctrl-C interrupts is begun again."""
 
+    settings_type, presets, unit, seeds_apart = Settings, PRESETS, "epoch", 1000
+    objective = "LAS"  # by the decoder of the trees it is trained through
+    save_every = 0.0
+    searched: ClassVar = {"learning_rate": (5e-4, 5e-3)}
+    settings: Settings
+    model: Parser
 
-def load_best(folder: Path) -> tuple[Settings, Parser, data.Vocabulary]:
-    """The best parser of a run, which may be in progress.
-
-    Raises:
-        FileNotFoundError: no run there.
-    """
-    file = folder / "best.pt"
-    if not file.exists():
-        raise FileNotFoundError(f"{folder} holds no parser ({file.name} is missing): train one first.")
-    kept = runs.load(file)
-    settings = Settings(**kept["settings"])
-    model, known = build(settings)
-    model.load_state_dict(kept["model"])
-    return settings, model.eval(), known
-
-
-class Run:
-    """One training run in a folder: metrics.jsonl, last.pt (to resume), best.pt (best validation LAS), result.json."""
-
-    def __init__(self, settings: Settings, folder: Path):
-        self.settings, self.folder = settings, folder
+    @classmethod
+    def check(cls, settings: Settings, device: str, **options: Any) -> None:
         bank = bank_of(settings)
-        self.sentences = data.fit_for(settings.trees, bank.train, settings.max_words, bool(settings.projective_only))
-        if not self.sentences:
-            raise runs.RunError(f"no sentence of up to {settings.max_words} words to train on.")
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(settings.seed)
-        self.model, self.known = build(settings)
-        self.valid, self.test = (data.batches(part, self.known, _EVALUATED) for part in (bank.valid, bank.test))
-        self.optimizer = torch.optim.Adam(self.model.parameters(), settings.learning_rate, betas=(0.9, 0.9))
-        self.epoch, self.best = 0, -math.inf
-        self._resume()
+        if not cls._sentences(settings, bank):
+            raise ValueError(f"max_words: no sentence of up to {settings.max_words} words to train on.")
+        if device != "cpu":
+            raise ValueError(f"argument --device: sentences are gathered on the CPU alone, got {device!r}.")
 
-    def _resume(self) -> None:
-        file, result = self.folder / "last.pt", self.folder / "result.json"
-        if result.exists():
-            runs.refuse_others(self.settings, runs.read_json(result), result, "--folder", _ELSEWHERE)
-        if file.exists():
-            kept = runs.load(file)
-            runs.refuse_others(self.settings, kept["settings"], file, "--folder", _ELSEWHERE)
-            self.model.load_state_dict(kept["model"])
-            self.optimizer.load_state_dict(kept["optimizer"])
-            self.epoch, self.best = kept["epoch"], kept["best"]
-        runs.keep_lines(self.folder / "metrics.jsonl", lambda line: line["epoch"] <= self.epoch)
+    @classmethod
+    def name(cls, settings: Settings) -> str:
+        return f"{settings.trees}, {settings.regularizer}, seed {settings.seed}"
 
-    def _save(self) -> None:
-        state = {"settings": asdict(self.settings), "model": self.model.state_dict(), "epoch": self.epoch}
-        state |= {"optimizer": self.optimizer.state_dict(), "best": self.best}
-        runs.save(state, self.folder / "last.pt")
+    @staticmethod
+    def _sentences(settings: Settings, bank: treebank.Treebank) -> list[treebank.Sentence]:
+        return data.fit_for(settings.trees, bank.train, settings.max_words, bool(settings.projective_only))
 
-    def train_step(self, batch: data.Batch) -> tuple[float, float]:
+    def build(self) -> Parser:
+        """Its vocabulary is that of all training sentences, whatever kind of trees it is trained by."""
+        s, bank = self.settings, bank_of(self.settings)
+        self.sentences = self._sentences(s, bank)
+        self.known = data.vocabulary(data.fit_for("arborescence", bank.train, s.max_words))
+        self.valid_batches, self.test_batches = (
+            data.batches(part, self.known, _EVALUATED) for part in (bank.valid, bank.test)
+        )
+        self._seconds = [0.0, 0.0]  # CPU, of all epochs: all, and in the loss of arcs
+        return Parser(self.known.sizes(), s.embedding, s.hidden, s.layers, s.arcs, s.labels, s.dropout)
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.model.parameters(), betas=(0.9, 0.9), **self.adam_options())
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"seconds": self._seconds}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        self._seconds = state["seconds"]
+
+    def train_step(self, batch: data.Batch) -> tuple[torch.Tensor, float]:
         """One step of Adam; the loss, and CPU seconds in the loss of arcs."""
         s = self.settings
         scores, states = self.model(batch)
@@ -148,109 +133,48 @@ class Run:
         seconds = time.process_time() - start
         labels = self.model.label_scores(states, batch.heads)[batch.present]
         loss = loss + torch.nn.functional.cross_entropy(labels, batch.labels[batch.present])
-        if not loss.isfinite():
-            raise runs.Diverged
-        self.optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
-        self.optimizer.step()
-        return loss.item(), seconds
+        return self.update(loss, clip=5.0), seconds
 
-    def train_epoch(self, quiet: bool = False) -> dict[str, float]:
-        """Every sentence once: mean loss, CPU seconds of all and in the loss of arcs."""
-        seed = 1000 * self.settings.seed + self.epoch
-        torch.manual_seed(seed)  # dropout
+    def advance(self) -> torch.Tensor:
+        """Every sentence once; the mean loss. Under torchrun each process takes its batches, as many as the others."""
         # At first all utilities are nearly equal, and Euclidean solutions mix very many trees: hundreds of milliseconds
         # for a long sentence, so that short ones go first.
-        generator, rising = torch.Generator().manual_seed(seed), self.epoch == 0
+        generator, rising = torch.Generator().manual_seed(self.unit_seed), self.done == 0
         order = data.batches(self.sentences, self.known, self.settings.batch, generator, rising)
-        words = f"{self.settings.trees}, {self.settings.regularizer}, epoch {self.epoch + 1} of {self.settings.epochs}"
+        own = order[self.rank : len(order) // self.world * self.world : self.world]
         self.model.train()
-        start, losses, inside = time.process_time(), 0.0, 0.0
-        for batch in tqdm(order, desc=words, leave=False, disable=True if quiet else None):  # None: on terminals alone
+        start, losses = time.process_time(), torch.zeros(())
+        words = f"epoch {self.done + 1} of {self.total}"
+        for batch in tqdm(own, desc=words, leave=False, disable=self.quiet or None):  # None: on terminals alone
             loss, seconds = self.train_step(batch)
-            losses, inside = losses + loss, inside + seconds
-        return {"loss": losses / len(order), "seconds": time.process_time() - start, "seconds in loss": inside}
-
-    def go(self, quiet: bool = False) -> dict[str, float]:
-        """Train to the end, then score the best parser on the test part.
-
-        An epoch that a kill or Ctrl-C interrupts is begun again.
-        """
-        with runs.resumable(self._go_on):
-            while self.epoch < self.settings.epochs:
-                metrics = self.train_epoch(quiet)
-                self.epoch += 1
-                self._validate(metrics, quiet)
-                self._save()
-            return self._test()
-
-    def _go_on(self) -> str:
-        if not self.epoch:
-            return "Nothing is saved yet."
-        at = f"epoch {self.epoch} of {self.settings.epochs}"
-        return f"{self.folder} holds {at}: the same command goes on from there."
+            losses += loss
+            self._seconds[1] += seconds
+        self._seconds[0] += time.process_time() - start
+        return losses / len(own)
 
     @property
     def _decoder(self) -> str:
-        """By whose LAS on the validation part the best epoch is chosen: that of the trees it is trained through."""
         return "projective" if self.settings.trees == "projective" else "arborescence"
 
-    def _validate(self, metrics: dict[str, float], quiet: bool) -> None:
-        decoder = self._decoder
-        valid = evaluate(self.model, self.valid, (decoder,))
-        if valid[f"{decoder} LAS"] > self.best:
-            self.best = valid[f"{decoder} LAS"]
-            runs.save({"settings": asdict(self.settings), "model": self.model.state_dict()}, self.folder / "best.pt")
-        entry = {"epoch": self.epoch, **metrics, **{f"valid {name}": v for name, v in valid.items()}}
-        runs.append_lines([entry], self.folder / "metrics.jsonl")
-        if not quiet:
-            uas, las = valid[f"{decoder} UAS"], valid[f"{decoder} LAS"]
-            shown = f"epoch {self.epoch}: {metrics['seconds']:.0f} s, loss {metrics['loss']:.3f}"
-            tqdm.write(f"{shown}, validation UAS {uas:.1f} %, LAS {las:.1f} %")
+    def validate(self, model: Parser) -> dict[str, float]:
+        found = evaluate(model, self.valid_batches, (self._decoder,))
+        return {name.removeprefix(f"{self._decoder} "): value for name, value in found.items()}
 
-    def _test(self) -> dict[str, float]:
+    def describe(self, metrics: Mapping[str, float]) -> str:
+        return f"validation UAS {metrics['UAS']:.1f} %, LAS {metrics['LAS']:.1f} %"
+
+    def test(self, model: Parser) -> dict[str, float]:
         s = self.settings
-        self.model.load_state_dict(runs.load(self.folder / "best.pt")["model"])
-        lines = runs.read_lines(self.folder / "metrics.jsonl")
-        result = {f"valid {self._decoder} LAS": self.best, "sentences": len(self.sentences)}
-        for name in ("seconds", "seconds in loss"):
-            result[name] = sum(line[name] for line in lines) / len(lines)
-        result |= evaluate(self.model, self.test)
-        result |= coverage(self.model, self.test, s.trees, s.regularizer)
-        runs.write_json({**asdict(s), **result}, self.folder / "result.json")
-        return result
+        found = {"sentences": float(len(self.sentences))}
+        found |= {
+            name: value / self.done for name, value in zip(("seconds", "seconds in loss"), self._seconds, strict=True)
+        }
+        found |= evaluate(model, self.test_batches)
+        return found | coverage(model, self.test_batches, s.trees, s.regularizer)
 
 
-def parse(arguments: list[str] | None = None) -> tuple[Settings, Path]:
-    """Settings and folder of a command line; the treebank is there."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=PRESETS, default="small")
-    parser.add_argument("--trees", choices=trees.KINDS, help="what is trained through (default: arborescence)")
-    parser.add_argument("--regularizer", choices=list(trees.REGULARIZERS), help="default: exponential")
-    parser.add_argument("--data", help="folder of the treebank's two files; default: the installed package's")
-    integers = ("projective-only", "max-words", "epochs", "batch", "embedding", "hidden", "layers", "arcs", "labels")
-    for name in (*integers, "seed"):
-        parser.add_argument(f"--{name}", type=command_line.seed if name == "seed" else int, help="default by preset")
-    parser.add_argument("--dropout", type=float, help="default by preset")
-    parser.add_argument("--learning-rate", type=command_line.real(above=0), help="default by preset")
-    parser.add_argument(
-        "--folder", type=command_line.folder, required=True, help="metrics and checkpoints; resumed if they exist"
-    )
-    options = vars(parser.parse_args(arguments))
-    folder, preset = options.pop("folder"), PRESETS[options.pop("preset")]
-    try:
-        settings = replace(preset, **{name: value for name, value in options.items() if value is not None})
-        bank_of(settings)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    return settings, folder
-
-
-def main(arguments: list[str] | None = None) -> dict[str, float]:
-    result = Run(*parse(arguments)).go()
-    print(json.dumps(result, indent=1))
-    return result
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    return launch.main(Run, __doc__, arguments)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Latent arborescences over the tokens of ListOps expressions."""
