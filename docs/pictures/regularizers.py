@@ -8,7 +8,7 @@ import polytopes
 import sst_cvx as sst
 
 U = torch.tensor([1.0, 0.6, 0.5, -0.2, -0.8], dtype=torch.float64)
-T = torch.logspace(-2, 1, 121, dtype=torch.float64)
+T = torch.logspace(-2, 1, 151, dtype=torch.float64)
 REGULARIZERS = {
     "Euclidean": sst.Euclidean(),
     "Tsallis 1.5": sst.TsallisEntropy(1.5),
@@ -42,7 +42,7 @@ def gradients(draws: int = 600) -> None:
     figure, axes = plt.subplots(1, 3, figsize=(10, 2.8), layout="constrained")
     for name, f in REGULARIZERS.items():
         soft, found = sst.SoftArgmax(picks, f), []
-        for t in T[::4]:
+        for t in T[::5]:
             v = u.clone().requires_grad_()
             x = soft(v, t)
             rows = [torch.autograd.grad(x[:, i].sum(), v, retain_graph=True)[0] for i in range(5)]
@@ -50,7 +50,7 @@ def gradients(draws: int = 600) -> None:
             exact = (x == 0) | (x == 1)
             found.append([exact.double().mean(), norm.mean(), (norm < 1e-3).double().mean()])
         for ax, curve in zip(axes, torch.tensor(found).T, strict=True):
-            ax.semilogx(T[::4], curve, "--" if "family" in name else "-", lw=1.8, label=name)
+            ax.semilogx(T[::5], curve, "--" if "family" in name else "-", lw=1.8, label=name)
     zeros, size, dead = axes
     zeros.set(title="share of entries exactly 0 or 1", ylim=(-0.04, 1.04))
     size.set(title="size of the Jacobian, mean over draws", yscale="log", ylim=(5e-2, 5))

@@ -19,6 +19,7 @@ COLOURS = ["#3b82d6", "#e0772c", "#2fa36b", "#b05ccf", "#c9a227"]
 mpl.rcParams |= {
     "svg.hashsalt": "sst-cvx",  # the same file each time
     "svg.fonttype": "path",
+    "path.simplify_threshold": 0.25,
     "font.size": 9,
     "axes.titlesize": 9.5,
     "axes.prop_cycle": mpl.cycler(color=COLOURS),
