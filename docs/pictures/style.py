@@ -38,5 +38,6 @@ def save(figure: plt.Figure, name: str) -> None:
     STATIC.mkdir(exist_ok=True)
     path = STATIC / f"{name}.svg"
     figure.savefig(path, transparent=True, metadata={"Date": None}, bbox_inches="tight", pad_inches=0.05)
-    path.write_text(re.sub(r"(\d\.\d\d)\d+", r"\1", path.read_text()))  # hundredths of a point
+    short = re.sub(r' d="[^"]*"', lambda d: re.sub(r"(\d\.\d\d)\d+", r"\1", d[0]), path.read_text())
+    path.write_text(short)  # curves in hundredths of a point
     print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
