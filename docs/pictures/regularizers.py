@@ -28,7 +28,9 @@ def paths() -> None:
             ax.semilogx(T, x[:, i], color=colour, lw=1.8, label=f"$u_{i + 1}$ = {U[i]:g}")
             for end in (0.0, 1.0):
                 if len(exact := T[x[:, i] == end]):
-                    ax.semilogx([exact[0], exact[-1]], [end, end], color=colour, lw=6, alpha=0.35, solid_capstyle="butt")
+                    ax.semilogx(
+                        [exact[0], exact[-1]], [end, end], color=colour, lw=6, alpha=0.35, solid_capstyle="butt"
+                    )
         ax.set(title=name, xlabel="t", ylim=(-0.04, 1.04), xlim=(T[0], T[-1]))
         ax.minorticks_off()
         ax.grid(True)

@@ -1,4 +1,4 @@
-"""For docs/choose/structure.md and docs/guide/declare.md: events of six structures, and a hull that is looser than its set."""
+"""For docs/choose/structure.md and docs/guide/declare.md: events of six structures, and a hull looser than its set."""
 
 import cvxpy as cp
 import matplotlib.pyplot as plt
@@ -47,7 +47,14 @@ def events() -> None:
     axes[5].plot(*places.T, "o", color=style.GREY, ms=4)
     axes[5].set_axis_off()
     axes[5].set_box_aspect(1)
-    titles = ["KSubset(8, 2)", "Segment(8)", "Matching(6)", "Chain(8, 4).labels", "Alignment, warping", "SpanningTree(9)"]
+    titles = [
+        "KSubset(8, 2)",
+        "Segment(8)",
+        "Matching(6)",
+        "Chain(8, 4).labels",
+        "Alignment, warping",
+        "SpanningTree(9)",
+    ]
     for ax, title in zip(axes, titles, strict=True):
         ax.set_title(title)
     style.save(figure, "structures")
