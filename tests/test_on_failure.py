@@ -282,6 +282,18 @@ def halves() -> sst.SoftArgmax:
     )
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("regularizer", [sst.Euclidean(), sst.CategoricalEntropy(), sst.TsallisEntropy(1.5)], ids=repr)
+def test_closest_may_be_a_single_point(regularizer):
+    """Where all bounds of the variable hold at once there is no interior, and no center to start from."""
+    x, need = cp.Variable(2, bounds=[0, 1]), cp.Parameter(nonneg=True, name="need")
+    soft = sst.SoftArgmax(sst.Structure(x, [cp.sum(x) == need]), regularizer)
+    u = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    x = soft(u, need=torch.tensor([1.0, 3.0], dtype=torch.float64), on_failure="closest")
+    assert torch.allclose(x[0], soft(u[:1], need=torch.tensor(1.0, dtype=torch.float64)))
+    assert torch.allclose(x[1], torch.ones(2, dtype=torch.float64), atol=1e-9)
+
+
 def test_closest_is_differentiable_in_u_and_t():
     soft = halves()
     u = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)

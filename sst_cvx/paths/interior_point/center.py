@@ -24,6 +24,8 @@ def towards_center(M: Any, ends: np.ndarray, w: np.ndarray) -> np.ndarray:
     """
     lower, upper = ends
     for _ in range(tolerances.CENTERING_STEPS):
+        if not ((lower < w) & (w < upper)).all():  # a hull that is flat in some bound has no center
+            break
         below, above = 1 / (w - lower), 1 / (upper - w)  # 0 where there is no bound
         inverse_curvature = 1 / (below**2 + above**2 + 1e-8)
         slope = below - above
