@@ -31,6 +31,8 @@ myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+toc_object_entries_show_parents = "hide"
 autodoc_preserve_defaults = True
 autosummary_generate = True
 napoleon_numpy_docstring = False
