@@ -171,7 +171,7 @@ class Run(Base):
         s, batch = self.settings, self._batch()
         if self._step is None:
             self._step = self.make_step(self.model, self.optimizer)
-        # Top 9 often finds its edges after step 500: a rival that is judged before is no better than a coin (RESULTS.md).
+        # Top 9 often finds its edges after step 500: judging a rival before is a coin toss again (RESULTS.md).
         if s.mirror_at and s.edges == "tree":
             if self.done == s.mirror_at:
                 self._mirror = Mirror(self)
