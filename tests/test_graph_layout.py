@@ -173,8 +173,9 @@ def test_the_better_of_both_goes_on(better, tmp_path, monkeypatch):
     assert (run.judged["own elbo"], run.judged["mirror elbo"]) == (float(not better), float(better))
 
 
-def test_independent_edges_have_no_rival(tmp_path):
-    run = train.Run(replace(train.PRESETS["tiny"], edges="independent", mirror_at=1), tmp_path)
+@pytest.mark.parametrize("name", ["independent", "top"])
+def test_trees_alone_have_a_rival(name, tmp_path):
+    run = train.Run(replace(train.PRESETS["tiny"], edges=name, mirror_at=1), tmp_path)
     for _ in range(3):
         run._advance()
     assert run._mirror is None

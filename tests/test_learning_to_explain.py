@@ -141,21 +141,22 @@ def test_planted_words_are_found_far_above_chance(tmp_path):
 
 
 def test_a_stopped_run_goes_on_as_if_nothing_had_been(tmp_path):
-    whole = train.Run(SMALL, tmp_path / "whole").go(quiet=True)
-    stopped = train.Run(SMALL, tmp_path / "parts")
+    small = replace(SMALL, steps=16, validate_every=4)
+    whole = train.Run(small, tmp_path / "whole").go(quiet=True)
+    stopped = train.Run(small, tmp_path / "parts")
     steps = stopped.steps(quiet=True)
-    for step in range(25):
+    for step in range(11):
         next(steps)
-        if step == 13:
+        if step == 5:
             stopped._save()  # and what follows is lost
-    resumed = train.Run(SMALL, tmp_path / "parts")
-    assert resumed.done == 14
+    resumed = train.Run(small, tmp_path / "parts")
+    assert resumed.done == 6
     assert resumed.go(quiet=True) == whole
     metrics = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "parts")]
     assert metrics[0] == metrics[1]
     assert metrics[0].count("valid MSE") == 4
     with pytest.raises(ValueError, match=r"other settings \(k: 5 there, 4 here\).*--folder"):
-        train.Run(replace(SMALL, k=4), tmp_path / "parts")
+        train.Run(replace(small, k=4), tmp_path / "parts")
 
 
 def test_reports_leave_a_run_in_progress_alone(tmp_path):

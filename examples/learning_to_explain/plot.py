@@ -1,5 +1,7 @@
 """A picture: MSE against precision, a panel a table; a small mark a seed, a large one the mean.
 
+Hollow marks: utilities of single words decoded with two segments, the regressor trained on.
+
 python -m examples.learning_to_explain.plot runs/side-effects runs/snippets --output tables.png
 """
 
@@ -14,46 +16,58 @@ from pathlib import Path
 
 import matplotlib
 
-from examples import runs
+from examples import tables
 from examples.learning_to_explain import relaxations
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-_MARKS = "osD^vPX*<>"
-_COLOURS = {"correlated": "C0", "segments": "C1", relaxations.LABELS: "black"}
-_ROWS = (*relaxations.NAMES, relaxations.LABELS)
+_MARKS = "osD^vPX*p<"
+_COLOURS = {"correlated": "C0", "correlated-from-0": "C2", "segments": "C1", relaxations.LABELS: "black"}
+_ROWS = (*relaxations.NAMES, "correlated-from-0", relaxations.LABELS)
+
+
+def _read(folder: Path) -> tables.Results:
+    """Results by row.
+
+    Raises:
+        ValueError: none.
+    """
+    found = tables.results(folder, [file.parent.name for file in sorted(folder.glob("*/result.json"))])
+    if not found:
+        raise ValueError(f"{folder} holds no finished run: table.py makes them.")
+    return found
+
+
+def _mean(values: list[dict], *names: str) -> list[float]:
+    return [statistics.mean(v[name] for v in values) for name in names]
 
 
 def draw(folders: list[Path], out: Path) -> None:
-    """Structured rows in colour, the others in grey, the ceiling in black.
-
-    Raises:
-        ValueError: a folder holds no result.
-    """
+    """Structured rows in colour, the others in grey, the ceiling in black."""
     figure, axes = plt.subplots(1, len(folders), figsize=(5.2 * len(folders), 4), layout="constrained", squeeze=False)
     for axis, folder in zip(axes.flat, folders, strict=True):
-        found = [runs.read_json(file) for file in sorted(folder.glob("*/result.json"))]
-        if not found:
-            raise ValueError(f"{folder} holds no finished run: table.py makes them.")
+        found = _read(folder)
         for number, name in enumerate(_ROWS):
-            points = [(row["MSE"], row["precision"]) for row in found if row["relaxation"] == name]
-            if not points:
+            if not (values := found.get(name)):
                 continue
-            colour = {"correlated": "C0", "segments": "C1", relaxations.LABELS: "black"}.get(
-                name, f"{0.3 + number / 15}"
-            )
-            style = {"color": colour, "marker": _MARKS[number], "linestyle": "none"}
-            axis.plot(*zip(*points, strict=True), markersize=4, alpha=0.45, **style)
-            mean = [statistics.mean(values) for values in zip(*points, strict=True)]
-            axis.plot(*mean, markersize=10, label=name, markeredgecolor="white", **style)
-        axis.axhline(found[0]["random precision"], color="0.7", lw=1, ls=":")
-        first = found[0]
+            style = {
+                "color": _COLOURS.get(name, f"{0.25 + number / 12}"),
+                "marker": _MARKS[number],
+                "linestyle": "none",
+            }
+            axis.plot([v["MSE"] for v in values], [v["precision"] for v in values], markersize=4, alpha=0.45, **style)
+            axis.plot(*_mean(values, "MSE", "precision"), markersize=10, label=name, markeredgecolor="white", **style)
+            if "refitted MSE" in values[0]:
+                place = _mean(values, "refitted MSE", "decoded precision")
+                axis.plot(*place, markersize=8, markerfacecolor="none", **style)
+        first = next(iter(found.values()))[0]
+        axis.axhline(first["random precision"], color="0.7", lw=1, ls=":")
         axis.set_title(f"{first['source']}, {first['aspect']}, k = {first['k']} (dotted: random words)", fontsize=10)
         axis.set_xlabel("test MSE x 100")
         axis.set_ylabel("precision %")
         axis.spines[["top", "right"]].set_visible(False)
-    axes.flat[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8, loc="outside right center", frameon=False)
     figure.savefig(out, dpi=110)
     plt.close(figure)
 

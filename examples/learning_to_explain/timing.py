@@ -25,6 +25,7 @@ from examples.learning_to_explain.train import PRESETS, Run, Settings
 def row(s: Settings, steps: int) -> list[str]:
     """Of a table: the relaxation, milliseconds of a step and of the relaxation, the latter's share."""
     run = Run(s, Path(), resume=False)
+    run.done = s.warm  # past the steps without a relaxation
     part = run.data.train
     rows = part.draw(s.batch)
     columns = part.width(rows)

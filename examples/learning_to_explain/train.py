@@ -76,7 +76,8 @@ PRESETS = {
         source="druglib", aspect="sideEffects", max_words=96, k=10, steps=1000, batch=32, decay="cosine", warm=100,
     ),
     "snippets": Settings(
-        source="snippets", aspect="movie", max_words=96, k=10, steps=2000, batch=32, decay="cosine", validate_every=100,
+        source="snippets", aspect="movie", max_words=96, k=10, steps=1200, batch=32, decay="cosine", freeze=0,
+        validate_every=100,
     ),
     "beeradvocate": Settings(
         source="beeradvocate", aspect="aroma", decorrelate=1, max_words=120, k=10, steps=1000, batch=32,

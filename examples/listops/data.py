@@ -140,7 +140,7 @@ def make(
     counts: tuple[int, ...], max_length: int, depths: tuple[int, int], seed: int, brackets: bool = False
 ) -> list[Part]:
     """Parts of so many expressions, all different, with equal shares of the depths from ``depths[0]`` to ``depths[1]``
-    (up to one expression).
+    (up to one expression). The last part is drawn first and the first one has what is left, fewer short lists.
 
     Args:
         brackets: whether closing brackets are vertices, too.

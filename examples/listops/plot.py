@@ -11,17 +11,13 @@ from examples import command_line  # first: Ctrl-C ends quietly from here on
 import argparse
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
 import torch
 
-from examples.listops.data import CLOSE, WORDS, Part
+from examples.listops.data import CLOSE, WORDS, Part, text
 from examples.listops.edges import LATENT
 from examples.listops.train import Run, parts_of
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.lines import Line2D
-from matplotlib.patches import Arc
+from examples.pictures import draw_arc, save
 
 _SAMPLES = 1000
 _LEAST = 0.02  # probability of an edge that is drawn
@@ -29,7 +25,7 @@ _STYLES = {
     "true edge": {"color": "C0"},
     "other edge": {"color": "C1"},
     "edge of a closing bracket": {"color": "0.6"},
-    "true edge, less likely": {"color": "black", "ls": ":"},
+    "true edge, under 2 %": {"color": "black", "ls": ":"},
 }
 
 
@@ -67,12 +63,8 @@ def draw_edges(axis: plt.Axes, one: Part, x: torch.Tensor, undirected: bool = Fa
         if not p and name != "true edge":
             continue
         if not p:
-            style, width, opacity = _STYLES["true edge, less likely"], 1.2, 1.0
-        half = (0, 180) if i < j else (180, 360)
-        span = abs(i - j)
-        axis.add_patch(
-            Arc(((i + j) / 2, 0), span, 2 * span**0.8, theta1=half[0], theta2=half[1], lw=width, alpha=opacity, **style)
-        )
+            style, width, opacity = _STYLES["true edge, under 2 %"], 1.2, 1.0
+        draw_arc(axis, i, j, below=i > j, lw=width, alpha=opacity, **style)
     axis.set_xlim(-0.6, n - 0.4)
     below = max((i - j for i, j in likely if i > j), default=0) ** 0.8
     axis.set_ylim(-1.05 * below - 0.1, 1.05 * max(abs(i - j) for i, j in likely.keys() | truth) ** 0.8)
@@ -90,18 +82,17 @@ def draw(folders: list[Path], out: Path, number: int | None = None) -> None:
     one = choose(parts_of(made[0].settings)[2], number)
     columns = 2
     rows = -(-(1 + len(made)) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(7 * columns, 2.9 * rows), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(6.4 * columns, 2.6 * rows), layout="constrained", squeeze=False)
     for axis in axes.flat[1 + len(made) :]:
         axis.set_visible(False)
     draw_edges(axes.flat[0], one, one.true_edges[0].float())
-    axes.flat[0].set_title(f"true tree; value {int(one.answers)}", fontsize=10)
+    axes.flat[0].set_title(f"{text(one.tokens[0])} = {int(one.answers)}, the true tree", fontsize=10)
     for axis, run in zip(axes.flat[1:], made, strict=False):
         draw_edges(axis, one, marginals(run, one), run.settings.edges == "tree")
         axis.set_title(run.name(run.settings), fontsize=10)
-    lines = [Line2D([], [], label=name, lw=2, **style) for name, style in _STYLES.items()]
-    figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=9)
-    figure.savefig(out, dpi=110)
-    plt.close(figure)
+    brackets = bool((one.vertex_tokens == CLOSE).any())
+    shown = {name: style for name, style in _STYLES.items() if brackets or "bracket" not in name}
+    save(figure, shown, out, dpi=80)
 
 
 def main(arguments: list[str] | None = None) -> None:
