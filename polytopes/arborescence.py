@@ -52,6 +52,7 @@ class Arborescence(sst.Structure, final=True):
         TypeError, ValueError: edges that repeat, loops, or no arborescence at all.
     """
 
+    directed = True  # edge_index lists tails and heads
     known_binary = True
     argmax_on_device = True
     known_bounded = True

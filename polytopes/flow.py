@@ -56,6 +56,7 @@ class Flow(Enumerated, final=True):
         TypeError, ValueError: no integers of these shapes; no flow, naming vertices whose supply cannot leave them.
     """
 
+    directed = True  # edge_index lists tails and heads
     known_bounded = True
 
     @property

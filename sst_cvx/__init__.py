@@ -10,6 +10,7 @@
 After Paulus, Choi, Tarlow, Krause, Maddison, "Gradient Estimation with Stochastic Softmax Tricks" (NeurIPS 2020).
 """
 
+from sst_cvx import plot
 from sst_cvx.checks import Check, CheckFailed, Report, check, checks
 from sst_cvx.errors import SolveError
 from sst_cvx.faults import synchronize
@@ -76,5 +77,6 @@ __all__ = [
     "fast_path",
     "guard",
     "length_mask",
+    "plot",
     "synchronize",
 ]
