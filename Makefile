@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 .PHONY: demo test slow tensors exhaustive lint benchmark package lowest docs clean
 
 demo: $(VENV)/installed-demo
-	$(BIN)/python examples/which_measurements.py
+	$(BIN)/python examples/own_structure.py
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m polytopes.precompile

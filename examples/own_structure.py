@@ -26,12 +26,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import cvxpy as cp
+import matplotlib
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 
 import sst_cvx as sst
 
@@ -92,6 +96,15 @@ def schedule(rng: np.random.Generator) -> Problem:
     return Problem(sst.Structure(x, [x >= 0, running @ x <= 1]), sst.BinaryEntropy(), _standard(length), appeal=1.0)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """Of one set: by logistic regression, through the set, and by the expert's weights."""
+
+    agreement: tuple[float, float, float]
+    worth: tuple[float, float, float]  # of the trait, relative to the other features
+
+
+JUDGED = ("logistic regression, same rule", "through the set", "the expert's own weights")
 PROBLEMS: dict[str, Callable[[np.random.Generator], Problem]] = {
     "team": team,
     "reviewers": reviewers,
@@ -147,6 +160,47 @@ def agreement(problem: Problem, weights: torch.Tensor, held_out: Decisions) -> f
     return 100 * float((both / either.clamp(min=1)).mean())
 
 
+def plot(outcomes: dict[str, Outcome], output: Path) -> None:
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
+    places = np.arange(len(outcomes))
+    for i, (name, colour) in enumerate(zip(JUDGED, ("0.75", "C0", "0.4"), strict=True)):
+        for axis, values in (
+            (left, [o.agreement[i] for o in outcomes.values()]),
+            (right, [o.worth[i] for o in outcomes.values()]),
+        ):
+            bars = axis.bar(places + 0.27 * (i - 1), values, 0.25, color=colour, label=name)
+            axis.bar_label(bars, fmt="%.0f" if axis is left else "%+.2f", fontsize=8, padding=2)
+    left.set(ylim=(50, 100), title="Agreement with the expert in new decisions, %")
+    right.set(title="What each takes the trait to be worth (expert: +1 or -1)")
+    right.margins(y=0.12)
+    right.axhline(0, color="0.5", lw=0.8)
+    for axis in (left, right):
+        axis.set_xticks(places, list(outcomes))
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.savefig(output, dpi=130)
+
+
+def findings(outcomes: dict[str, Outcome], decisions: int) -> str:
+    """What was learned, in words."""
+    gains = [o.agreement[1] - o.agreement[0] for o in outcomes.values()]
+    short = [o.agreement[2] - o.agreement[1] for o in outcomes.values()]
+    wrong = [[name for name, o in outcomes.items() if o.worth[i] * o.worth[2] < 0] for i in (0, 1)]
+    return "\n".join(
+        [
+            f"Both learned from {decisions} decisions, and both decide by the same rule: the hard argmax over the set.",
+            f"What differs is whether the rule was known in training. Through the set: {min(gains):+.0f} to "
+            f"{max(gains):+.0f} points of agreement, and within {max(short):.0f} of the expert's own weights.",
+            f"Wrong sign of the trait: logistic regression in {_sets(wrong[0])}; through the set in {_sets(wrong[1])}.",
+            "Option by option, one that is crowded out looks unwanted, and one without rivals wanted.",
+        ]
+    )
+
+
+def _sets(names: list[str]) -> str:
+    return ", ".join(names) if names else "none"
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -156,12 +210,14 @@ def main(arguments: list[str] | None = None) -> None:
         "--decisions", type=command_line.whole(1, 100_000), default=100, help="to learn from (default 100)"
     )
     parser.add_argument("--quick", action="store_true", help="certify with the relaxation in use alone, fewer steps")
+    command_line.add_output(parser, Path(__file__).parent / "output" / "own_structure.png")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)  # the tensors are small
     start = time.perf_counter()
     console = Console(width=max(Console().width, 110))
     table = Table("set", "certified", "logistic", "through the set", "expert's weights", "answered by")
     traits = Table("set", "logistic", "through the set", "expert")
+    outcomes: dict[str, Outcome] = {}
 
     for number, (name, declare) in enumerate(PROBLEMS.items()):
         problem = declare(np.random.default_rng([args.seed, number]))
@@ -174,14 +230,20 @@ def main(arguments: list[str] | None = None) -> None:
         seen, held_out = (watch(problem, hidden, count, generator) for count in (args.decisions, TEST))
         by_option = learn_by_option(seen)
         ours, path = learn(name, problem, seen, steps=50 if args.quick else 150)
-        scores = [f"{agreement(problem, w, held_out):.1f}" for w in (by_option, ours, hidden)]
-        table.add_row(name, f"{len(report.results)} checks", *scores, path)
+        all_weights = (by_option, ours, hidden)
         # Only directions matter to the argmax: weights relative to the size of the first four.
-        traits.add_row(name, *(f"{float(w[-1] / w[:-1].abs().mean()):+.2f}" for w in (by_option, ours, hidden)))
+        outcomes[name] = outcome = Outcome(
+            tuple(agreement(problem, w, held_out) for w in all_weights),
+            tuple(float(w[-1] / w[:-1].abs().mean()) for w in all_weights),
+        )
+        table.add_row(name, f"{len(report.results)} checks", *(f"{a:.1f}" for a in outcome.agreement), path)
+        traits.add_row(name, *(f"{w:+.2f}" for w in outcome.worth))
 
     console.print(f"\nAgreement with the expert's choices in {TEST} held-out decisions (mean Jaccard index, %)", table)
     console.print("What each takes the trait to be worth, relative to the other features", traits)
-    console.print(f"{time.perf_counter() - start:.0f} s")
+    plot(outcomes, args.output)
+    console.print(findings(outcomes, args.decisions), highlight=False, soft_wrap=True)
+    print(f"\nPicture: {args.output}\n{time.perf_counter() - start:.0f} s")
 
 
 if __name__ == "__main__":

@@ -67,7 +67,11 @@ def test_which_measurements(tmp_path):
 @pytest.mark.slow
 def test_own_structure(tmp_path):
     """Every set is certified, and knowing it beats a per-option baseline by 5 points on held-out decisions."""
-    rows = re.findall(r"(\w+) +\D (\d+) checks \D +([\d.]+) +\D +([\d.]+) ", run("own_structure", cwd=tmp_path))
+    picture = tmp_path / "picture.png"
+    printed = run("own_structure", "--output", str(picture), cwd=tmp_path)
+    rows = re.findall(r"(\w+) +\D (\d+) checks \D +([\d.]+) +\D +([\d.]+) ", printed)
+    assert "points of agreement" in printed
+    assert picture.stat().st_size > 10_000
     assert [name for name, *_ in rows] == ["team", "reviewers", "schedule"]
     for _, checks, baseline, ours in rows:
         assert int(checks) >= 20
@@ -173,6 +177,7 @@ def test_options_out_of_range_are_refused(script, option, value, refused, tmp_pa
     ("script", "options"),
     [
         ("which_measurements", ["--output"]),
+        ("own_structure", ["--output"]),
         ("estimator_bias_variance", ["--out"]),
         ("graph_layout.plot", ["run", "--out"]),
         ("listops.plot", ["run", "--out"]),
