@@ -22,7 +22,7 @@ venv/bin/python smoke.py
 venv/bin/sst-cvx info
 venv/bin/sst-cvx check "polytopes:KSubset(4, 2)" --regularizer euclidean binary
 ! venv/bin/sst-cvx describe polytopes:Nothing
-for extra in native examples; do
+for extra in native plot examples; do
   $pip "$what[$extra]"
   venv/bin/python smoke.py
 done

@@ -30,4 +30,13 @@ with contextlib.redirect_stdout(printed):
     trees = sst.SoftArgmax(SpanningTree(4), sst.ExponentialFamilyEntropy())
     assert torch.allclose(trees(torch.zeros(6)).sum(), torch.tensor(3.0))
 assert not printed.getvalue()
+try:
+    import matplotlib  # noqa: F401
+    import networkx  # noqa: F401
+except ImportError:
+    pass
+else:
+    tree = SpanningTree(4)
+    sst.plot.event(tree, tree.argmax(torch.randn(6))).figure.savefig("tree.png")
+    sst.plot.path(mine, torch.tensor([1.0, 0.5, 0.2, -1.0])).figure.savefig("path.png")
 print(f"sst_cvx {sst.__version__}, torch {torch.__version__}: works; imported in {seconds:.2f} s on top of torch")

@@ -19,13 +19,14 @@ OUT = ROOT / "docs" / "_static"
 
 
 def main() -> None:
-    from examples import estimator_bias_variance, which_measurements
+    from examples import estimator_bias_variance, own_structure, which_measurements
 
     OUT.mkdir(exist_ok=True)
     quick = [] if "--full" in sys.argv else ["--quick"]
     estimator_bias_variance.main(["--output", str(OUT / "estimator_bias_variance.png")])
     which_measurements.main([*quick, "--output", str(OUT / "which_measurements.png")])
-    for name in ("estimator_bias_variance", "which_measurements"):
+    own_structure.main([*quick, "--output", str(OUT / "own_structure.png")])
+    for name in ("estimator_bias_variance", "own_structure", "which_measurements"):
         shrink(OUT / f"{name}.png")
 
 

@@ -1,4 +1,4 @@
-"""Bars of what the examples report, for the gallery: own_structure.svg and learning_to_explain.svg in docs/_static.
+"""Bars of what an example reports, for the gallery: learning_to_explain.svg in docs/_static.
 
 python docs/pictures/gallery.py
 """
@@ -14,22 +14,6 @@ import matplotlib.pyplot as plt
 
 matplotlib.rcParams["svg.fonttype"] = "none"
 OUT = Path(__file__).resolve().parents[1] / "_static"
-
-
-def own_structure() -> None:
-    """The table of examples/README.md."""
-    sets = ("team", "reviewers", "schedule")
-    rows = {"logistic": (66.4, 76.0, 77.0), "through the set": (89.7, 87.4, 86.4), "expert": (89.9, 87.6, 87.2)}
-    figure, axis = plt.subplots(figsize=(6, 3.4), layout="constrained")
-    for i, (name, values) in enumerate(rows.items()):
-        axis.bar(
-            [x + 0.26 * (i - 1) for x in range(3)], values, 0.24, label=name, color=("#bbbbbb", "C0", "#666666")[i]
-        )
-    axis.set(xticks=range(3), ylim=(50, 100), ylabel="agreement with the expert, %")
-    axis.set_xticklabels(sets)
-    axis.legend(fontsize=8, ncols=3, loc="upper center")
-    axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(OUT / "own_structure.svg", metadata={"Date": None})
 
 
 def learning_to_explain() -> None:
@@ -56,5 +40,4 @@ def learning_to_explain() -> None:
 
 
 if __name__ == "__main__":
-    own_structure()
     learning_to_explain()
