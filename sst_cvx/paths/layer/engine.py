@@ -129,13 +129,19 @@ class ConicSolver(SolverInterface):
         bad = [i for i, (r, word) in enumerate(zip(residuals, status, strict=True)) if not self._accept(r, word)]
         if bad:
             words = [f"{status[i]} (residual {residuals[i]:.1e})" for i in bad]
-            raise SolveError(
-                f"{self.name} did not solve {{elements}}: {words[0]}. Infeasible or "
-                "unbounded: check the hull and its parameters. Inaccurate: scale the utilities, raise the "
-                "temperature, or pass solver_options.",
-                elements=bad,
-                status=words,
+            raise SolveError(self._message([status[i].lower() for i in bad], words[0]), elements=bad, status=words)
+
+    def _message(self, status: list[str], first: str) -> str:
+        """What is wrong and what to do, of elements that were not solved."""
+        if all("infeasible" in word and "dual" not in word for word in status):
+            return (
+                f"the hull is infeasible for {{elements}}: its constraints contradict each other at these parameters "
+                f"({self.name}: {first}). Change the parameters, or ask with on_failure='closest' or 'nan'."
             )
+        advice = "Scale the utilities, raise the temperature, or pass solver_options."
+        if any("infeasible" in word or "unbounded" in word for word in status):
+            advice = f"Check the hull and its parameters, and that it is bounded. {advice}"
+        return f"{self.name} did not solve {{elements}}: {first}. {advice}"
 
     def _accept(self, residual: float, status: str) -> bool:
         return status != "failed" and residual <= self.tolerance
