@@ -26,8 +26,8 @@ ROWS: dict[str, dict[str, Any]] = {
         *(relaxations.LABELS, *relaxations.FLOORS),
     )
 }
-ROWS["correlated-from-0"] = {"relaxation": "correlated", "pair_start": 0.0}
-_SHOWN = (*relaxations.FLOORS, *relaxations.NAMES, "correlated-from-0", relaxations.LABELS)
+ROWS["correlated-later"] = {"relaxation": "correlated", "pair_wait": 0.25}  # first single words, then pairs
+_SHOWN = (*relaxations.FLOORS, *relaxations.NAMES, "correlated-later", relaxations.LABELS)
 
 
 def markdown(found: Results) -> str:

@@ -51,6 +51,7 @@ class Settings(Common):
     temperature: float = positive(0.5, "at the end")
     start_temperature: float = setting(0.0, 0.0, words="falls to the other one in half of the steps; 0: it does not")
     pair_start: float = setting(3.0, words="bias of pairs' utilities at the start; above 0 it favours segments")
+    pair_wait: float = setting(0.0, 0.0, 0.5, words="share of the steps without pairs; over as many more they grow")
     warm: int = setting(0, 0, words="first steps, in which all words are let through")
     steps: int = setting(500, 1)
     batch: int = setting(64, 1, 100_000)
@@ -73,10 +74,10 @@ PRESETS = {
     "synthetic": Settings(),
     "tiny": Settings(steps=40, validate_every=20, batch=16, dimension=16, hidden=16),
     "druglib": Settings(
-        source="druglib", aspect="sideEffects", max_words=96, k=10, steps=1000, batch=32, decay="cosine", warm=100,
+        source="druglib", aspect="sideEffects", max_words=96, k=10, steps=1500, batch=32, decay="cosine", warm=100,
     ),
     "snippets": Settings(
-        source="snippets", aspect="movie", max_words=96, k=10, steps=1200, batch=32, decay="cosine", freeze=0,
+        source="snippets", aspect="movie", max_words=96, k=10, steps=3000, batch=32, decay="cosine", freeze=0,
         validate_every=100,
     ),
     "beeradvocate": Settings(
@@ -150,6 +151,10 @@ class Run(Base):
         """Frozen embeddings follow from the corpus."""
         return {name: v for name, v in state.items() if not (self.settings.freeze and name.startswith("embedding."))}
 
+    def adam_options(self) -> dict[str, Any]:
+        """Fused: over word vectors that are trained, Adam is a third of a step otherwise."""
+        return super().adam_options() | {"fused": True}
+
     @property
     def temperature(self) -> float:
         """Of this step: it falls geometrically, then stays."""
@@ -166,6 +171,8 @@ class Run(Base):
         columns = part.width(rows)
         lengths = part.lengths[rows]
         self.model.train()
+        if s.pair_wait:
+            self.model.pair_weight.fill_(min(max(self.done / (s.pair_wait * s.steps) - 1, 0.0), 1.0))
         temperature = None if self.done < s.warm else self.temperature
         ratings, utilities = self.model(part.words[rows, :columns], lengths, temperature)
         loss = error = (ratings - part.ratings[rows]).square().mean()
