@@ -52,6 +52,19 @@ def refuse_others(
         raise RunError(f"{words}: choose another place by {option}, or delete that one.")
 
 
+def is_finished(wanted: Any, folder: Path) -> bool:
+    """Whether a folder holds the result of a run of these settings (``settings.Settings``).
+
+    Raises:
+        RunError: it is of other settings, or damaged.
+    """
+    file = folder / "result.json"
+    if not file.exists():
+        return False
+    refuse_others(wanted, read_json(file), file, "--folder", wanted.elsewhere())
+    return True
+
+
 # -- files --------------------------------------------------------------------------------------------------------
 
 

@@ -65,8 +65,7 @@ def search(
     """
     folders = [root / str(number) for number in range(len(trials))]
     for folder, settings in zip(folders, trials, strict=True):
-        if (file := folder / "result.json").exists():
-            runs.refuse_others(settings, runs.read_json(file), file, "--folder", settings.elsewhere())
+        runs.is_finished(settings, folder)
     with runs.resumable(lambda: f"{root} holds {_count(folders)} of {len(trials)} trials: the same command goes on."):
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             for settings, folder in zip(trials, folders, strict=True):

@@ -33,10 +33,7 @@ def train_missing(cls: type[Run], root: Path, wanted: Mapping[str, Settings], mi
     """
     end, missing = time.monotonic() + 60 * minutes, {}
     for name, chosen in wanted.items():
-        file = root / name / "result.json"
-        if file.exists():
-            runs.refuse_others(chosen, runs.read_json(file), file, "--folder", chosen.elsewhere())
-        else:
+        if not runs.is_finished(chosen, root / name):
             missing[name] = chosen
     done = len(wanted) - len(missing)
     with runs.resumable(lambda: f"{root} holds {done} of {len(wanted)} runs: the same command goes on."):

@@ -34,7 +34,7 @@ class Run:
     """One training run.
 
     Args:
-        folder: made if it is not there; "" where ``resume`` is False.
+        folder: made if it is not there and ``resume`` is True.
         resume: whether to go on from the folder; else nothing is read or written.
 
     Raises:
@@ -57,7 +57,7 @@ class Run:
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if joined else (0, 1)
         if resume:
             folder.mkdir(parents=True, exist_ok=True)
-            self._refuse_other_results()
+            runs.is_finished(settings, folder)
         torch.manual_seed(settings.seed)
         self.model = self.build().to(self.device)
         self.optimizer = self.make_optimizer()
@@ -141,8 +141,18 @@ class Run:
             return rows
         if len(rows) % self.world:
             raise ValueError(f"a batch of {len(rows)} does not divide among {self.world} processes.")
-        torch.manual_seed(self.unit_seed + 7_919 * (self.rank + 1))
+        self._draw_own_noise()
         return rows.chunk(self.world)[self.rank]
+
+    def share_batches(self, batches: list[Any]) -> list[Any]:
+        """This process's batches of an epoch, as many as the others'; from here on its noise is its own."""
+        if self.world == 1:
+            return batches
+        self._draw_own_noise()
+        return batches[self.rank : len(batches) // self.world * self.world : self.world]
+
+    def _draw_own_noise(self) -> None:
+        torch.manual_seed(self.unit_seed + 7_919 * (self.rank + 1))
 
     def update(self, loss: torch.Tensor, clip: float = math.inf) -> torch.Tensor:
         """A step of the optimizer, on gradients that are means over the processes; the loss, detached.
@@ -323,6 +333,14 @@ class Run:
         """From ``state``."""
         self.done, self.best, self.best_at, self._summed = (state[k] for k in ("done", "best", "best_at", "summed"))
 
+    def restore_optimizer(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        """From its state, which may be of another device."""
+        for group in state["param_groups"]:
+            group["lr"] = self._rate(float(group["lr"]))
+            if "capturable" in group:
+                group["capturable"] = self.device.type == "cuda"
+        optimizer.load_state_dict(state)
+
     def _save(self) -> None:
         """Never what has diverged."""
         finite(self._loss)
@@ -334,22 +352,13 @@ class Run:
             runs.save(whole, self.folder / "last.pt")
         self.saved = self.done
 
-    def _refuse_other_results(self) -> None:
-        result = self.folder / "result.json"
-        if result.exists():
-            runs.refuse_others(self.settings, runs.read_json(result), result, "--folder", self.settings.elsewhere())
-
     def _resume(self) -> None:
         file = self.folder / "last.pt"
         if file.exists():
             whole = runs.load(file, self.device)
             runs.refuse_others(self.settings, whole["settings"], file, "--folder", self.settings.elsewhere())
             self.model.load_state_dict(whole["model"])
-            for group in whole["optimizer"]["param_groups"]:  # it may be of another device
-                group["lr"] = self._rate(float(group["lr"]))
-                if "capturable" in group:
-                    group["capturable"] = self.device.type == "cuda"
-            self.optimizer.load_state_dict(whole["optimizer"])
+            self.restore_optimizer(self.optimizer, whole["optimizer"])
             if self.averaged is not None:
                 self.averaged.load_state_dict(whole["averaged"])
             self._loss = whole["loss"]

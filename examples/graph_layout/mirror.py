@@ -70,9 +70,7 @@ class Mirror:
             reflect(self.model, self.optimizer)
             centre(self.model, run.positions[:500])
         else:
-            for group in state["optimizer"]["param_groups"]:  # it may be of another device
-                group["capturable"] = run.device.type == "cuda"
-            self.optimizer.load_state_dict(state["optimizer"])
+            run.restore_optimizer(self.optimizer, state["optimizer"])
             self.model.load_state_dict(state["model"])
         self._step = run.make_step(self.model, self.optimizer)
 

@@ -12,12 +12,11 @@ from examples import command_line  # first: Ctrl-C ends quietly from here on
 # isort: split
 import argparse
 import statistics
-from collections import defaultdict
 from pathlib import Path
 
 import matplotlib
 
-from examples import runs
+from examples import tables
 from examples.learning_to_explain import relaxations
 
 matplotlib.use("Agg")
@@ -28,15 +27,13 @@ _COLOURS = {"correlated": "C0", "correlated-from-0": "C2", "segments": "C1", rel
 _ROWS = (*relaxations.NAMES, "correlated-from-0", relaxations.LABELS)
 
 
-def _read(folder: Path) -> dict[str, list[dict]]:
+def _read(folder: Path) -> tables.Results:
     """Results by row.
 
     Raises:
         ValueError: none.
     """
-    found = defaultdict(list)
-    for file in sorted(folder.glob("*/result.json")):
-        found[file.parent.name.rsplit("-", 1)[0]].append(runs.read_json(file))
+    found = tables.results(folder, [file.parent.name for file in sorted(folder.glob("*/result.json"))])
     if not found:
         raise ValueError(f"{folder} holds no finished run: table.py makes them.")
     return found

@@ -25,19 +25,20 @@ _MOST = 30.0  # of a log-rate: means of exponential costs from 1e-13 to 1e13
 
 
 @functools.lru_cache(maxsize=256)
+def trees(kind: str, n: int) -> polytopes.SpanningTree | polytopes.Arborescence:
+    """All trees over n vertices; independent edges are those of an arborescence, none into vertex 0."""
+    return polytopes.SpanningTree(n) if kind == "tree" else polytopes.Arborescence(n)
+
+
 def edge_index(kind: str, n: int) -> torch.Tensor:
     """Edges in the order of the event, ``(2, edges)``: parents first; of undirected ones, the earlier vertex."""
-    trees = polytopes.SpanningTree(n) if kind == "tree" else polytopes.Arborescence(n)
-    return trees.edge_index
+    return trees(kind, n).edge_index
 
 
 @functools.lru_cache(maxsize=256)
 def soft(kind: str, n: int) -> sst.SoftArgmax:
-    """The relaxed choice of edges; independent ones are those of an arborescence, none into vertex 0."""
-    if kind == "independent":
-        structure = polytopes.Hypercube(edge_index(kind, n).shape[1])
-    else:
-        structure = polytopes.SpanningTree(n) if kind == "tree" else polytopes.Arborescence(n)
+    """The relaxed choice of edges."""
+    structure = polytopes.Hypercube(edge_index(kind, n).shape[1]) if kind == "independent" else trees(kind, n)
     return sst.SoftArgmax(structure, sst.ExponentialFamilyEntropy())
 
 

@@ -11,17 +11,13 @@ from examples import command_line  # first: Ctrl-C ends quietly from here on
 import argparse
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
 import torch
 
 from examples.listops.data import CLOSE, WORDS, Part, text
 from examples.listops.edges import LATENT
 from examples.listops.train import Run, parts_of
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.lines import Line2D
-from matplotlib.patches import Arc
+from examples.pictures import draw_arc, save
 
 _SAMPLES = 1000
 _LEAST = 0.02  # probability of an edge that is drawn
@@ -68,11 +64,7 @@ def draw_edges(axis: plt.Axes, one: Part, x: torch.Tensor, undirected: bool = Fa
             continue
         if not p:
             style, width, opacity = _STYLES["true edge, under 2 %"], 1.2, 1.0
-        half = (0, 180) if i < j else (180, 360)
-        span = abs(i - j)
-        axis.add_patch(
-            Arc(((i + j) / 2, 0), span, 2 * span**0.8, theta1=half[0], theta2=half[1], lw=width, alpha=opacity, **style)
-        )
+        draw_arc(axis, i, j, below=i > j, lw=width, alpha=opacity, **style)
     axis.set_xlim(-0.6, n - 0.4)
     below = max((i - j for i, j in likely if i > j), default=0) ** 0.8
     axis.set_ylim(-1.05 * below - 0.1, 1.05 * max(abs(i - j) for i, j in likely.keys() | truth) ** 0.8)
@@ -100,10 +92,7 @@ def draw(folders: list[Path], out: Path, number: int | None = None) -> None:
         axis.set_title(run.name(run.settings), fontsize=10)
     brackets = bool((one.vertex_tokens == CLOSE).any())
     shown = {name: style for name, style in _STYLES.items() if brackets or "bracket" not in name}
-    lines = [Line2D([], [], label=name, lw=2, **style) for name, style in shown.items()]
-    figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=9)
-    figure.savefig(out, dpi=80)
-    plt.close(figure)
+    save(figure, shown, out, dpi=80)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -122,8 +122,7 @@ class Run(Base):
     def advance(self) -> torch.Tensor:
         """Every expression once; the mean loss. Under torchrun each process has its batches, as many as the others."""
         order = list(data.batches(self.training, self.settings.batch, torch.Generator().manual_seed(self.unit_seed)))
-        own = order[self.rank : len(order) // self.world * self.world : self.world]
-        torch.manual_seed(self.unit_seed + 7_919 * self.rank)  # noise of its own
+        own = self.share_batches(order)
         self.model.train()
         start, losses = time.process_time(), torch.zeros((), device=self.device)
         words = f"epoch {self.done + 1} of {self.total}"

@@ -11,18 +11,14 @@ from examples import command_line  # first: Ctrl-C ends quietly from here on
 import argparse
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
 import torch
 
 from examples.parsing.data import to_batch
 from examples.parsing.train import Run, bank_of
 from examples.parsing.treebank import Sentence
 from examples.parsing.trees import marginals
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.lines import Line2D
-from matplotlib.patches import Arc
+from examples.pictures import draw_arc, save
 
 _LEAST = 0.005  # probability of an arc that is drawn
 _STYLES = {
@@ -54,10 +50,7 @@ def draw_sentence(axis: plt.Axes, sentence: Sentence, x: torch.Tensor) -> None:
         width, opacity = (0.5 + 3 * p, 0.15 + 0.85 * p) if p else (1.2, 1.0)
         style = _STYLES[style if p else "gold arc of probability 0"]
         start = h + (0.16 if h < d else -0.16)  # beside the head, and into the middle of the dependent
-        span = abs(start - d)
-        axis.add_patch(
-            Arc(((start + d) / 2, 0), span, 2 * span**0.8, theta1=0, theta2=180, lw=width, alpha=opacity, **style)
-        )
+        draw_arc(axis, start, d, lw=width, alpha=opacity, **style)
     axis.set_xlim(-0.6, n + 0.6)
     axis.set_ylim(-0.1, 1.05 * max(abs(h - d) for h, d in likely.keys() | gold) ** 0.8)
     axis.set_xticks(range(n + 1), ["root", *sentence.words], rotation=35, ha="right", fontsize=9)
@@ -81,10 +74,7 @@ def draw(folders: list[Path], out: Path, number: int | None = None) -> None:
             scores, _ = run.model(batch)
         draw_sentence(axis, sentence, marginals(settings.trees, settings.regularizer, scores, batch.lengths)[0])
         axis.set_title(f"{settings.trees}, {settings.regularizer}", fontsize=10)
-    lines = [Line2D([], [], label=name, lw=2, **style) for name, style in _STYLES.items()]
-    figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=9)
-    figure.savefig(out, dpi=130)
-    plt.close(figure)
+    save(figure, _STYLES, out, dpi=130)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -26,8 +26,8 @@ from examples.parsing import data, treebank, trees
 from examples.parsing.evaluate import coverage, evaluate
 from examples.parsing.model import Parser
 from examples.parsing.trees import KINDS, REGULARIZERS
+from examples.settings import MOST_HIDDEN, positive, setting, width
 from examples.settings import Settings as Common
-from examples.settings import positive, setting, width
 from examples.training import Run as Base
 
 _EVALUATED = 2000  # words of a batch
@@ -49,7 +49,7 @@ class Settings(Common):
     max_words: int = setting(30, 2, 1000, words="of sentences to train on")
     epochs: int = setting(12, 1, 10_000)
     batch: int = setting(500, 1, 100_000, words="words")
-    embedding: int = setting(64, 2, 4096)
+    embedding: int = setting(64, 2, MOST_HIDDEN)
     hidden: int = width(100)
     layers: int = setting(2, 1, 8)
     arcs: int = width(100, "of an arc's scores")
@@ -141,7 +141,7 @@ class Run(Base):
         # for a long sentence, so that short ones go first.
         generator, rising = torch.Generator().manual_seed(self.unit_seed), self.done == 0
         order = data.batches(self.sentences, self.known, self.settings.batch, generator, rising)
-        own = order[self.rank : len(order) // self.world * self.world : self.world]
+        own = self.share_batches(order)
         self.model.train()
         start, losses = time.process_time(), torch.zeros(())
         words = f"epoch {self.done + 1} of {self.total}"
