@@ -103,6 +103,13 @@ def test_parts_are_unique_and_of_equal_shares(parts):
     assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(parts, again, strict=True))
 
 
+def test_parts_are_alike():
+    """Lists of two digits run out; they are as frequent in the training part as in the test part."""
+    train, _, test = data.make((1500, 100, 500), max_length=35, depths=(1, 1), seed=2)
+    shares = [float((part.lengths == 4).double().mean()) for part in (train, test)]
+    assert abs(shares[0] - shares[1]) < 4 * (0.25 * 0.75 * (1 / 1500 + 1 / 500)) ** 0.5
+
+
 def test_statistics_follow_from_the_definition():
     """Before any rejection: shares of depths 1 and 2, arguments, operators, digits, and mean length.
 

@@ -4,7 +4,7 @@ An expression is an operator (MIN, MAX or MED, the opening bracket in the same t
 bracket. Every argument is an expression with probability 0.25, else a digit. The depth is the largest number of
 operators around a digit. As Paulus et al. do (arXiv 2006.08063, appendix), expressions that are too long are rejected,
 and every depth has the same share. All are different, so that the parts are disjoint: lists of two digits,
-of which there are 300, soon run out.
+of which there are 300, soon run out, in all parts alike.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def make(
     counts: tuple[int, ...], max_length: int, depths: tuple[int, int], seed: int, brackets: bool = False
 ) -> list[Part]:
     """Parts of so many expressions, all different, with equal shares of the depths from ``depths[0]`` to ``depths[1]``
-    (up to one expression). The last part is drawn first and the first one has what is left, fewer short lists.
+    (up to one expression); within a depth, expressions go to the parts at random.
 
     Args:
         brackets: whether closing brackets are vertices, too.
@@ -150,7 +150,10 @@ def make(
     """
     shares = range(depths[0], depths[1] + 1)
     wanted = [{d: _share(count, d - depths[0], len(shares)) for d in shares} for count in counts]
-    by_depth = _unique({d: sum(w[d] for w in wanted) for d in shares}, max_length, random.Random(seed))
+    generator = random.Random(seed)
+    by_depth = _unique({d: sum(w[d] for w in wanted) for d in shares}, max_length, generator)
+    for expressions in by_depth.values():  # the short ones are drawn first, until they run out
+        generator.shuffle(expressions)
     parts = []
     for number in wanted:
         chosen = [(e, d) for d in shares for e in (by_depth[d].pop() for _ in range(number[d]))]

@@ -46,7 +46,7 @@ class Settings(Common):
     max_length: int = setting(35, 7, 1000, words="tokens of an expression")
     max_depth: int = setting(3, 1, 50, words="of an expression; depths have equal shares")
     brackets: int = setting(0, 0, 1, words="whether closing brackets are vertices of the graph, or only read")
-    epochs: int = setting(15, 1, 10_000)
+    epochs: int = setting(40, 1, 10_000)
     batch: int = setting(100, 1, 100_000)
     hidden: int = width(60)
     rounds: int = setting(3, 1, 100, words="of messages")
