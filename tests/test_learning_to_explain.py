@@ -9,7 +9,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-import polytopes
 import sst_cvx as sst
 
 pytest.importorskip("tqdm")
@@ -99,7 +98,7 @@ def test_cold_soft_masks_are_hard_ones(name):
     chooser = relaxations.make(name, 10, 3)
     u = 3 * torch.randn(5, 19 if chooser.pairs else 10, dtype=torch.float64)
     lengths = torch.full((5,), 10)
-    chooser.noise = lambda utilities, *_: torch.distributions.Gumbel(utilities, 1e-9)
+    chooser.noise = lambda utilities: torch.distributions.Gumbel(utilities, 1e-9)
     soft, hard = chooser.soft(u, lengths, 1e-3), chooser.hard(u, lengths)
     if name == "l2x":  # k draws without noise are all the best word
         hard = torch.zeros_like(u).scatter(1, u.argmax(1, keepdim=True), 1.0)
@@ -207,23 +206,6 @@ def test_temperatures_fall_then_stay(tmp_path):
     assert seen == pytest.approx([8.0, 2.0, 0.5, 0.5])
 
 
-def test_pairs_that_wait_do_not_count_then_grow(tmp_path):
-    n, u, lengths = 9, torch.randn(200, 17, dtype=torch.float64), torch.full((200,), 9)
-    u[:, n:] = 0  # as the model gives them where their weight is 0
-    correlated = relaxations.make("correlated", n, 3)
-    torch.manual_seed(5)
-    words = correlated.noise(u, 0.0).rsample()[:, :n]
-    torch.manual_seed(5)
-    soft = correlated.soft(u, lengths, 0.5, 0.0)
-    alone = sst.SoftArgmax(polytopes.KSubset(n, 3), sst.ExponentialFamilyEntropy())
-    assert torch.allclose(soft, alone(words, 0.5), atol=1e-4)
-    run = train.Run(replace(SMALL, relaxation="correlated", pair_wait=0.25, steps=8, validate_every=1), tmp_path)
-    weights = [float(run.model.pair_weight) for _ in run.steps(quiet=True)]
-    assert weights[:4] == [0, 0, 0, 0.5]
-    assert set(weights[4:]) == {1}
-    assert "pair_weight" in torch.load(tmp_path / "best.pt", weights_only=False)["model"]
-
-
 def test_dropout_scales_what_it_keeps():
     layer = model.Dropout(0.3)
     dropped = layer(torch.ones(1000, 101))
@@ -256,11 +238,11 @@ def test_table_has_rows_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(decoded, "STEPS", 2)
     monkeypatch.chdir(tmp_path)
     tiny = ["--preset", "tiny", "--steps", "2", "--validate-every", "2", "--hidden", "8", "--dimension", "8"]
-    trained = ["random", "l2x", "binary", "correlated", "correlated-later", "labels"]
+    trained = ["random", "l2x", "binary", "correlated", "labels"]
     table.main([*tiny, "--folder", "runs", "--seeds", "0", "--rows", *reversed(trained)])
     rows = (tmp_path / "runs" / "table.md").read_text().splitlines()
     names = [row.split("|")[1].strip() for row in rows if row.startswith("|")]
-    assert names[2:8] == trained
+    assert names[2:7] == trained
     assert set(table._SHOWN) == set(table.ROWS)
     assert names.count("l2x") == names.count("binary") == 3
     assert names.count("labels") == names.count("correlated") == 2

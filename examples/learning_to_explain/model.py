@@ -103,8 +103,6 @@ class Explainer(nn.Module):
         self.dropout = Dropout(dropout)
         self.utilities = Utilities(vectors.shape[1], hidden, network, relaxation in relaxations.WITH_PAIRS, pair_start)
         self.regressor = Regressor(vectors.shape[1], hidden)
-        self.register_buffer("pair_weight", torch.ones(()))
-        self.pair_weight: torch.Tensor
 
     def chooser(self, words: torch.Tensor) -> relaxations.Chooser:
         """The distribution over masks of reviews padded to this width."""
@@ -118,17 +116,10 @@ class Explainer(nn.Module):
         Without a temperature all words are let through.
         """
         embedded = self.dropout(self.embedding(words))
-        u = self.weighted_utilities(embedded)
+        u = self.utilities(embedded)
         if temperature is None:
             return self.regressor(embedded), u
-        mask = self.chooser(words).soft(u, lengths, temperature, float(self.pair_weight))
-        return self.rate(embedded, mask), u
-
-    def weighted_utilities(self, embedded: torch.Tensor) -> torch.Tensor:
-        """Utilities, pairs' times ``pair_weight``: at 0 the words are chosen as if there were no pairs."""
-        u = self.utilities(embedded)
-        n = embedded.shape[1]
-        return u if u.shape[1] == n else torch.cat([u[:, :n], self.pair_weight * u[:, n:]], 1)
+        return self.rate(embedded, self.chooser(words).soft(u, lengths, temperature)), u
 
     def rate(self, embedded: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Ratings of what a mask lets through."""
@@ -140,7 +131,7 @@ class Explainer(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Ratings and hard masks, the best ones or with ``noise`` random ones."""
         embedded = self.embedding(words)
-        u = self.weighted_utilities(embedded)
+        u = self.utilities(embedded)
         chooser = self.chooser(words)
         mask = chooser.hard(chooser.noisy(u) if noise else u, lengths)
         return self.rate(embedded, mask), mask

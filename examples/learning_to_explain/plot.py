@@ -23,8 +23,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 _MARKS = "osD^vPX*p<"
-_COLOURS = {"correlated": "C0", "correlated-later": "C2", "segments": "C1", relaxations.LABELS: "black"}
-_ROWS = (*relaxations.NAMES, "correlated-later", relaxations.LABELS)
+_COLOURS = {"correlated": "C0", "segments": "C1", relaxations.LABELS: "black"}
+_ROWS = (*relaxations.NAMES, relaxations.LABELS)
 
 
 def _read(folder: Path) -> tables.Results:

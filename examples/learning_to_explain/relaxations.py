@@ -26,7 +26,6 @@ UNSTRUCTURED = NAMES[:-2]
 FLOORS = ("random", "window-first", "window-middle", "window-last")
 LABELS = "labels"
 WITH_PAIRS = ("correlated",)  # utilities of adjacent pairs, too
-_SMALLEST = 1e-6  # scale of noise
 _LOWEST = -1e4  # utility of padding where there is no mask argument: the two rivals
 
 
@@ -42,20 +41,15 @@ class Chooser:
     def __init__(self, n: int, k: int):
         self.n, self.k = n, k
 
-    def noise(self, utilities: torch.Tensor, pair_weight: float = 1.0) -> torch.distributions.Distribution:
-        """Utilities with standard Gumbel noise, that of pairs so much smaller."""
-        scale = torch.ones_like(utilities)
-        if pair_weight < 1:
-            scale[..., self.n :] = max(pair_weight, _SMALLEST)
-        return torch.distributions.Gumbel(utilities, scale)
+    def noise(self, utilities: torch.Tensor) -> torch.distributions.Distribution:
+        """Utilities with standard Gumbel noise."""
+        return torch.distributions.Gumbel(utilities, torch.ones_like(utilities))
 
     def noisy(self, utilities: torch.Tensor) -> torch.Tensor:
         """A draw of ``noise(utilities)``, differentiable."""
         return self.noise(utilities).rsample()
 
-    def soft(
-        self, utilities: torch.Tensor, lengths: torch.Tensor, temperature: float, pair_weight: float = 1.0
-    ) -> torch.Tensor:
+    def soft(self, utilities: torch.Tensor, lengths: torch.Tensor, temperature: float) -> torch.Tensor:
         """A random relaxed mask, differentiable in the utilities."""
         raise NotImplementedError
 
@@ -79,12 +73,9 @@ class Structured(Chooser):
             return self.structure.length_mask(lengths)
         return sst.length_mask(lengths, self.n)
 
-    def soft(
-        self, utilities: torch.Tensor, lengths: torch.Tensor, temperature: float, pair_weight: float = 1.0
-    ) -> torch.Tensor:
+    def soft(self, utilities: torch.Tensor, lengths: torch.Tensor, temperature: float) -> torch.Tensor:
         allowed = self._allowed(lengths)
-        noisy = self.noise(utilities, pair_weight)
-        trick = sst.StochasticSoftmax(self._soft_argmax, noisy, temperature, mask=allowed)
+        trick = sst.StochasticSoftmax(self._soft_argmax, self.noise(utilities), temperature, mask=allowed)
         return trick.rsample()[..., : self.n]
 
     def hard(self, utilities: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -94,9 +85,7 @@ class Structured(Chooser):
 class L2X(Chooser):
     """Elementwise maximum of k independent Gumbel-Softmax draws (Chen et al. 2018): entries sum to k at most."""
 
-    def soft(
-        self, utilities: torch.Tensor, lengths: torch.Tensor, temperature: float, pair_weight: float = 1.0
-    ) -> torch.Tensor:
+    def soft(self, utilities: torch.Tensor, lengths: torch.Tensor, temperature: float) -> torch.Tensor:
         u = utilities.masked_fill(~sst.length_mask(lengths, self.n), _LOWEST)
         draws = self.noisy(u.unsqueeze(-2).expand(*u.shape[:-1], self.k, self.n))
         return (draws / temperature).softmax(-1).amax(-2)
@@ -105,9 +94,7 @@ class L2X(Chooser):
 class SoftSub(Chooser):
     """k softmaxes in turn, each with what was chosen before pushed down (Xie and Ermon 2019); entries may exceed 1."""
 
-    def soft(
-        self, utilities: torch.Tensor, lengths: torch.Tensor, temperature: float, pair_weight: float = 1.0
-    ) -> torch.Tensor:
+    def soft(self, utilities: torch.Tensor, lengths: torch.Tensor, temperature: float) -> torch.Tensor:
         u = self.noisy(utilities.masked_fill(~sst.length_mask(lengths, self.n), _LOWEST))
         chosen, share = torch.zeros_like(u), torch.zeros_like(u)
         tiny = torch.finfo(u.dtype).tiny
@@ -121,9 +108,7 @@ class SoftSub(Chooser):
 class Labels(Chooser):
     """The k best words in training, too: the utilities learn from rationales, not through the mask."""
 
-    def soft(
-        self, utilities: torch.Tensor, lengths: torch.Tensor, temperature: float, pair_weight: float = 1.0
-    ) -> torch.Tensor:
+    def soft(self, utilities: torch.Tensor, lengths: torch.Tensor, temperature: float) -> torch.Tensor:
         return self.hard(utilities.detach(), lengths)
 
 

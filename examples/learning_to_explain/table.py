@@ -26,8 +26,7 @@ ROWS: dict[str, dict[str, Any]] = {
         *(relaxations.LABELS, *relaxations.FLOORS),
     )
 }
-ROWS["correlated-later"] = {"relaxation": "correlated", "pair_wait": 0.25}  # first single words, then pairs
-_SHOWN = (*relaxations.FLOORS, *relaxations.NAMES, "correlated-later", relaxations.LABELS)
+_SHOWN = (*relaxations.FLOORS, *relaxations.NAMES, relaxations.LABELS)
 
 
 def markdown(found: Results) -> str:

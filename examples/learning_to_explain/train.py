@@ -51,7 +51,6 @@ class Settings(Common):
     temperature: float = positive(0.5, "at the end")
     start_temperature: float = setting(0.0, 0.0, words="falls to the other one in half of the steps; 0: it does not")
     pair_start: float = setting(3.0, words="bias of pairs' utilities at the start; above 0 it favours segments")
-    pair_wait: float = setting(0.0, 0.0, 0.5, words="share of the steps without pairs; over as many more they grow")
     warm: int = setting(0, 0, words="first steps, in which all words are let through")
     steps: int = setting(500, 1)
     batch: int = setting(64, 1, 100_000)
@@ -171,8 +170,6 @@ class Run(Base):
         columns = part.width(rows)
         lengths = part.lengths[rows]
         self.model.train()
-        if s.pair_wait:
-            self.model.pair_weight.fill_(min(max(self.done / (s.pair_wait * s.steps) - 1, 0.0), 1.0))
         temperature = None if self.done < s.warm else self.temperature
         ratings, utilities = self.model(part.words[rows, :columns], lengths, temperature)
         loss = error = (ratings - part.ratings[rows]).square().mean()
