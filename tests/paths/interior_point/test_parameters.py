@@ -49,7 +49,7 @@ def test_matrix_with_auxiliary_and_pinned_columns():
 def test_empty_hull_is_an_error():
     x, k = cp.Variable(3), cp.Parameter(name="k")
     soft = sst.SoftArgmax(sst.Structure(x, [x >= 0, x <= 1, cp.sum(x) == k]), sst.Euclidean())
-    with pytest.raises(sst.SolveError, match="batch element 1: Infeasible") as caught:
+    with pytest.raises(sst.SolveError, match="the hull is infeasible for batch element 1") as caught:
         soft(torch.zeros(3, 3), k=torch.tensor([1.0, 4.0, 2.0]))
     assert caught.value.elements == ((1,),)
 
