@@ -21,8 +21,8 @@ _frames: weakref.WeakKeyDictionary[Any, tuple[Structure, Frame]] = weakref.WeakK
 def hull(structure: Structure, ax: Any = None, *, directions: Any = None, **parameters: torch.Tensor) -> Any:
     """The hull of a set, in two or three dimensions; the axes.
 
-    Found by the hard argmax alone, so any structure will do, declared ones included. Where the set is in a plane of its
-    space, as the 2-subsets of 4 are, coordinates are orthonormal ones of this plane.
+    Found by the hard argmax alone, so any structure will do, declared ones included. Where the hull has fewer
+    dimensions than x has entries, as that of the 2-subsets of 4, coordinates are orthonormal ones of its own.
 
     Args:
         structure: the set; its hull has 2 or 3 dimensions, unless there are directions.
