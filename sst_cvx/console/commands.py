@@ -58,7 +58,7 @@ def describe(options: Namespace) -> int:
         try:
             soft = SoftArgmax(structure, regularizer)
         except (ValueError, SolveError) as error:
-            rows.append({"regularizer": repr(regularizer), "path": "none", "why": _words(error), "ms": None})
+            rows.append({"regularizer": repr(regularizer), "path": "none", "why": targets.words(error), "ms": None})
             continue
         times = _times({"": lambda u, soft=soft: soft(u, 1.0, **given)}, _utilities(structure, 32))
         rows.append({"regularizer": repr(regularizer), "path": soft.path, "why": soft._why, "ms": times[""]})
@@ -200,10 +200,6 @@ def _cell(value: Any) -> str:
 
 def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _print_json(value: Any) -> None:

@@ -14,23 +14,14 @@ from typing import Any
 
 import torch
 
-from sst_cvx.regularizers import (
-    BinaryEntropy,
-    CategoricalEntropy,
-    Euclidean,
-    ExponentialFamilyEntropy,
-    Regularizer,
-    TsallisEntropy,
-)
+from sst_cvx.checks import REGULARIZERS as CERTIFIED
+from sst_cvx.regularizers import Regularizer
 from sst_cvx.structure.base import Structure
 
-REGULARIZERS: dict[str, Regularizer] = {
-    "euclidean": Euclidean(),
-    "categorical": CategoricalEntropy(),
-    "binary": BinaryEntropy(),
-    "tsallis": TsallisEntropy(1.5),
-    "exponential": ExponentialFamilyEntropy(),
-}
+#: Those that ``check`` certifies by default, by name.
+REGULARIZERS: dict[str, Regularizer] = dict(
+    zip(("euclidean", "categorical", "binary", "tsallis", "exponential"), CERTIFIED, strict=True)
+)
 
 
 class TargetError(ValueError):
@@ -113,7 +104,12 @@ def _made(factory: Any, arguments: Sequence[Any], keywords: dict[str, Any], targ
 
 
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{type(error).__name__}: {words(error)}"
+
+
+def words(error: Exception) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split())
 
 
 def regularizers(names: Sequence[str] | None) -> list[Regularizer]:
