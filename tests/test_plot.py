@@ -73,6 +73,12 @@ def test_projections_are_those_of_the_vertices(structure, dimensions):
     assert np.isclose(shadow.facets.volume, expected.volume)
 
 
+def test_a_thin_hull_is_not_taken_for_a_flat_one():
+    """Few random directions see its third corner."""
+    thin = sst.Structure.from_vertices(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, 1e-3]]))
+    assert rows(cast(thin, None, {}).corners) == {(0, 0), (1, 0), (0.5, 0.001)}
+
+
 def test_edges_of_a_cube_are_twelve():
     shadow = cast(polytopes.Hypercube(3), None, {})
     assert len(shadow.edges) == 12

@@ -7,6 +7,7 @@ a handful of questions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     import scipy.spatial as spatial
 else:
     spatial = later("scipy.spatial")
+
+#: The furthest points of the hull along some directions: ``(count, size)`` to the same.
+Furthest = Callable[[np.ndarray], np.ndarray]
 
 _NEAR = 1e-5  # points as near, in lengths of the set, are one in a picture
 _MOST = 1_000  # corners; a curved hull has no end of them
@@ -93,22 +97,10 @@ def _given_frame(structure: Structure, directions: Any) -> Frame:
     return Frame(np.zeros(basis.shape[1]), basis)
 
 
-def _own_frame(structure: Structure, furthest: Any) -> Frame:
+def _own_frame(structure: Structure, furthest: Furthest) -> Frame:
     """The coordinates as they are where there are as many as dimensions, else orthonormal ones of the hull's plane."""
     size = structure.event_size
-    points = furthest(np.random.default_rng(0).standard_normal((4 * size + 16, size)))
-    while True:
-        length = np.ptp(points, axis=0).max(initial=0.0) or 1.0
-        _, widths, axes = np.linalg.svd(points - points[0], full_matrices=True)
-        rank = int((widths > _NEAR * length).sum())
-        across = axes[rank:]
-        if rank > 3 or not len(across):
-            break
-        tried = furthest(np.concatenate([across, -across]))
-        more = np.abs((tried - points[0]) @ across.T).max(1) > _NEAR * length
-        if not more.any():
-            break
-        points = np.concatenate([points, tried[more]])
+    points, axes, rank = _spanning(furthest, size)
     if rank not in (2, 3):
         raise ValueError(
             f"the hull of {structure!r} has {'more than 3' if rank > 3 else rank} dimensions: pass directions, of "
@@ -117,6 +109,31 @@ def _own_frame(structure: Structure, furthest: Any) -> Frame:
     if rank == size:
         return Frame(np.zeros(size), np.eye(size))
     return Frame(points.mean(0), _upright(axes[:rank]))
+
+
+def _spanning(furthest: Furthest, size: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Points that span the hull's plane, an orthonormal basis of the space, first the axes of this plane, and how many
+    these are; where they are over 3, others may be missing.
+
+    Exact: at the end nothing is further along any axis across.
+    """
+    points = furthest(np.random.default_rng(0).standard_normal((4 * size + 16, size)))
+    while True:
+        length = _length(points)
+        _, widths, axes = np.linalg.svd(points - points[0], full_matrices=True)
+        rank = int((widths > _NEAR * length).sum())
+        across = axes[rank:]
+        if rank > 3 or not len(across):
+            return points, axes, rank
+        tried = furthest(np.concatenate([across, -across]))
+        more = np.abs((tried - points[0]) @ across.T).max(1) > _NEAR * length
+        if not more.any():
+            return points, axes, rank
+        points = np.concatenate([points, tried[more]])
+
+
+def _length(points: np.ndarray) -> float:
+    return np.ptp(points, axis=0).max(initial=0.0) or 1.0
 
 
 def _upright(basis: np.ndarray) -> np.ndarray:
@@ -131,27 +148,27 @@ def _upright(basis: np.ndarray) -> np.ndarray:
     return np.array(found)
 
 
-def _complete(frame: Frame, furthest: Any) -> Shadow:
+def _complete(frame: Frame, furthest: Furthest) -> Shadow:
     dimensions = len(frame.basis)
-    normals = np.random.default_rng(1).standard_normal((16, dimensions))
-    corners = np.empty((0, dimensions))
-    while True:
-        found = (furthest(normals @ frame.basis) - frame.origin) @ frame.basis.T
-        length = np.ptp(np.concatenate([corners, found]), axis=0).max() or 1.0
-        passed = found
-        if len(corners):
-            beyond = (normals * found).sum(1) - (normals @ corners.T).max(1)
-            passed = found[beyond > _NEAR * length]
-        fresh = passed[np.unique(np.round(passed / (_NEAR * length)), axis=0, return_index=True)[1]]
-        if not len(fresh) or len(corners) + len(fresh) > _MOST:
-            break
-        corners = np.concatenate([corners, fresh])
-        if np.linalg.matrix_rank(corners - corners[0], tol=_NEAR * length) < dimensions:
-            if len(corners) > 64 * dimensions:
-                break
-            normals = np.random.default_rng(len(corners)).standard_normal((16, dimensions))
-            continue
-        normals = np.unique(np.round(spatial.ConvexHull(corners).equations[:, :dimensions], 12), axis=0)
-    if np.linalg.matrix_rank(corners - corners[0], tol=_NEAR * length) < dimensions:
+
+    def seen(normals: np.ndarray) -> np.ndarray:
+        return (furthest(normals @ frame.basis) - frame.origin) @ frame.basis.T
+
+    points, _, rank = _spanning(seen, dimensions)
+    if rank < dimensions:
         raise ValueError(f"on these directions the hull has fewer than {dimensions} dimensions: choose others.")
-    return Shadow(frame, corners, spatial.ConvexHull(corners))
+    corners = _distinct(points, _NEAR * _length(points))
+    while True:
+        near = _NEAR * _length(corners)
+        facets = spatial.ConvexHull(corners)
+        normals = np.unique(np.round(facets.equations[:, :dimensions], 12), axis=0)
+        found = seen(normals)
+        beyond = (normals * found).sum(1) - (normals @ corners.T).max(1)
+        fresh = _distinct(found[beyond > near], near)
+        if not len(fresh) or len(corners) + len(fresh) > _MOST:
+            return Shadow(frame, corners, facets)
+        corners = np.concatenate([corners, fresh])
+
+
+def _distinct(points: np.ndarray, near: float) -> np.ndarray:
+    return points[np.unique(np.round(points / near), axis=0, return_index=True)[1]]
