@@ -103,6 +103,19 @@ def test_multipliers_of_random_polytopes(regularizer):
             np.testing.assert_allclose(own[i].numpy(), c.dual_value, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("path", ["active_set", "interior_point", "layer", "cone"])
+def test_multipliers_where_no_constraint_acts(path):
+    """u - t grad f(x) is what the solution's error leaves: not a direction that x is expected to be furthest along."""
+    x = cp.Variable(3)
+    box = sst.Structure(x, [x >= -1, x <= 1, cp.sum(x) <= 2])
+    structure = declared_ball() if path == "cone" else box
+    soft = sst.SoftArgmax(structure, sst.Euclidean(), path="layer" if path == "cone" else path)
+    u = torch.rand(40, 3, dtype=torch.float64) * 0.6 - 0.35
+    for parts in soft(u, 1.5, return_info=True)[1].multipliers:
+        for part in parts if isinstance(parts, list) else [parts]:
+            torch.testing.assert_close(part, torch.zeros_like(part), atol=1e-5, rtol=0)
+
+
 def matrices():
     x, y, limit = cp.Variable((2, 3)), cp.Variable(), cp.Parameter((2, 3), name="limit")
     return sst.Structure(x, [x >= 0, x <= limit, cp.sum(x, axis=1) == 1, cp.max(x[0]) <= y, y + x[1, 2] <= 0.75])

@@ -121,11 +121,22 @@ def _tilting(points: torch.Tensor, log_weights: torch.Tensor, x: torch.Tensor, r
         step = (axes @ ((axes.mT @ slope[..., None]) / (sizes.clamp(min=0.0) + rho)[..., None]))[..., 0]
         tried = d[:, None] + halves[:, None] * step[:, None]
         found, _ = values(tried)
-        d = torch.gather(tried, 1, found.argmax(1)[:, None, None].expand(-1, 1, d.shape[1]))[:, 0]
+        d = torch.gather(tried, 1, _longest(found)[:, None, None].expand(-1, 1, d.shape[1]))[:, 0]
     return best.clamp(min=0.0)
+
+
+def _longest(dual: torch.Tensor) -> torch.Tensor:
+    """Which of the steps ``(batch, steps)``, the longest first, to take: of those that are best to rounding the first,
+    or else Newton's method ends in halves of it, at the square root of what doubles can tell."""
+    best = dual.amax(1, keepdim=True)
+    return ((dual >= best - _noise(best)) * torch.arange(dual.shape[1], 0, -1, device=dual.device)).argmax(1)
+
+
+def _noise(dual: torch.Tensor) -> torch.Tensor:
+    return 1e-13 * (1e-3 + dual.abs())
 
 
 def _arrived(upper: torch.Tensor, dual: torch.Tensor, before: torch.Tensor, apart: torch.Tensor) -> bool:
     """Whether bounds meet, or rounding keeps the dual from rising and the bounds from coming closer."""
-    stalled = (dual - before <= 1e-13 * (1e-3 + dual.abs())) & (upper - dual >= 0.5 * apart)
+    stalled = (dual - before <= _noise(dual)) & (upper - dual >= 0.5 * apart)
     return bool(((upper - dual <= 1e-14 + 1e-10 * upper) | stalled).all())

@@ -98,12 +98,13 @@ class SolveInfo:
             direction = direction.detach()
         digits = _ROUNDING * torch.finfo(x.dtype).eps
         noise = (digits * (u.detach().abs() + push.detach().abs())).reshape(len(x), -1).sum(1).tolist()
+        sizes = u.detach().abs().reshape(len(x), -1).amax(1).tolist() if len(x) else []
         if linear is None:
-            each = list(by_cvxpy(structure, direction.detach().numpy(), points.numpy(), noise, values))
+            each = list(by_cvxpy(structure, direction.detach().numpy(), points.numpy(), noise, sizes, values))
         else:
             kept = [None] * len(x) if mask is None else mask.reshape(len(x), -1).numpy(force=True)
             flat = (direction.reshape(len(x), -1), points.reshape(len(x), -1).numpy())
-            each = [by_linear_program(linear, *at) for at in zip(*flat, noise, values, kept, strict=True)]
+            each = [by_linear_program(linear, *at) for at in zip(*flat, noise, sizes, values, kept, strict=True)]
         rows = dict(zip(call.solved.tolist(), each, strict=True))
         found = [rows.get(i) for i in range(len(call.u))]
         return [self._stacked([None if z is None else z[k] for z in found], c) for k, c in enumerate(constraints)]

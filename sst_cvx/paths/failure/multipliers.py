@@ -29,7 +29,7 @@ else:
     sp = later("scipy.sparse")
     optimize = later("scipy.optimize")
 
-_GAP = 1e-6  # by which x may miss the optimum of the second program, relative to 1 + |<g, x>|
+_GAP = 1e-6  # by which x may miss the optimum of the second program, relative to 1 + |<g, x>|, or to 1 + |u|
 _HIGHS = {"primal_feasibility_tolerance": 1e-9, "dual_feasibility_tolerance": 1e-10}
 _CLARABEL = {"tol_gap_abs": 1e-10, "tol_gap_rel": 1e-10, "tol_feas": 1e-10}
 _ACTIVE = 1e-9  # multipliers that are more than rounding, relative to |g|
@@ -40,6 +40,7 @@ def by_linear_program(
     g: torch.Tensor,
     x: np.ndarray,
     noise: float,
+    size: float,
     values: dict[str, np.ndarray],
     kept: np.ndarray | None,
 ) -> list[torch.Tensor] | None:
@@ -48,6 +49,7 @@ def by_linear_program(
     Args:
         g, x: ``(size,)``, float64, on the CPU.
         noise: rounding of <g, x> for an x of size 1.
+        size: of the utilities, the largest. Where constraints hardly act, g is what the solution's error leaves of them.
         values: the hull's parameters.
         kept: of masks, which items may be there, ``(size,)``, bool.
     """
@@ -65,7 +67,7 @@ def by_linear_program(
         return hull.by_constraint(torch.zeros(hull.slopes.shape[1], dtype=torch.float64, device="cpu"))
     y, most = _solved(A, b, equal, hull, direction / scale)
     reached = float(direction @ x) / scale
-    if y is None or abs(most - reached) > (_GAP + noise / scale) * (1 + abs(reached)):
+    if y is None or not _solves(most, reached, scale, noise, size):
         return None
     z = torch.from_numpy(S.T @ y * scale)
     if g.requires_grad:
@@ -93,8 +95,19 @@ def _solved(
     return y, -float(found.fun)
 
 
+def _solves(most: float, reached: float, scale: float, noise: float, size: float) -> bool:
+    """Whether <g, x> is the maximum, both divided by ``scale``, to the accuracy of the solution."""
+    missed = abs(most - reached)
+    return missed <= (_GAP + noise / scale) * (1 + abs(reached)) or missed * scale <= _GAP * (1 + size)
+
+
 def by_cvxpy(
-    structure: Structure, g: np.ndarray, x: np.ndarray, noise: list[float], values: list[dict[str, np.ndarray]]
+    structure: Structure,
+    g: np.ndarray,
+    x: np.ndarray,
+    noise: list[float],
+    sizes: list[float],
+    values: list[dict[str, np.ndarray]],
 ) -> Iterator[list[Any] | None]:
     """The same of any hull, element by element, as numbers: ``g`` and ``x`` are ``(count, *event_shape)``."""
     variable, direction = structure.variable, cp.Parameter(structure.event_shape)
@@ -115,9 +128,7 @@ def by_cvxpy(
                 with warnings.catch_warnings(action="ignore"):  # what is inaccurate is not returned
                     most = cast(Any, problem.solve(solver="CLARABEL", **_CLARABEL))
                 reached = float((g[i] * x[i]).sum()) / scale
-                right = problem.status == cp.OPTIMAL and abs(most - reached) <= (_GAP + noise[i] / scale) * (
-                    1 + abs(reached)
-                )
+                right = problem.status == cp.OPTIMAL and _solves(most, reached, scale, noise[i], sizes[i])
                 yield [_value(c, scale) for c in structure.constraints] if right else None
         finally:
             for leaf, value in zip(leaves, saved, strict=True):
