@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import torch
@@ -123,18 +125,29 @@ def truth(structure: sst.Structure, regularizer: sst.Regularizer, u: torch.Tenso
     return bisection(u, structure.k if isinstance(structure, polytopes.KSubset) else 1, name)
 
 
+REGULARIZERS = (
+    sst.Euclidean(),
+    sst.CategoricalEntropy(),
+    sst.BinaryEntropy(),
+    sst.TsallisEntropy(1.5),
+    sst.ExponentialFamilyEntropy(),
+)
+
+
+@cache  # many files ask while they are collected
+def paths_of(structure: sst.Structure) -> list[tuple[sst.Regularizer, str]]:
+    """The regularizers that it has a soft argmax for, each with the name of its path."""
+    found = []
+    for f in REGULARIZERS:
+        with contextlib.suppress(ValueError):
+            found.append((f, sst.SoftArgmax(structure, f).path))
+    return found
+
+
 def fast_pairs() -> list[tuple[sst.Structure, sst.Regularizer]]:
     """All pairs of an example with a regularizer that have a fast path."""
-    regularizers = (
-        sst.Euclidean(),
-        sst.CategoricalEntropy(),
-        sst.BinaryEntropy(),
-        sst.TsallisEntropy(1.5),
-        sst.ExponentialFamilyEntropy(),
-    )
     structures = (*polytopes.EXAMPLES, polytopes.KSubset(20, 5))
-    pairs = [(s, f) for s in structures for f in regularizers]
-    return [(s, f) for s, f in pairs if sst.SoftArgmax(s, f).path == "fast"]
+    return [(s, f) for s in structures for f, path in paths_of(s) if path == "fast"]
 
 
 def not_nearest(points: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> tuple[float, float]:

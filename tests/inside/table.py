@@ -11,29 +11,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import polytopes
 import sst_cvx as sst
+from tests.oracles import paths_of
 
-REGULARIZERS = [
-    sst.Euclidean(),
-    sst.CategoricalEntropy(),
-    sst.BinaryEntropy(),
-    sst.TsallisEntropy(1.5),
-    sst.ExponentialFamilyEntropy(),
-]
 T = 0.7
 
 
 def pairs(fast: bool) -> list[Any]:
     """(structure, regularizer) of the library's examples that a fast path answers, or that a solver does."""
-    found = []
-    for structure in polytopes.EXAMPLES:
-        for f in REGULARIZERS:
-            try:
-                path = sst.SoftArgmax(structure, f).path
-            except ValueError:
-                continue
-            if (path == "fast") == fast:
-                found.append(pytest.param(structure, f, id=f"{structure!r}-{f!r}"))
-    return found
+    return [
+        pytest.param(structure, f, id=f"{structure!r}-{f!r}")
+        for structure in polytopes.EXAMPLES
+        for f, path in paths_of(structure)
+        if (path == "fast") == fast
+    ]
 
 
 FAST, SOLVED = pairs(True), pairs(False)

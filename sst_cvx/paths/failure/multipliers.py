@@ -49,7 +49,7 @@ def by_linear_program(
     Args:
         g, x: ``(size,)``, float64, on the CPU.
         noise: rounding of <g, x> for an x of size 1.
-        size: of the utilities, the largest. Where constraints hardly act, g is what the solution's error leaves of them.
+        size: of the utilities. Where constraints hardly act, g is what the error of the solution leaves of them.
         values: the hull's parameters.
         kept: of masks, which items may be there, ``(size,)``, bool.
     """

@@ -30,7 +30,7 @@ from sst_cvx.paths.interior_point.polish import polish
 from sst_cvx.paths.interior_point.problem import Solution
 from sst_cvx.paths.interior_point.relative import LiftedRows
 from sst_cvx.paths.interior_point.sparse import prefers_sparse
-from sst_cvx.paths.interior_point.standard_form import StandardForm
+from sst_cvx.paths.interior_point.standard_form import StandardForm, form_without_parameters
 from sst_cvx.paths.interior_point.varying import NoSecond, parametric_rows
 from sst_cvx.paths.iterations import count, counting
 from sst_cvx.regularizers import SeparableRegularizer
@@ -55,7 +55,7 @@ class Polytope:
             elif structure.parameters:
                 self.form = StandardForm.of_rows(hull.affine, domain)
             else:
-                self.form = StandardForm.of_hull(hull.at(), domain)
+                self.form = form_without_parameters(hull, domain)
         self._regularizer, self._shape = regularizer, structure.event_shape
         self._models: dict[torch.device, Model] = {}
 

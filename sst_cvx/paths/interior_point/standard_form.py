@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
+from sst_cvx.hull.compiled import CompiledHull
 from sst_cvx.hull.linear import AffineRows, LinearHull, independent_rows
 from sst_cvx.hull.presolve import presolve
 from sst_cvx.once import later
@@ -139,6 +141,17 @@ class StandardForm:
         if presolved.inside is None:
             raise ValueError("the hull has no point within the regularizer's domain: check its constraints.")
         return _presolved(_of_rows(_as_rows(presolved.hull), domain), presolved.inside)
+
+
+_FORMS: WeakKeyDictionary[CompiledHull, dict[tuple[float, float], StandardForm]] = WeakKeyDictionary()
+
+
+def form_without_parameters(hull: CompiledHull, domain: tuple[float, float]) -> StandardForm:
+    """``StandardForm.of_hull`` of a declared hull, once for all regularizers of this domain."""
+    forms = _FORMS.setdefault(hull, {})
+    if domain not in forms:
+        forms[domain] = StandardForm.of_hull(hull.at(), domain)
+    return forms[domain]
 
 
 def _as_rows(hull: LinearHull) -> AffineRows:
