@@ -12,7 +12,7 @@ After Paulus, Choi, Tarlow, Krause, Maddison, "Gradient Estimation with Stochast
 
 from sst_cvx import plot
 from sst_cvx.checks import Check, CheckFailed, Report, check, checks
-from sst_cvx.errors import SolveError
+from sst_cvx.errors import EmptySet, SolveError
 from sst_cvx.faults import synchronize
 from sst_cvx.host import guard
 from sst_cvx.learning.estimators import ImplicitMLE, PerturbedOptimizer, Relaxed, ScoreFunction, StraightThrough
@@ -47,6 +47,7 @@ __all__ = [
     "Check",
     "CheckFailed",
     "CosineSchedule",
+    "EmptySet",
     "Euclidean",
     "ExponentialFamily",
     "ExponentialFamilyEntropy",

@@ -73,7 +73,7 @@ class TestTemperature:
 class TestHull:
     def test_empty(self):
         x = cp.Variable(3)
-        with pytest.raises(ValueError, match="the hull is empty"):
+        with pytest.raises(sst.EmptySet, match="the hull is empty"):
             sst.Structure(x, [x >= 1, cp.sum(x) == 2])
 
     @pytest.mark.parametrize("make", [lambda x: [x >= 0], lambda x: [cp.sum(x) == 1], lambda x: [x[0] == 1, x[1] == 1]])

@@ -9,7 +9,6 @@ import torch
 
 import polytopes
 import sst_cvx as sst
-from sst_cvx.errors import EmptySet
 from sst_cvx.paths.splitting import newton
 from sst_cvx.paths.splitting.parts import Part
 
@@ -168,9 +167,9 @@ def test_masks_and_absent_items():
 
 def test_empty_intersections_are_refused():
     a, b = polytopes.KSubset(5, 2), polytopes.KSubset(5, 3)
-    with pytest.raises(EmptySet):
+    with pytest.raises(sst.EmptySet):
         sst.SoftArgmax(a & b, EUCLIDEAN)
-    with pytest.raises(EmptySet, match="no common point"):
+    with pytest.raises(sst.EmptySet, match="no common point"):
         sst.SoftArgmax(_by_argmax(a) & _by_argmax(b), EUCLIDEAN)
     # Hulls that meet, without a common element.
     x = cp.Variable(3)

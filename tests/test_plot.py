@@ -158,6 +158,8 @@ def test_events_are_drawn_as_what_they_are():
     matrix = torch.rand(4, 4)
     ax = sst.plot.event(polytopes.Matching(4), matrix)
     assert np.allclose(ax.images[0].get_array(), matrix)
+    assert len(ax.figure.axes) == 2
+    assert len(sst.plot.event(polytopes.Matching(4), matrix, colorbar=False).figure.axes) == 1
     chain = polytopes.Chain(5, 3)
     x = sst.SoftArgmax(chain, MARGINALS)(torch.randn(4, 3, 3), 1.0)
     ax = sst.plot.event(chain, x)

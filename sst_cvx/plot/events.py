@@ -18,7 +18,15 @@ _INVISIBLE = 1e-3  # weight of edges that are left out
 _NODE = 160  # area, square points
 
 
-def event(structure: Structure, x: torch.Tensor, ax: Any = None, *, positions: Any = None, names: Any = None) -> Any:
+def event(
+    structure: Structure,
+    x: torch.Tensor,
+    ax: Any = None,
+    *,
+    positions: Any = None,
+    names: Any = None,
+    colorbar: bool = True,
+) -> Any:
     """A point of the hull as the structure sees it; the axes.
 
     A structure with ``edge_index``, one edge an entry, is a graph whose edges are as broad and as dark as their entries
@@ -30,6 +38,7 @@ def event(structure: Structure, x: torch.Tensor, ax: Any = None, *, positions: A
         ax: Matplotlib axes; new ones by default.
         positions: of a graph, ``(vertices, 2)``; by default on a circle, where the sides are two, on two lines.
         names: of the vertices, or of the entries of a vector: a sequence of strings.
+        colorbar: whether a heat map has one.
 
     Raises:
         ImportError: Matplotlib, or for a graph networkx, is not installed.
@@ -53,7 +62,7 @@ def event(structure: Structure, x: torch.Tensor, ax: Any = None, *, positions: A
         raise ValueError(
             f"an event of shape {tuple(structure.event_shape)} is neither vector, matrix nor graph: draw a part of it."
         )
-    return _bars(values, axes(ax), names) if values.ndim == 1 else _heat(values, axes(ax))
+    return _bars(values, axes(ax), names) if values.ndim == 1 else _heat(values, axes(ax), colorbar)
 
 
 def _bars(values: np.ndarray, ax: Any, names: Any) -> Any:
@@ -64,12 +73,13 @@ def _bars(values: np.ndarray, ax: Any, names: Any) -> Any:
     return ax
 
 
-def _heat(values: np.ndarray, ax: Any) -> Any:
+def _heat(values: np.ndarray, ax: Any, colorbar: bool) -> Any:
     colours = library("matplotlib.colors").LinearSegmentedColormap.from_list("", ["#3b82d600", "#3b82d6"])
     image = ax.imshow(values, cmap=colours, vmin=min(0.0, values.min()), vmax=max(1.0, values.max()), aspect="auto")
     for axis in (ax.xaxis, ax.yaxis):
         axis.get_major_locator().set_params(integer=True)
-    ax.figure.colorbar(image, ax=ax, shrink=0.8)
+    if colorbar:
+        ax.figure.colorbar(image, ax=ax, shrink=0.8)
     return ax
 
 
