@@ -34,6 +34,8 @@ from sst_cvx.regularizers import (
     TsallisEntropy,
 )
 from sst_cvx.soft_argmax import SoftArgmax
+from sst_cvx.structure import by_argmax as _by_argmax  # noqa: F401
+from sst_cvx.structure import derived as _derived  # noqa: F401
 from sst_cvx.structure.base import Structure
 from sst_cvx.structure.intersection import Intersection
 from sst_cvx.structure.masks import length_mask

@@ -1,26 +1,22 @@
-"""A structure: a finite set X of arrays, declared through its convex hull.
-
-Over 300 lines on purpose: all that users subclass is one class, and the two kinds that it makes of itself stand below.
-"""
+"""A structure: a finite set X of arrays, declared through its convex hull."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from sst_cvx.arguments import check_finite, check_size, check_utilities, check_vertex_count
-from sst_cvx.errors import Elements, SolveError
-from sst_cvx.host import may_ask
+from sst_cvx.arguments import check_vertex_count
+from sst_cvx.errors import SolveError
 from sst_cvx.hull.compiled import CompiledHull
 from sst_cvx.hull.unknown import UnknownHull
 from sst_cvx.once import computed_once, constants, later, state_without_computed
 from sst_cvx.structure import operator
 from sst_cvx.structure.calls import checked
-from sst_cvx.structure.composable import Composable
+from sst_cvx.structure.composable import Composable, make
 from sst_cvx.structure.declaration import (
     Declaration,
     ParameterValues,
@@ -29,10 +25,8 @@ from sst_cvx.structure.declaration import (
     per_element,
     renumber,
 )
-from sst_cvx.structure.faces import Faces
 from sst_cvx.structure.integrality import integrality_gap
-from sst_cvx.structure.kinds import are_unit_vectors, seem_binary
-from sst_cvx.structure.masks import Mask, expand_mask
+from sst_cvx.structure.maskable import Maskable
 
 if TYPE_CHECKING:
     import cvxpy as cp
@@ -42,7 +36,7 @@ else:
 _CHUNK = 20_000_000  # probabilities in memory at once, of samples from a list
 
 
-class Structure(Composable["Structure"]):
+class Structure(Maskable, Composable["Structure"]):
     """A set X declared by its convex hull in CVXPY: ``Structure(x, [x >= 0, cp.sum(x) == 1])``.
 
     Every other variable in the constraints is an auxiliary one (an extended formulation). Each ``cp.Parameter`` in the
@@ -191,22 +185,6 @@ class Structure(Composable["Structure"]):
     def _furthest(self, directions: torch.Tensor) -> torch.Tensor:
         return self.argmax(directions.reshape(-1, *self.event_shape)).reshape(len(directions), -1)
 
-    @staticmethod
-    def from_argmax(event_shape: int | Sequence[int], argmax: Callable[[torch.Tensor], torch.Tensor]) -> Structure:
-        """A structure known by its hard argmax alone: its Euclidean soft argmax goes by the active-set path.
-
-        Args:
-            event_shape: shape of an element of X.
-            argmax: utilities ``(*batch, *event_shape)`` to a maximiser of <u, x> over X, same shape, dtype and device,
-                for any batch. It must be exact, and X finite.
-
-        Raises:
-            TypeError: not a function, or it returns no tensor of that dtype.
-            ValueError: event_shape is no shape, or what argmax returns has a wrong shape, is not finite, is worse
-                than what it returned for other utilities, or is not from a finite set.
-        """
-        return _ByArgmax(event_shape, argmax)
-
     # -- what a subclass may override -------------------------------------------------------------------------
 
     @checked
@@ -265,107 +243,8 @@ class Structure(Composable["Structure"]):
         """
         raise NotImplementedError(f"{type(self).__name__} has no log_partition: override it, or list vertices().")
 
-    def fillers(self, allowed: torch.Tensor) -> torch.Tensor | None:
-        """Items that must be there whatever a mask ``(*batch, *event_shape)`` allows, bool of its shape, or None.
-
-        E.g. an edge to each vertex that a mask cuts off, so that there are spanning trees; answers leave them out.
-        """
-        del allowed
-        return None
-
-    def with_fillers(self, x: torch.Tensor, mask: Mask) -> torch.Tensor:
-        """Points ``(*batch, *event_shape)`` without any but allowed items, completed to points of the whole hull: the
-        opposite of ``mask.removed``. By default, all fillers are there."""
-        return torch.where(mask.kept & ~mask.allowed, 1.0, x)
-
     #: Why the log-partition of this instance is out of reach ("" if it is not), e.g. because it is too large.
     log_partition_refusal: str = ""
-
-    # -- with forbidden items ---------------------------------------------------------------------------------
-
-    def check_mask(self, mask: object, shape: torch.Size, device: torch.device | None = None) -> Mask:
-        """The mask for utilities ``(*batch, *event_shape)`` of this shape, on ``device`` (by default its own).
-
-        Raises:
-            TypeError: not a bool tensor. ValueError: a shape that does not broadcast, a set of other than 0/1 arrays,
-                or with parameters.
-        """
-        own = mask.device if isinstance(mask, torch.Tensor) else torch.device("cpu")
-        if self.parameters:
-            raise ValueError("mask does not go with hull parameters: make an upper bound of the variable a parameter.")
-        allowed = expand_mask(mask, shape, device or own)
-        if not (self.known_binary or torch.compiler.is_compiling() or self.binary):
-            raise ValueError(f"mask needs a set of 0/1 arrays, where 0 means absence: {self!r} has other entries.")
-        fillers = self.fillers(allowed)
-        return Mask(allowed, allowed if fillers is None else allowed | fillers, len(shape) - len(self.event_shape))
-
-    def masked_argmax(self, u: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """``argmax`` over the elements that are 0 wherever ``mask`` (bool, broadcasts to u) is False.
-
-        Utilities of forbidden items do not count, not even if they are NaN or infinite.
-
-        Raises:
-            TypeError, ValueError: as ``argmax``; a mask that is not bool or does not broadcast; a set with other
-                entries than 0 and 1, or parameters. SolveError: every element has a forbidden item.
-        """
-        batch_shape = check_utilities(u, self.event_shape)
-        masked = self.check_mask(mask, u.shape, u.device)
-        wide = u.detach().to(torch.promote_types(u.dtype, torch.float32))  # 16 bits hold no utilities that low
-        if not may_ask(wide) and not self.argmax_on_device:
-            return operator.argmax(self, wide, masked.allowed, {}).to(u.dtype)
-        if self.overrides("argmax"):
-            return masked.removed(self.argmax(masked.lowered(wide))).to(u.dtype)
-        elements = Elements(batch_shape)
-        flat = torch.where(masked.allowed, wide, 0.0).reshape(-1, *self.event_shape)
-
-        def ask(face: Structure, rows: torch.Tensor) -> torch.Tensor:
-            try:
-                return face.argmax(flat[rows])
-            except SolveError as error:
-                numbers = [e[0] for e in error.elements]
-                raise elements.take(rows).error(error.message, numbers, error.status) from error.__cause__
-
-        try:
-            x = self._faces.answer(masked.flat(), flat, ask)
-        except SolveError as error:
-            raise elements.rename(error) from error.__cause__
-        return x.reshape(u.shape).to(u.dtype)
-
-    def masked_log_partition(self, u: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """``log_partition`` over the elements that are 0 wherever ``mask`` is False; arguments as ``masked_argmax``."""
-        check_utilities(u, self.event_shape)
-        masked = self.check_mask(mask, u.shape, u.device)
-        lowered = masked.lowered(u.double())
-        values = self.log_partition(lowered)
-        return masked.unless_empty(values, values < masked.least(lowered)).to(u.dtype)
-
-    @computed_once
-    def _faces(self) -> Faces[Structure]:
-        return Faces(self.face)
-
-    @computed_once
-    def binary(self) -> bool:
-        """Whether the elements of X are 0/1 arrays."""
-        return self.known_binary or seem_binary(self.argmax, self.event_shape)
-
-    @computed_once
-    def one_hot(self) -> bool:
-        """Whether X is the set of unit vectors."""
-        return len(self.event_shape) == 1 and self.binary and are_unit_vectors(self.argmax, self.event_shape[0])
-
-    def face(self, allowed: np.ndarray) -> Structure:
-        """The structure with the items that a flat mask forbids (but for fillers) fixed at 0, a declaration of its own.
-
-        Raises:
-            EmptySet: nothing is left.
-        """
-        fillers, kept = self.fillers(torch.from_numpy(allowed).reshape(self.event_shape)), allowed
-        if fillers is not None:
-            kept = allowed | fillers.numpy().reshape(-1)
-        constraints = list(self.constraints)
-        if not kept.all():
-            constraints.append(cp.vec(self.variable, order="C")[np.flatnonzero(~kept)] == 0)
-        return _Face(self, constraints, kept)
 
     # -- what follows from the declaration --------------------------------------------------------------------
 
@@ -387,7 +266,7 @@ class Structure(Composable["Structure"]):
     def relaxed(self) -> Structure:
         """The extreme points of the declared hull, over which soft argmaxes are; this structure, unless the hull is
         looser than conv(X) (``integral=False``)."""
-        return self if self.integral else _Relaxed(self)
+        return self if self.integral else make("relaxed", self)
 
     def integrality_gap(self, directions: int | torch.Tensor = 64, seed: int = 0, **parameters: torch.Tensor) -> float:
         """How much further the declared hull reaches than conv(X): the largest, over directions d, of
@@ -516,88 +395,3 @@ class Structure(Composable["Structure"]):
         loose = "" if self.integral else ", integral=False"
         known = f"{len(self.constraints)} constraints" if self.hull.known else "no hull"
         return f"{type(self).__name__}(event_shape={self.event_shape}, {known}{extra}{loose})"
-
-
-class _Face(Structure, final=True):
-    """What ``Structure.face`` returns: the declared hull with items at 0, and those of the listed elements left."""
-
-    known_binary = True  # others have no masks
-
-    def __init__(self, whole: Structure, constraints: list[Any], kept: np.ndarray):
-        self._whole, self._kept = whole, kept
-        super().__init__(whole.variable, constraints, parameters=whole.parameters, integral=whole.integral)
-
-    def has_vertices(self) -> bool:
-        return self._whole.has_vertices()
-
-    def vertices(self) -> torch.Tensor:
-        points = self._whole.vertices()
-        return points[(points.flatten(1)[:, torch.from_numpy(~self._kept)] == 0).all(1)]
-
-
-class _Relaxed(Structure, final=True):
-    """What ``Structure.relaxed`` is where the declared hull is looser than conv(X): argmax by linear programs."""
-
-    known_bounded = True  # or else the other would not be
-
-    def __init__(self, whole: Structure):
-        self._whole = whole
-        super().__init__(whole.variable, whole.constraints, parameters=whole.parameters)
-        self.hull = whole.hull
-
-    @property
-    def known_binary(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Masks are those of the whole."""
-        return self._whole.binary
-
-    def fillers(self, allowed: torch.Tensor) -> torch.Tensor | None:
-        return self._whole.fillers(allowed)
-
-
-class _ByArgmax(Structure, final=True):
-    """What ``Structure.from_argmax`` returns."""
-
-    def __init__(self, event_shape: int | Sequence[int], argmax: Callable[[torch.Tensor], torch.Tensor]):
-        if not callable(argmax):
-            raise TypeError(f"argmax must be a function of utilities, got {type(argmax).__name__}.")
-        shape = (event_shape,) if isinstance(event_shape, int) else tuple(event_shape)
-        self._function = argmax
-        super().__init__(event_shape=tuple(check_size("event_shape", s, 1) for s in shape))
-        self._probe()
-
-    def declare(self) -> None:
-        """There is no hull."""
-
-    def argmax(self, u: torch.Tensor, **parameters: torch.Tensor) -> torch.Tensor:
-        """The function given to ``from_argmax``, with its answer checked for shape, dtype, device and finiteness."""
-        self.flat_parameters(parameters, u.shape[: u.dim() - len(self.event_shape)])  # there are none
-        x = self._function(u)
-        if isinstance(x, torch.Tensor):
-            check_finite(x, "what argmax returned")
-        return x
-
-    def _probe(self) -> None:
-        """On random utilities: batched and single, both dtypes; no answer may be worse than another element's, and
-        none may follow small changes of the utilities continuously."""
-        u = torch.randn(8, *self.event_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        self.argmax(u[:0])
-        self.argmax(u[0].float())
-        x = self.argmax(u.reshape(2, 4, *self.event_shape)).reshape(8, -1)
-        values = u.reshape(8, -1) @ x.T
-        loss = values.amax(1) - values.diagonal()
-        if bool((loss > 1e-9 * (1 + values.abs().amax())).any()):
-            raise ValueError(
-                f"argmax is not a maximiser: for some utilities its answer is worse, by {float(loss.max()):.3g}, than "
-                "what it returned for others. Return the x in X with the largest (u * x).sum()."
-            )
-
-        moved = (self.argmax(u + 1e-6 * u.flip(0)).reshape(8, -1) - x).abs().amax(1) / (1e-300 + x.abs().max())
-        if bool(((moved > 1e-11) & (moved < 1e-4)).any()):
-            raise ValueError(
-                "argmax is not that of a finite set: its answer moves a little when utilities do. For a smooth body "
-                "declare its hull: sst.Structure(variable, constraints)."
-            )
-
-    def __repr__(self) -> str:
-        name = getattr(self._function, "__qualname__", type(self._function).__name__)
-        return f"Structure.from_argmax({self.event_shape}, {name})"

@@ -3,7 +3,7 @@ a base class imports none of its subclasses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ _MAKERS: dict[str, Callable[..., Any]] = {}
 
 
 def makes(operator: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register what an operator of ``Structure`` makes; engine only."""
+    """Register what makes what an operator of ``Structure`` returns; engine only."""
 
     def register(maker: Callable[..., Any]) -> Callable[..., Any]:
         _MAKERS[operator] = maker
@@ -24,8 +24,14 @@ def makes(operator: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return register
 
 
+def make(what: str, *of: Any) -> Any:
+    """What was registered under this name."""
+    return _MAKERS[what](*of)
+
+
 class Composable(Generic[Made]):
-    """``structure ** n``, ``a & b``, ``a & [constraints]``, ``structure.where(...)``, ``Structure.from_vertices``."""
+    """``structure ** n``, ``a & b``, ``a & [constraints]``, ``structure.where(...)``, ``Structure.from_vertices``,
+    ``Structure.from_argmax``."""
 
     def __pow__(self, n: int) -> Made:
         """n independent elements of this structure, event shape ``(n, *event_shape)``; see ``sst.Product``.
@@ -63,3 +69,19 @@ class Composable(Generic[Made]):
             TypeError, ValueError: no floating tensor of finite entries, an element twice, or within the hull of others.
         """
         return _MAKERS["list"](vertices)
+
+    @staticmethod
+    def from_argmax(event_shape: int | Sequence[int], argmax: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+        """A structure known by its hard argmax alone: its Euclidean soft argmax goes by the active-set path.
+
+        Args:
+            event_shape: shape of an element of X.
+            argmax: utilities ``(*batch, *event_shape)`` to a maximiser of <u, x> over X, same shape, dtype and device,
+                for any batch. It must be exact, and X finite.
+
+        Raises:
+            TypeError: not a function, or it returns no tensor of that dtype.
+            ValueError: event_shape is no shape, or what argmax returns has a wrong shape, is not finite, is worse
+                than what it returned for other utilities, or is not from a finite set.
+        """
+        return _MAKERS["argmax"](event_shape, argmax)
