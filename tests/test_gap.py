@@ -52,6 +52,27 @@ def test_no_miss(structure, f):
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+@pytest.mark.parametrize("f", ENTROPIES, ids=repr)
+def test_no_false_alarm_at_small_entries_that_a_solver_gives_without_digits(f, dtype):
+    """An entry of 1e-11 for one of 4e-11 has a slope that is off by 1.4."""
+    soft = sst.SoftArgmax(polytopes.SpanningTree(5), f)
+    u = 10 * torch.randn(60, 10, dtype=dtype)
+    bound = 1e-6 if dtype == torch.float64 else 1e-4
+    assert float(soft.gap(u, soft(u)).max()) < bound
+
+
+def test_points_close_to_a_corner_lose_what_they_lose():
+    """x is a corner but for 1e-15 to 1e-6 of another point: what it loses is known, and the gap is no less."""
+    soft, f = sst.SoftArgmax(polytopes.OneHot(6), sst.CategoricalEntropy()), sst.CategoricalEntropy()
+    u = 15 * torch.randn(40, 6, dtype=torch.float64)
+    share = torch.logspace(-15, -6, 40, dtype=torch.float64)[:, None]
+    x = (1 - share) * torch.eye(6, dtype=torch.float64)[torch.randint(6, (40,))] + share * torch.rand(40, 6).softmax(-1)
+    best = u.logsumexp(-1)
+    gap, lost = soft.gap(u, x), best - (u * x).sum(-1) + f.value(x)
+    assert bool((gap >= lost - 1e-9).all())
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
 @pytest.mark.parametrize("structure", [exclusive_pairs(), k_subset(5, 2)], ids=repr)
 @pytest.mark.parametrize("f", [sst.Euclidean(), sst.BinaryEntropy(weights=[2.0])], ids=repr)
 def test_solved(structure, f, dtype):

@@ -6,8 +6,9 @@ With g = grad f(x') for any x', and D(x, x') = f(x) - f(x') - <g, x - x'>, Fench
 
 and the left side is at least t m / 2 |x - X_t|^2. With x' = x that is the Frank-Wolfe gap. But a right answer that was
 rounded, to 0 or to 1 in the end, has a slope that says little about it: an entropy's is infinite there. So x' is the
-point within rounding of x where f' is tamest; at the rounded solution D is then rounding, too. Where log x is given,
-x' = exp(log x), and the slope of an entropy is right at any temperature. <u - t g, x> is known to rounding alone (a sum
+point within rounding of x where f' is tamest; at the rounded solution D is then rounding, too. A solver's entries of
+1e-11 have no digits, and an entropy's slope none there: the lesser of that bound and the one within 1e-9 of x counts.
+Where log x is given, x' = exp(log x), and the slope of an entropy is right at any temperature. <u - t g, x> is known to rounding alone (a sum
 of entries that is 1 + 1e-7, with multipliers of 1e3): what that explains is no gap.
 """
 
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 
 from sst_cvx.arguments import check_temperature, check_utilities
+from sst_cvx.host import may_ask
 from sst_cvx.once import without_autocast
 from sst_cvx.paths.conjugate_gap import conjugate_gap
 from sst_cvx.regularizers import ExponentialFamilyEntropy, Regularizer, SeparableRegularizer
@@ -25,6 +27,7 @@ from sst_cvx.structure.absent import with_absent
 from sst_cvx.structure.base import Structure
 
 _ROUNDING = 4.0  # units in the last place that a right answer may be off by
+_SMALL = 1e-9  # entries from which on solvers' answers have digits
 _LEAST_LOG = -1e8  # stands for log 0, at entries that are 0 in every point of the hull
 
 
@@ -44,7 +47,8 @@ def frank_wolfe_gap(
 
     Args:
         u: utilities ``(*batch, *event_shape)``.
-        x: points of that shape, of the dtype that they were computed in: each stands for all within its rounding.
+        x: points of that shape, of the dtype that they were computed in: each stands for all within its rounding, and
+            entries below 1e-9 of entropies for any as small.
         temperature, mask, parameters: those of the soft argmax.
         log: log x, of the same shape, for entropies of coordinates whose entries underflow.
 
@@ -79,23 +83,31 @@ def _gap(
     masked = None if mask is None else structure.check_mask(mask, u.shape, u.device)
     if masked is not None:
         point = torch.where(masked.allowed, point, 0.0)
+        wide = torch.where(masked.allowed, wide, 0.0)
     e = rounding(point, x.dtype)
-    if log is None:
-        slope, divergence = regularizer.gradient_near(point, e, event_dim)
-    else:
+
+    def bound(slope: torch.Tensor, divergence: torch.Tensor) -> torch.Tensor:
+        direction = wide - t * slope
+        if masked is None:
+            best = structure.argmax(direction, **parameters)
+        else:
+            best = structure.masked_argmax(direction, masked.allowed)
+            direction, divergence = (torch.where(masked.allowed, part, 0.0) for part in (direction, divergence))
+        linear, room, rest = (
+            part.reshape(*batch_shape, structure.event_size).sum(-1)
+            for part in (direction * (best - point), direction.abs() * e, t * divergence)
+        )
+        return linear.sign() * (linear.abs() - room).clamp(min=0.0) + rest
+
+    if log is not None:
         check_point(log, u, "log")
-        slope, divergence = _from_log(regularizer, point, log.detach().double())
-    direction = (wide if masked is None else torch.where(masked.allowed, wide, 0.0)) - t * slope
-    if masked is None:
-        best = structure.argmax(direction, **parameters)
-    else:
-        best = structure.masked_argmax(direction, masked.allowed)
-        direction, divergence = (torch.where(masked.allowed, part, 0.0) for part in (direction, divergence))
-    linear, room, rest = (
-        part.reshape(*batch_shape, structure.event_size).sum(-1)
-        for part in (direction * (best - point), direction.abs() * e, t * divergence)
-    )
-    return linear.sign() * (linear.abs() - room).clamp(min=0.0) + rest
+        return bound(*_from_log(regularizer, point, log.detach().double()))
+    gap = bound(*regularizer.gradient_near(point, e, event_dim))
+    if not (isinstance(regularizer, SeparableRegularizer) and any(regularizer.steep)):
+        return gap
+    if may_ask(gap) and bool((gap <= _SMALL * (1 + wide.abs().amax())).all() if gap.numel() else True):
+        return gap
+    return torch.minimum(gap, bound(*regularizer.gradient_near(point, e.clamp(min=_SMALL), event_dim)))
 
 
 def _from_log(regularizer: Regularizer, x: torch.Tensor, log: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
