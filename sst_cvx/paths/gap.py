@@ -8,8 +8,8 @@ and the left side is at least t m / 2 |x - X_t|^2. With x' = x that is the Frank
 rounded, to 0 or to 1 in the end, has a slope that says little about it: an entropy's is infinite there. So x' is the
 point within rounding of x where f' is tamest; at the rounded solution D is then rounding, too. A solver's entries of
 1e-11 have no digits, and an entropy's slope none there: the lesser of that bound and the one within 1e-9 of x counts.
-Where log x is given, x' = exp(log x), and the slope of an entropy is right at any temperature. <u - t g, x> is known to rounding alone (a sum
-of entries that is 1 + 1e-7, with multipliers of 1e3): what that explains is no gap.
+Where log x is given, x' = exp(log x), and the slope of an entropy is right at any temperature. <u - t g, x> is known to
+rounding alone (a sum of entries that is 1 + 1e-7, with multipliers of 1e3): what that explains is no gap.
 """
 
 from __future__ import annotations
