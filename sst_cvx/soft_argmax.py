@@ -10,11 +10,12 @@ import torch
 from sst_cvx.arguments import Absent, check_utilities
 from sst_cvx.errors import SolveError
 from sst_cvx.host import check_mode, guard
-from sst_cvx.once import constants, state_without_computed, without_autocast
+from sst_cvx.once import computed_once, constants, state_without_computed, without_autocast
 from sst_cvx.paths import opaque
 from sst_cvx.paths.absent import without_absent
 from sst_cvx.paths.base import Batch, Options
 from sst_cvx.paths.choice import check_name, choose
+from sst_cvx.paths.domain import DomainGuard
 from sst_cvx.paths.failure import check_failure, each
 from sst_cvx.paths.guards import check_hull
 from sst_cvx.paths.layer.path import make_solver
@@ -159,6 +160,8 @@ class SoftArgmax(Questions, torch.nn.Module):
         """The same, asking the host."""
         path, mask, u = self._path, batch.mask, batch.u
         try:
+            if batch.parameters and self._domain.needed:
+                self._domain(batch.parameters, batch.elements)
             if mask is not None and not path.takes_masks:
                 rest = batch.without_mask()
                 return self._faces.answer(mask, u, lambda face, rows: face._at_once(rest.take(rows)))
@@ -176,6 +179,10 @@ class SoftArgmax(Questions, torch.nn.Module):
                 raise ValueError(f"{error} (It forbids items of 0/1 arrays, whose hull has no parameters.)") from None
             return self._at_once(without_absent(self.structure, batch))
         return x if x.dtype == u.dtype and x.device == u.device else x.to(u.device, u.dtype)
+
+    @computed_once
+    def _domain(self) -> DomainGuard:
+        return DomainGuard(self.structure, self.regularizer)
 
     def reference(self) -> SoftArgmax:
         """The same map by the CvxpyLayer."""

@@ -55,6 +55,27 @@ class TestStructure:
 
         assert "argmax is a best element of X" in failures(Fault())
 
+    @pytest.mark.parametrize("auxiliary", [False, True])
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            lambda u: 10 * u.sign(),
+            lambda u: torch.zeros_like(u).scatter(-1, u.topk(5, -1).indices, 1.0),  # forgets the pairs
+            lambda u: (u > 0).to(u),
+        ],
+    )
+    def test_argmax_outside_a_hull_without_a_list(self, wrong, auxiliary):
+        class Pairs(sst.Structure):
+            def __init__(self):
+                x = cp.Variable(8)
+                z = cp.Variable(8) if auxiliary else x
+                super().__init__(x, [z == x, x >= 0, z[0::2] + z[1::2] <= 1, cp.sum(z) <= 3])
+
+            def argmax(self, u):
+                return wrong(u)
+
+        assert "argmax is a best element of X" in failures(Pairs())
+
     def test_argmax_forgets_the_batch_or_the_dtype(self):
         class Shape(TwoOfFive):
             def argmax(self, u):
@@ -185,6 +206,12 @@ class TestReport:
         report = sst.check(structure, [sst.Euclidean(), sst.BinaryEntropy()], verbose=False, k=torch.tensor(2.0))
         report.raise_if_failed()
         assert sum(r.ok is True for r in report.results) > 15
+
+    def test_needs_a_list_of_regularizers(self):
+        with pytest.raises(TypeError, match=r"regularizers must be a list.*\[Euclidean\(\)\]"):
+            sst.check(TwoOfFive(), sst.Euclidean())
+        with pytest.raises(TypeError, match="regularizers must be a list"):
+            sst.check(TwoOfFive(), [sst.Euclidean])
 
     def test_needs_a_structure(self):
         with pytest.raises(TypeError, match=r"checks needs an sst\.Structure"):

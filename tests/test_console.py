@@ -64,7 +64,7 @@ def test_describe(sets, capsys):
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [row["path"] for row in rows] == ["fast"] * 5
     assert all(row["ms"] > 0 for row in rows)
-    options = ["--parameter", "capacity=2.5", "--regularizer", "binary", "exponential"]
+    options = ["--parameter", "capacity=1", "--parameter", "capacity=2.5", "--regularizer", "binary", "exponential"]
     assert console.main(["describe", "my_sets.py:knapsack", *options, "--json"]) == 0
     binary, exponential = json.loads(capsys.readouterr().out)["rows"]
     assert binary["path"] == "interior_point"
@@ -73,12 +73,18 @@ def test_describe(sets, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_bench_of_a_set_without_a_list(sets, capsys):
+    assert console.main(["bench", "my_sets.py:two", "--batch", "2", "--json"]) == 0
+    assert "exponential" not in capsys.readouterr().out.lower()
+
+
 def test_bench(sets, capsys):
     assert console.main(["bench", "my_sets.py:two", "--batch", "2", "--regularizer", "euclidean", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     ways = {row["way"]: row for row in rows}
     assert {"interior_point", "layer", "plain cvxpylayers"} <= ways.keys()
-    assert ways["plain cvxpylayers"]["times plain"] == 1.0
+    assert ways["plain cvxpylayers"]["speed-up"] == 1.0
     assert console.main(["bench", "my_sets.py:two", "--batch", "2", "--regularizer", "euclidean"]) == 0
     assert "plain cvxpylayers" in capsys.readouterr().out
 

@@ -100,6 +100,8 @@ class TestHull:
         x = cp.Variable(3)
         with pytest.raises(TypeError, match=r"variable must be a cvxpy\.Variable"):
             sst.Structure(torch.zeros(3), [])
+        with pytest.raises(TypeError, match="constraints must be a list of CVXPY constraints: put it into brackets"):
+            sst.Structure(x, x >= 0)  # pyright: ignore[reportArgumentType]
         with pytest.raises(TypeError, match="constraints must be CVXPY constraints"):
             sst.Structure(x, [True, x >= 0])
 
@@ -131,7 +133,7 @@ class TestHullParameters:
 
     def test_bad_values(self, structure):
         soft = sst.SoftArgmax(structure, sst.Euclidean())
-        with pytest.raises(ValueError, match="capacity violates its CVXPY attributes"):
+        with pytest.raises(ValueError, match=r"capacity violates its CVXPY attributes \(nonneg\)"):
             soft(torch.zeros(3), capacity=torch.tensor(-1.0))
         with pytest.raises(ValueError, match=r"parameter capacity has shape \(2,\)"):
             soft(torch.zeros(3), capacity=torch.ones(2))
@@ -168,6 +170,29 @@ class TestRegularizer:
                 sst.SoftArgmax(box, f)
         with pytest.raises(ValueError, match="not finite on the whole hull"):
             sst.SoftArgmax(SUBSET, sst.Regularizer(lambda x: -cp.sum(cp.log(x))))
+
+    @pytest.mark.parametrize("path", ["interior_point", "layer"])
+    @pytest.mark.parametrize(
+        ("hull", "f", "inside", "beyond"),
+        [
+            (lambda x, c: [x >= 0, x <= c], sst.BinaryEntropy(), 1.0, 2.0),
+            (lambda x, c: [x >= c, x <= 1], sst.CategoricalEntropy(), 0.0, -1.0),
+            (lambda x, c: [x >= c, x <= 3], sst.TsallisEntropy(1.5), 0.5, -0.5),
+            (lambda x, c: [x >= 0, cp.sum(x) == c[0]], sst.BinaryEntropy(), 1.0, 1.5),  # by the sum alone
+            (lambda x, c: [x >= 0, cp.multiply(c, x) <= 1], sst.BinaryEntropy(), 2.0, 0.5),
+            (lambda x, c: [x >= c, x <= c + 0.5], sst.BinaryEntropy(), 0.5, 2.0),  # no point of the domain at all
+        ],
+    )
+    def test_domain_must_cover_the_hull_at_parameters(self, hull, f, inside, beyond, path):
+        x, c = cp.Variable(2), cp.Parameter(2, name="c")
+        soft, u = sst.SoftArgmax(sst.Structure(x, hull(x, c)), f, path=path), torch.randn(2, 2, dtype=torch.float64)
+        fine, wrong = torch.full((2, 2), inside), torch.tensor([[inside] * 2, [beyond] * 2])
+        assert torch.isfinite(soft(u, c=fine)).all()
+        for _ in range(2):  # what is kept of the first call is not what lets the second pass
+            with pytest.raises(sst.SolveError, match=r"finite only for .* beyond for batch element 1.*parameters") as e:
+                soft(u, c=wrong)
+            assert e.value.elements == ((1,),)
+        assert soft(u, c=wrong, on_failure="nan").isnan().tolist() == [[False] * 2, [True] * 2]
 
     def test_loose_bounds_are_no_reason_to_refuse(self):
         """x >= -1 is declared, but the hull stays in [0, 1]."""

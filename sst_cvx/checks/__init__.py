@@ -51,10 +51,12 @@ def checks(
         parameters: values of the hull's parameters, if it has any.
 
     Raises:
-        TypeError: not a Structure, or missing parameters.
+        TypeError: not a Structure, no list of regularizers, or missing parameters.
     """
     if not isinstance(structure, Structure):
         raise TypeError(f"checks needs an sst.Structure (an instance), got {structure!r}.")
+    if isinstance(regularizers, Regularizer) or not all(isinstance(f, Regularizer) for f in regularizers or ()):
+        raise TypeError(f"regularizers must be a list of instances, such as [Euclidean()], got {regularizers!r}.")
     structure.flat_parameters(parameters, torch.Size())
     found = structure_checks.checks(structure, seed, parameters)
     for regularizer in REGULARIZERS if regularizers is None else regularizers:

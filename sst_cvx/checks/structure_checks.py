@@ -13,6 +13,7 @@ from sst_cvx.structure.kinds import seem_binary
 
 Finding = tuple[float, float, Input]
 _BOTH = (torch.float64, torch.float32)
+_PROJECTED = 3  # answers of one batch that are held against an extended formulation, by a linear program each
 
 
 class _StructureChecks(HullChecks):
@@ -59,10 +60,20 @@ class _StructureChecks(HullChecks):
             foreign = torch.zeros(len(x))
         else:
             best = (flat * torch.from_numpy(self.support(flat.numpy()))).sum(1)
-            foreign = (x - x.round()).abs().amax(1) * self.whole_numbers
+            foreign = torch.maximum((x - x.round()).abs().amax(1) * self.whole_numbers, self._outside(x))
         largest = flat.abs().amax(1)
         size = torch.where(largest > 0, largest, 1.0) * (self.extent.length + 1e6 * rounding)
         return torch.maximum((best - (flat * x).sum(1)) / size, (foreign - rounding).clamp(min=0) / self.extent.length)
+
+    def _outside(self, x: torch.Tensor) -> torch.Tensor:
+        """How far points ``(count, size)`` are outside the declared hull, ``(count,)``; with auxiliary variables, of
+        some of them."""
+        values = {name: torch.from_numpy(v).expand(len(x), *v.shape) for name, v in self.values.items()}
+        found = self.structure.violation(x, values or None).clamp(min=0).to(x)
+        if self.structure.hull.auxiliary:
+            for i in range(min(len(x), _PROJECTED)):
+                found[i] = max(float(found[i]), self._distance(x[i].numpy()))
+        return found
 
     def binary(self) -> tuple[float, float]:
         """What a class says of itself."""

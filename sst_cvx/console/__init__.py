@@ -56,7 +56,12 @@ def _command(found, name: str, run, words: str) -> argparse.ArgumentParser:
     made.add_argument("target", help=_TARGET)
     made.add_argument("--regularizer", nargs="+", choices=list(targets.REGULARIZERS), help="default: all that apply")
     made.add_argument(
-        "--parameter", nargs="+", default=[], metavar="NAME=VALUE", help="values of the hull's parameters, as JSON"
+        "--parameter",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="values of the hull's parameters, as JSON: budget=1.5 capacity=[0.5,1]",
     )
     made.add_argument("--json", action="store_true", help="one object of JSON instead of a table")
     return made

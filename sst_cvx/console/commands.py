@@ -62,7 +62,21 @@ def describe(options: Namespace) -> int:
             continue
         times = _times({"": lambda u, soft=soft: soft(u, 1.0, **given)}, _utilities(structure, 32))
         rows.append({"regularizer": repr(regularizer), "path": soft.path, "why": soft._why, "ms": times[""]})
-    return _show(repr(structure), rows, options.json, "ms: forward and backward at batch 32, medians on this machine")
+    note = "ms: forward and backward at batch 32, medians on this machine"
+    if not options.json:
+        rows, reasons = _numbered(rows)
+        note = "\n".join([note, *reasons])
+    return _show(repr(structure), rows, options.json, note)
+
+
+def _numbered(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Reasons, which are sentences, below the table and in it their numbers."""
+    numbers: dict[str, int] = {}
+    for row in rows:
+        if row["why"]:
+            numbers.setdefault(row["why"], len(numbers) + 1)
+    marked = [row | {"why": f"({numbers[row['why']]})" if row["why"] else ""} for row in rows]
+    return marked, [f"({number}) {why}" for why, number in numbers.items()]
 
 
 def bench(options: Namespace) -> int:
@@ -77,8 +91,9 @@ def bench(options: Namespace) -> int:
         plain = times.get("plain cvxpylayers")
         for name, value in times.items():
             ratio = plain / value if plain and value else None
-            rows.append({"regularizer": repr(regularizer), "way": name, "ms": value, "times plain": ratio})
+            rows.append({"regularizer": repr(regularizer), "way": name, "ms": value, "speed-up": ratio})
     note = f"forward and backward at batch {options.batch}, t = {t:g}, float64, medians of interleaved runs"
+    note += "; speed-up: over plain cvxpylayers"
     return _show(repr(structure), rows, options.json, note)
 
 
@@ -88,7 +103,8 @@ def info(options: Namespace) -> int:
     found["compiled kernels"] = "on" if native.is_on() else "off (pip install 'sst-cvx[native]')"
     found["devices"] = ", ".join(["cpu", *(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))])
     found["threads"] = torch.get_num_threads()
-    found["engines of the layer"] = ", ".join(["DIFFCP", *(["MOREAU"] if found["moreau"] != "not installed" else [])])
+    moreau = ["MOREAU"] if found["moreau"] != "not installed" else []
+    found["engines of the layer"] = ", ".join(["DIFFCP (Clarabel)", *moreau])
     rows = [{"what": name, "here": value} for name, value in found.items()]
     if options.json:
         _print_json(found)
@@ -134,7 +150,13 @@ def _plain(structure: Structure, regularizer: Regularizer, t: float, given: dict
         u, s = cp.Parameter(structure.event_shape), cp.Parameter(nonneg=True)
         problem = cp.Problem(cp.Minimize(s * f - cp.sum(cp.multiply(u, structure.variable))), constraints)
         layer = CvxpyLayer(problem, parameters=[u, s, *structure.parameters], variables=[structure.variable])
-    except (ValueError, TypeError, SolveError, AttributeError):
+    except (
+        ValueError,
+        TypeError,
+        SolveError,
+        AttributeError,
+        NotImplementedError,
+    ):  # no program, or none that it takes
         return None
     values = [torch.tensor(t, dtype=torch.float64), *(given[p.name()] for p in structure.parameters)]
     return lambda utilities: layer(utilities, *values)[0]
@@ -183,12 +205,15 @@ def _show(title: str, rows: Sequence[dict[str, Any]], as_json: bool, note: str) 
         rows_of_text = ("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines)
         print("\n".join([title, *rows_of_text, note]))
         return 0
-    table = Table(title=Text(title), title_justify="left", caption=Text(note) if note else None, caption_justify="left")
+    table = Table(title=Text(title), title_justify="left")
     for name in columns:
         table.add_column(name, overflow="fold")
     for line in cells:
         table.add_row(*map(Text, line))
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    if note:
+        console.print(Text(note))
     return 0
 
 

@@ -129,7 +129,7 @@ def parameters(given: Sequence[str], wanted: Structure) -> dict[str, torch.Tenso
             found[name] = torch.tensor(json.loads(value), dtype=torch.float64)
         except (TypeError, ValueError):
             raise TargetError(
-                f"--parameter takes NAME=VALUE, a number or nested lists of them, got {text!r}."
+                f"--parameter takes NAME=VALUE, a number or nested lists of them in JSON (0.5, not .5), got {text!r}."
             ) from None
     try:
         wanted.flat_parameters(found, torch.Size())

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 else:
     cp = later("cvxpy")
 
+_KEYWORDS = "Other keywords: temperature, mask, on_failure and return_info of a soft argmax."
 _CHUNK = 20_000_000  # probabilities in memory at once, of samples from a list
 
 
@@ -357,7 +358,7 @@ class Structure(Maskable, Composable["Structure"]):
                 f"hull parameters are {names or 'none'}:"
                 + (f" missing {sorted(missing)}" if missing else "")
                 + (f" unknown {sorted(unknown)}" if unknown else "")
-                + ". Give each by its CVXPY name."
+                + (". Give each by its CVXPY name." if names else f". {_KEYWORDS}")
             )
         return {p.name(): expand_parameter(p, given[p.name()], batch_shape) for p in self.parameters}
 

@@ -32,6 +32,8 @@ class Declaration:
     @staticmethod
     def of(variable: Any, constraints: Sequence[Any] | None) -> Declaration:
         """Raises: TypeError, ValueError."""
+        if isinstance(constraints, cp.Constraint):  # its truth value is an error
+            raise TypeError("constraints must be a list of CVXPY constraints: put it into brackets.")
         listed = list(constraints or ())
         if variable is not None or constraints is not None:
             check_declaration(variable, listed)
@@ -91,7 +93,8 @@ def expand_parameter(p: cp.Parameter, value: object, batch_shape: torch.Size) ->
     if may_ask(tensor) and not torch._C._are_functorch_transforms_active():  # else where it is solved: ``admitted``
         check_finite(tensor, f"parameter {p.name()}")
         if not bool(admitted(p, tensor.reshape(-1, *p.shape)).all()):
-            raise ValueError(f"parameter {p.name()} violates its CVXPY attributes (sign, symmetry, ...).")
+            said = ", ".join(name for name, value in p.attributes.items() if value)
+            raise ValueError(f"parameter {p.name()} violates its CVXPY attributes ({said}).")
     return tensor.expand((*batch_shape, *p.shape)).reshape(batch_shape.numel(), *p.shape)
 
 

@@ -22,7 +22,7 @@ from tests.paths.interior_point.table import REGULARIZERS, draw
 def test_vectors_and_scalars():
     x, c, k = cp.Variable(5), cp.Parameter(5, nonneg=True, name="c"), cp.Parameter(name="k")
     budget = sst.Structure(x, [x >= 0, x <= c, cp.sum(x) == k])
-    c_value, k_value = torch.rand(3, 5).double() + 0.4, torch.tensor([1.2, 1.0, 0.9]).double()
+    c_value, k_value = 0.6 * torch.rand(3, 5).double() + 0.4, torch.tensor([1.2, 1.0, 0.9]).double()
     for f in REGULARIZERS:
         soft, u = sst.SoftArgmax(budget, f), draw(budget, 1, 3)[0]
         assert soft.path == "interior_point"
@@ -37,7 +37,7 @@ def test_matrix_with_auxiliary_and_pinned_columns():
     q, r = cp.Parameter((2, 3), name="q"), cp.Parameter(name="r")
     rows = [x >= 0, x <= q, cp.sum(x, axis=0) <= z[:3], cp.sum(z) == r, z >= 0, z <= 2, x[0, 0] == q[0, 0] / 2]
     structure = sst.Structure(x, rows)
-    q_value, r_value = torch.rand(2, 2, 3).double() + 0.4, torch.tensor([1.5, 3.0]).double()
+    q_value, r_value = 0.6 * torch.rand(2, 2, 3).double() + 0.4, torch.tensor([1.5, 3.0]).double()
     for f in REGULARIZERS:
         soft, u = sst.SoftArgmax(structure, f), draw(structure, 1, 2)[0]
         difference = soft(u, q=q_value, r=r_value) - soft.reference()(u, q=q_value, r=r_value)
