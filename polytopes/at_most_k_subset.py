@@ -89,7 +89,8 @@ class AtMostKSubset(sst.Structure, final=True):
 
     def violation(self, x: torch.Tensor, parameters: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
         if self.k is None:
-            return self.hull.violation(x, parameters)
+            k = torch.as_tensor((parameters or {})["k"]).detach().to(x.device)
+            return box_violation(x.double(), 0, k)
         return box_violation(x.double(), 0, self.k)
 
     def violation_by_tensors(self, x: torch.Tensor) -> torch.Tensor:

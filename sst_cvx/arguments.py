@@ -73,7 +73,7 @@ def check_temperature(
         raise TypeError(f"temperature must be a positive number or tensor, got {type(temperature).__name__}.")
     if not isinstance(temperature, torch.Tensor):
         t = float(temperature)
-        if not (math.isfinite(t) and t > 0):
+        if not 0 < t < math.inf:  # compilers follow comparisons of numbers that change, but no math.isfinite
             raise ValueError(f"temperature must be positive and finite, got {t}; for t = 0 use structure.argmax(u).")
         return t, t
     if temperature.is_complex() or temperature.dtype == torch.bool:

@@ -160,7 +160,7 @@ class SoftArgmax(Questions, torch.nn.Module):
         """The same, asking the host."""
         path, mask, u = self._path, batch.mask, batch.u
         try:
-            if batch.parameters and self._domain.needed:
+            if batch.parameters and not self._is_open and self._domain.needed:
                 self._domain(batch.parameters, batch.elements)
             if mask is not None and not path.takes_masks:
                 rest = batch.without_mask()

@@ -9,9 +9,12 @@ from sst_cvx import native
 _SMALL = 10_000  # entries up to which a compiled loop beats a few operations
 
 
-def box_violation(x: torch.Tensor, least: int, most: int, items: int | None = None) -> torch.Tensor:
+def box_violation(
+    x: torch.Tensor, least: int | torch.Tensor, most: int | torch.Tensor, items: int | None = None
+) -> torch.Tensor:
     """How far points ``(*batch, n)`` are outside of 0 <= x <= 1, and their sum outside of [least, most], relative to
-    1 + most: ``(*batch,)``. With ``items`` the sum is that of the first ones alone."""
+    1 + most: ``(*batch,)``. With ``items`` the sum is that of the first ones alone. ``least`` and ``most`` may be
+    ``(*batch,)``."""
     total = x[..., :items].sum(-1)
     outside = torch.maximum(-x, x - 1).amax(-1)
     return torch.maximum(outside, torch.maximum(least - total, total - most) / (1 + most))

@@ -56,7 +56,8 @@ def threshold_map_up_to(u: torch.Tensor, total: int | torch.Tensor, f: Separable
     """
     if isinstance(total, torch.Tensor):
         box = box_map(u, f)
-        return torch.where(box.detach().sum(-1, keepdim=True) > total, threshold_map_by_row(u, total, f), box)
+        slack = box.detach().sum(-1, keepdim=True) <= total  # not where the total is NaN
+        return torch.where(slack, box, threshold_map_by_row(u, total, f))
     other = isinstance(f, TsallisEntropy) and (f.is_tensor or not 1 < f.alpha <= 2)
     if native.serves(u) and not other:
         return _UpTo.apply(u, total, f)[0]

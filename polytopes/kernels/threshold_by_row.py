@@ -109,7 +109,7 @@ def _by_alpha(x: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
 def solve_by_row(u: torch.Tensor, total: torch.Tensor, alpha: torch.Tensor, f: SeparableRegularizer) -> torch.Tensor:
     """x, in tensors alone and a counted number of steps, for totals and alphas ``(*batch, 1)``."""
     n, wide, q = u.shape[-1], total.double(), alpha.double() - 1
-    k = wide.ceil().clamp(1, n)
+    k = wide.nan_to_num(1.0).ceil().clamp(1, n)  # what is no size is NaN, and no index
     ordered = u.sort(-1, descending=True).values
     centre = ordered.gather(-1, k.long() - 1)
     s, room = (u - centre).double(), (wide - k + 1) / (n - k + 1)

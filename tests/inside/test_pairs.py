@@ -147,3 +147,16 @@ def test_batch_sizes_do_not_recompile(structure, f):
         u = utilities(structure, batch)
         close([compiled(u)], [soft(u, T)])
     assert counter.frame_count <= 2
+
+
+@pytest.mark.parametrize(("structure", "f"), some([p for p in ALL if p.id in CHOSEN], FEW))
+def test_temperatures_of_a_schedule_compile_once_more(structure, f):
+    """A number that changes becomes a symbol, whose size compilers may compare and nothing else."""
+    counter, soft, u = CompileCounter(), sst.SoftArgmax(structure, f), utilities(structure, 4)
+    compiled = torch.compile(lambda v, t: soft(v, t), fullgraph=True, backend=counter)
+    schedule = sst.ExponentialSchedule(1.0, 0.1, 6)
+    for step in range(6):
+        close([compiled(u, schedule(step))], [soft(u, schedule(step))])
+    assert counter.frame_count <= 2
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="Observed exception"):  # ValueError, in a whole graph
+        compiled(u, -1.0)

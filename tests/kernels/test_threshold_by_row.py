@@ -199,3 +199,29 @@ def test_refusals_of_sizes(kind):
     with pytest.raises(ValueError, match="integer k"):
         sst.SoftArgmax(structure, sst.ExponentialFamilyEntropy())
     assert not structure.has_vertices()
+
+
+@pytest.mark.parametrize("f", [sst.Euclidean(), sst.BinaryEntropy()], ids=repr)
+@pytest.mark.parametrize("kind", KINDS)
+def test_sizes_under_compilers_and_transforms(kind, f):
+    """Before any eager call, and by values, gradients and NaN where a size is none."""
+
+    class Model(torch.nn.Module):
+        def forward(self, u, k):
+            return sst.SoftArgmax.forward(soft, u, 0.7, k=k)
+
+    soft, u, k = sst.SoftArgmax(kind(6, None), f), draw(4, 6), torch.tensor([1.0, 2.0, 3.5, 6.0], dtype=torch.float64)
+    torch._dynamo.reset()
+    compiled = torch.compile(Model(), fullgraph=True, backend="aot_eager")
+    x = compiled(u, k)
+    torch.testing.assert_close(x, soft(u, 0.7, k=k), rtol=0, atol=1e-10)
+    assert compiled(u, torch.where(k == 2, 9.0, k)).isnan().any(-1).tolist() == [False, True, False, False]
+    torch.testing.assert_close(torch.export.export(Model(), (u, k)).module()(u, k), x)
+    one = torch.func.vmap(lambda u, k: soft(u, 0.7, k=k))
+    torch.testing.assert_close(one(u, k), x, rtol=0, atol=1e-10)
+    mapped = torch.func.vmap(lambda u: soft(u, 0.7, k=torch.tensor(2.0)))
+    torch.testing.assert_close(mapped(u), soft(u, 0.7, k=torch.tensor(2.0)), rtol=0, atol=1e-10)
+    slope = torch.func.grad(lambda k: soft(u, 0.7, k=k).square().sum())(k)
+    known = k.clone().requires_grad_()
+    (truth,) = torch.autograd.grad(soft(u, 0.7, k=known).square().sum(), known)
+    torch.testing.assert_close(slope, truth, rtol=0, atol=1e-8)
