@@ -83,7 +83,8 @@ class NegativeExponential(Distribution):
     """U = -E with E exponential of the given rate; the smallest cost E wins (paper, appendix on trees and paths).
 
     Args:
-        rate: positive, of the batch shape: of the cost, so that mean utilities are -1 / rate.
+        rate: positive, of the batch shape: of the cost, so that mean utilities are -1 / rate. Of a network's scores,
+            the larger the better: ``rate=scores.exp()``.
     """
 
     arg_constraints = {"rate": constraints.positive}  # noqa: RUF012  # pyright: ignore

@@ -154,3 +154,14 @@ def test_parameters_by_name():
         sst.StochasticArgmax(structure, utilities, capacty=torch.tensor(2.0))
     with pytest.raises(TypeError, match="missing"):
         sst.StochasticSoftmax(sst.SoftArgmax(structure, sst.Euclidean()), utilities, 0.5)
+
+
+def test_divergence_compiles():
+    structure, u = polytopes.SpanningTree(4), torch.randn(3, 6, dtype=torch.float64)
+
+    def divergence(u):
+        return sst.ExponentialFamily(structure, u).kl_divergence(sst.ExponentialFamily(structure, 0 * u))
+
+    torch._dynamo.reset()
+    compiled = torch.compile(divergence, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(u), divergence(u), rtol=0, atol=1e-10)
