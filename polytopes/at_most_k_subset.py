@@ -18,7 +18,7 @@ from polytopes.kernels.box import box_violation, within_box
 from polytopes.kernels.exact_samples import sample_subset
 from polytopes.kernels.log_threshold import ENTROPIES, log_threshold_up_to
 from polytopes.kernels.log_weights import widened
-from polytopes.kernels.sizes import REFUSAL, column, largest
+from polytopes.kernels.sizes import REFUSAL, at_points, column, largest
 from polytopes.kernels.subset_sums_up_to import log_elementary_symmetric_up_to, marginals_up_to
 from polytopes.kernels.threshold import SEARCHABLE, threshold_map_up_to
 from sst_cvx.arguments import check_size, check_vertex_count
@@ -89,8 +89,7 @@ class AtMostKSubset(sst.Structure, final=True):
 
     def violation(self, x: torch.Tensor, parameters: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
         if self.k is None:
-            k = torch.as_tensor((parameters or {})["k"]).detach().to(x.device)
-            return box_violation(x.double(), 0, k)
+            return box_violation(x.double(), 0, at_points(x, parameters))
         return box_violation(x.double(), 0, self.k)
 
     def violation_by_tensors(self, x: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ from polytopes.kernels.box import box_violation, within_box
 from polytopes.kernels.exact_samples import sample_subset
 from polytopes.kernels.log_threshold import ENTROPIES, log_threshold
 from polytopes.kernels.log_weights import widened
-from polytopes.kernels.sizes import REFUSAL, column, largest
+from polytopes.kernels.sizes import REFUSAL, at_points, column, largest
 from polytopes.kernels.subset_sums import log_elementary_symmetric, subset_marginals
 from polytopes.kernels.threshold import SEARCHABLE, threshold_map
 from polytopes.kernels.threshold_by_row import threshold_map_by_row
@@ -86,7 +86,7 @@ class KSubset(sst.Structure, final=True):
 
     def violation(self, x: torch.Tensor, parameters: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
         if self.k is None:
-            k = torch.as_tensor((parameters or {})["k"]).detach().to(x.device)
+            k = at_points(x, parameters)
             return box_violation(x.double(), k, k)
         return box_violation(x.double(), self.k, self.k)
 

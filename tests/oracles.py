@@ -12,6 +12,7 @@ from scipy.optimize import linprog
 
 import polytopes
 import sst_cvx as sst
+from sst_cvx.checks import REGULARIZERS
 
 RESPONSES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "Euclidean": lambda s: s.clamp(0, 1),
@@ -123,15 +124,6 @@ def truth(structure: sst.Structure, regularizer: sst.Regularizer, u: torch.Tenso
         free = box(u, name)
         return torch.where(free.sum(-1, keepdim=True) > structure.k, bisection(u, structure.k, name), free)
     return bisection(u, structure.k if isinstance(structure, polytopes.KSubset) else 1, name)
-
-
-REGULARIZERS = (
-    sst.Euclidean(),
-    sst.CategoricalEntropy(),
-    sst.BinaryEntropy(),
-    sst.TsallisEntropy(1.5),
-    sst.ExponentialFamilyEntropy(),
-)
 
 
 @cache  # many files ask while they are collected

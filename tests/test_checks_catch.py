@@ -212,6 +212,9 @@ class TestReport:
             sst.check(TwoOfFive(), sst.Euclidean())
         with pytest.raises(TypeError, match="regularizers must be a list"):
             sst.check(TwoOfFive(), [sst.Euclidean])
+        assert len(sst.checks(TwoOfFive(), (f for f in [sst.Euclidean()]))) == len(
+            sst.checks(TwoOfFive(), [sst.Euclidean()])
+        )
 
     def test_needs_a_structure(self):
         with pytest.raises(TypeError, match=r"checks needs an sst\.Structure"):

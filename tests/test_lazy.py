@@ -34,6 +34,8 @@ for f in (sst.Euclidean(), sst.BinaryEntropy(), sst.ExponentialFamilyEntropy()):
         soft(u, 0.5, mask=torch.arange(10) < 8)
         structure.argmax(u)
         sst.ExponentialFamily(structure, u.detach()).mean
+known = sst.Structure.from_argmax(10, lambda u: torch.nn.functional.one_hot(u.argmax(-1), 10).to(u))
+sst.SoftArgmax(known, sst.Euclidean())(u)
 assert not [m for m in heavy if m in sys.modules and m != "numba"], "CVXPY was imported by a fast path"
 """
 

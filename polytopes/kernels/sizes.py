@@ -30,6 +30,11 @@ def column(k: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     return k.to(u.device, u.dtype)
 
 
+def at_points(x: torch.Tensor, parameters: dict[str, torch.Tensor] | None) -> torch.Tensor:
+    """The sizes of points ``(count, n)``, on their device, without derivative."""
+    return (parameters or {})["k"].detach().to(x.device)
+
+
 def largest(structure: Any, u: torch.Tensor, parameters: dict[str, torch.Tensor]) -> torch.Tensor:
     """1 at the k largest utilities, 0 elsewhere; where k is no integer, a fraction at the next."""
     k = column(structure.flat_parameters(parameters, u.shape[:-1])["k"], u)

@@ -55,12 +55,13 @@ def checks(
     """
     if not isinstance(structure, Structure):
         raise TypeError(f"checks needs an sst.Structure (an instance), got {structure!r}.")
-    if isinstance(regularizers, Regularizer) or not all(isinstance(f, Regularizer) for f in regularizers or ()):
+    given = regularizers is not None
+    chosen = regularizers if isinstance(regularizers, Regularizer) else list(regularizers if given else REGULARIZERS)
+    if isinstance(chosen, Regularizer) or not all(isinstance(f, Regularizer) for f in chosen):
         raise TypeError(f"regularizers must be a list of instances, such as [Euclidean()], got {regularizers!r}.")
     structure.flat_parameters(parameters, torch.Size())
     found = structure_checks.checks(structure, seed, parameters)
-    for regularizer in REGULARIZERS if regularizers is None else regularizers:
-        given = regularizers is not None
+    for regularizer in chosen:
         found += path_checks.checks(structure, regularizer, temperatures, seed, parameters, must_apply=given)
     return found
 

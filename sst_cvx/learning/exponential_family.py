@@ -156,10 +156,7 @@ class ExponentialFamily(Distribution):
         Raises:
             ValueError: not over equal structures, or batches that do not broadcast.
         """
-        same = isinstance(other, ExponentialFamily) and (
-            self.structure is other.structure or self.structure == other.structure  # compilers follow the former
-        )
-        if not same:
+        if not isinstance(other, ExponentialFamily) or self.structure != other.structure:
             raise ValueError(f"other must be an ExponentialFamily over the same structure, {self.structure!r}.")
         broadcast(self=self.batch_shape, other=other.batch_shape)
         p, q = (f._log_partition_at(f.u.double()) for f in (self, other))

@@ -20,6 +20,7 @@ from sst_cvx.regularizers import Regularizer
 from sst_cvx.structure.base import Structure
 
 _TOLERANCE = 1e-7
+_SIGNS = (-1.0, 1.0)  # of directions towards lower and upper ends
 _KEPT = 4096  # parameter values for which linear programs were solved
 
 
@@ -62,7 +63,7 @@ class DomainGuard:
         column, factor = A.indices[A.indptr[single]], A.data[A.indptr[single]]
         place = np.full(A.shape[1], -1)
         place[rows.event] = np.arange(rows.event.size)
-        for sign in (-1.0, 1.0):
+        for sign in _SIGNS:
             of = (place[column] >= 0) & ((single < rows.equalities) | (sign * factor > 0))
             ends.append((single[of], place[column[of]], factor[of]))
         return ends
@@ -73,13 +74,10 @@ class DomainGuard:
         rows = self._rows
         b = rows.right + (rows.sensitivity @ theta.T).T
         found = []
-        for (numbers, place, factor), end, best in zip(
-            self._ends, (self.low, self.high), (np.fmax, np.fmin), strict=True
-        ):
-            reach = np.full((len(theta), rows.event.size), -np.inf if best is np.fmax else np.inf)
-            best.at(reach, (np.arange(len(theta))[:, None], place), b[:, numbers] / factor)
-            wrong = reach < end - _TOLERANCE if best is np.fmax else reach > end + _TOLERANCE
-            found.append(wrong & math.isfinite(end))
+        for (numbers, place, factor), sign, end in zip(self._ends, _SIGNS, (self.low, self.high), strict=True):
+            reach = np.full((len(theta), rows.event.size), np.inf)  # of sign * x
+            np.fmin.at(reach, (np.arange(len(theta))[:, None], place), sign * b[:, numbers] / factor)
+            found.append((reach > sign * end + _TOLERANCE) & math.isfinite(end))
         return np.stack(found)
 
     def __call__(self, values: dict[str, torch.Tensor], elements: Elements) -> None:
@@ -103,18 +101,17 @@ class DomainGuard:
         key = theta.tobytes()
         if key in self._fine:
             return True
-        below, above = (np.flatnonzero(part) for part in unproven)
-        directions = np.zeros((below.size + above.size, self._structure.event_size))
-        directions[np.arange(below.size), below] = -1.0
-        directions[below.size + np.arange(above.size), above] = 1.0
+        side, place = np.nonzero(unproven)
+        each, sign = np.arange(side.size), np.array(_SIGNS)[side]
+        directions = np.zeros((side.size, self._structure.event_size))
+        directions[each, place] = sign
         at = {name: v[row].numpy(force=True) for name, v in values.items()}
         try:
             points = self._structure.declared_hull.oracle(directions, [at] * len(directions))
         except SolveError:
             return True
-        lowest = points[np.arange(below.size), below]
-        highest = points[below.size + np.arange(above.size), above]
-        fine = bool((lowest >= self.low - _TOLERANCE).all() and (highest <= self.high + _TOLERANCE).all())
+        ends = sign * np.array([self.low, self.high])[side]
+        fine = bool((sign * points[each, place] <= ends + _TOLERANCE).all())
         if fine and len(self._fine) < _KEPT:
             self._fine.add(key)
         return fine

@@ -103,9 +103,9 @@ def _gap(
         check_point(log, u, "log")
         return bound(*_from_log(regularizer, point, log.detach().double()))
     gap = bound(*regularizer.gradient_near(point, e, event_dim))
-    if not (isinstance(regularizer, SeparableRegularizer) and any(regularizer.steep)):
+    if not (gap.numel() and isinstance(regularizer, SeparableRegularizer) and any(regularizer.steep)):
         return gap
-    if may_ask(gap) and bool((gap <= _SMALL * (1 + wide.abs().amax())).all() if gap.numel() else True):
+    if may_ask(gap) and bool((gap <= _SMALL * (1 + wide.abs().amax())).all()):
         return gap
     return torch.minimum(gap, bound(*regularizer.gradient_near(point, e.clamp(min=_SMALL), event_dim)))
 

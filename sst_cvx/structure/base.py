@@ -369,6 +369,8 @@ class Structure(Maskable, Composable["Structure"]):
         return id(self)
 
     def __eq__(self, other: object) -> bool:
+        if self is other:  # which compilers follow
+            return True
         return isinstance(other, Structure) and type(self) is type(other) and self._key() == other._key()
 
     def __hash__(self) -> int:

@@ -24,9 +24,9 @@ def makes(operator: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return register
 
 
-def make(what: str, *of: Any) -> Any:
+def make(what: str, *of: Any, **more: Any) -> Any:
     """What was registered under this name."""
-    return _MAKERS[what](*of)
+    return _MAKERS[what](*of, **more)
 
 
 class Composable(Generic[Made]):
@@ -39,12 +39,12 @@ class Composable(Generic[Made]):
         Raises:
             TypeError, ValueError: n is no integer from 1.
         """
-        return _MAKERS["power"](self, n)
+        return make("power", self, n)
 
     def __and__(self, other: Any) -> Made:
         """The elements that are in another structure of the same event shape, too; or that keep CVXPY constraints on
         this structure's ``variable``, as ``where``."""
-        return _MAKERS["intersection" if isinstance(other, Composable) else "restriction"](self, other)
+        return make("intersection" if isinstance(other, Composable) else "restriction", self, other)
 
     def where(self, constraints: Any, *, integral: bool = False) -> Made:
         """The elements that keep more constraints: a relaxation, unless ``integral=True`` says otherwise.
@@ -59,7 +59,7 @@ class Composable(Generic[Made]):
         Raises:
             TypeError, ValueError: no constraints, no hull to add them to, or elements that are not whole numbers.
         """
-        return _MAKERS["restriction"](self, constraints, integral=integral)
+        return make("restriction", self, constraints, integral=integral)
 
     @staticmethod
     def from_vertices(vertices: torch.Tensor) -> Any:
@@ -68,10 +68,10 @@ class Composable(Generic[Made]):
         Raises:
             TypeError, ValueError: no floating tensor of finite entries, an element twice, or within the hull of others.
         """
-        return _MAKERS["list"](vertices)
+        return make("list", vertices)
 
     @staticmethod
-    def from_argmax(event_shape: int | Sequence[int], argmax: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    def from_argmax(event_shape: int | Sequence[int], argmax: Callable[[torch.Tensor], torch.Tensor]) -> Made:
         """A structure known by its hard argmax alone: its Euclidean soft argmax goes by the active-set path.
 
         Args:
@@ -84,4 +84,4 @@ class Composable(Generic[Made]):
             ValueError: event_shape is no shape, or what argmax returns has a wrong shape, is not finite, is worse
                 than what it returned for other utilities, or is not from a finite set.
         """
-        return _MAKERS["argmax"](event_shape, argmax)
+        return make("argmax", event_shape, argmax)

@@ -32,11 +32,12 @@ class Declaration:
     @staticmethod
     def of(variable: Any, constraints: Sequence[Any] | None) -> Declaration:
         """Raises: TypeError, ValueError."""
+        if variable is None and constraints is None:  # nothing to import CVXPY for
+            return Declaration(None, [], False)
         if isinstance(constraints, cp.Constraint):  # its truth value is an error
             raise TypeError("constraints must be a list of CVXPY constraints: put it into brackets.")
         listed = list(constraints or ())
-        if variable is not None or constraints is not None:
-            check_declaration(variable, listed)
+        check_declaration(variable, listed)
         return Declaration(variable, listed, constraints is not None)
 
 
